@@ -1,0 +1,51 @@
+"""What an operation is given beside its parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ebbtide.settings import Settings
+
+if TYPE_CHECKING:
+    from ebbtide.database import Database
+    from ebbtide.instances.fleet import Fleet
+    from ebbtide.logs import LogStore
+    from ebbtide.notifications.deliveries import Deliveries
+    from ebbtide.objects.store import ObjectStore
+    from ebbtide.queue.wakeups import Wakeups
+    from ebbtide.scaling.scaler import Scaler
+
+Params = dict[str, Any]
+"""An operation's input: checked against the service model, members under the model's names."""
+
+Result = dict[str, Any]
+"""An operation's output: members under the model's names. `ResponseMetadata`, as botocore shows it, may set
+`HTTPStatusCode` and `HTTPHeaders` where the answer differs from the model's (a 206, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The server's parts that operations use; `server.py` builds them."""
+
+    settings: Settings
+    database: "Database"
+    objects: "ObjectStore"
+    wakeups: "Wakeups"
+    deliveries: "Deliveries"
+    logs: "LogStore"
+    fleet: "Fleet"
+    scaler: "Scaler"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request's circumstances. `base_url` is the scheme and host by which the client reached us."""
+
+    parts: Parts
+    account: str
+    access_key_id: str
+    region: str
+    base_url: str
+    request_id: str
+    now: float
+    headers: Mapping[str, str]

@@ -1,0 +1,63 @@
+"""ARNs, S3 locations and ids: parse, check, build. No I/O."""
+
+import re
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+ACCOUNT = "123456789012"
+"""The account of the server's own access key."""
+
+
+def time_ordered_id(now: float | None = None) -> str:
+    """A UUID of version 7 (RFC 9562, 5.7) in its text form: ids made later sort after earlier ones."""
+    milliseconds = int((time.time() if now is None else now) * 1000)
+    value = (milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | secrets.randbits(76)
+    value = value & ~(0b11 << 62) | 0b10 << 62
+    return str(uuid.UUID(int=value))
+
+
+def arn(service: str, region: str, account: str, resource: str) -> str:
+    """Build an ARN of the standard partition; `resource` is the part after the account."""
+    return f"arn:aws:{service}:{region}:{account}:{resource}"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an object lies: a bucket and a key, or for an output path a key prefix."""
+
+    bucket: str
+    key: str
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+_VIRTUAL_HOST = re.compile(r"^(?P<bucket>.+)\.s3[.-]([a-z0-9-]+\.)?[^/]+$")
+_PATH_HOST = re.compile(r"^s3[.-]")
+
+
+def parse_location(uri: str) -> Location:
+    """Find the bucket and key that an s3:// or https:// location names.
+
+    https forms: `https://BUCKET.s3.REGION.amazonaws.com/KEY` (virtual host),
+    `https://s3.REGION.amazonaws.com/BUCKET/KEY` and `http[s]://any.host:port/BUCKET/KEY` (path style).
+    Raises ValueError when no bucket is named. Source: InputLocation, SageMaker Runtime 2017-05-13.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        # Keys may hold "?" and "#", which are nothing special in an s3:// URI.
+        bucket, _, key = uri[len("s3://") :].partition("/")
+    elif parts.scheme in ("http", "https"):
+        path = unquote(parts.path).removeprefix("/")
+        host = parts.hostname or ""
+        virtual = None if _PATH_HOST.match(host) else _VIRTUAL_HOST.match(host)
+        bucket, key = (virtual["bucket"], path) if virtual else path.partition("/")[::2]
+    else:
+        raise ValueError(f"{uri} is neither an s3:// nor an https:// location")
+    if not bucket:
+        raise ValueError(f"{uri} names no bucket")
+    return Location(bucket, key)

@@ -1,0 +1,41 @@
+"""Who waits for work is told of it the moment it is committed, instead of asking again and again."""
+
+import asyncio
+
+
+class Subscription:
+    """`event` is set at each change of what was subscribed to; the waiter clears it before it looks."""
+
+    def __init__(self, wakeups: "Wakeups", endpoint_id: str | None) -> None:
+        self.event = asyncio.Event()
+        self._wakeups = wakeups
+        self._endpoint_id = endpoint_id
+
+    def close(self) -> None:
+        self._wakeups._drop(self._endpoint_id, self)
+
+
+class Wakeups:
+    """Changes of endpoints' queues within this process: arrivals, releases, cancellations."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str | None, set[Subscription]] = {}
+
+    def subscribe(self, endpoint_id: str | None) -> Subscription:
+        """Be told of one endpoint's changes, or with None of every endpoint's."""
+        subscription = Subscription(self, endpoint_id)
+        self._waiting.setdefault(endpoint_id, set()).add(subscription)
+        return subscription
+
+    def notify(self, endpoint_id: str) -> None:
+        """Wake those who wait for this endpoint; called on the event loop, after the commit."""
+        for subscription in self._waiting.get(endpoint_id, ()):
+            subscription.event.set()
+        for subscription in self._waiting.get(None, ()):
+            subscription.event.set()
+
+    def _drop(self, endpoint_id: str | None, subscription: Subscription) -> None:
+        waiting = self._waiting.get(endpoint_id, set())
+        waiting.discard(subscription)
+        if not waiting:
+            self._waiting.pop(endpoint_id, None)

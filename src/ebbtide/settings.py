@@ -1,0 +1,115 @@
+"""Every knob of the server: one frozen record, read once at start."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebbtide.identifiers import ACCOUNT
+
+DEFAULT_PORT = 8377
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An access key and the account it belongs to."""
+
+    access_key_id: str
+    secret_access_key: str
+    account: str = ACCOUNT
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator decides. `from_environment` documents the variables."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    region: str = "us-east-1"
+    lease_s: float = 30.0
+    max_claim_count: int = 3
+    drain_timeout_s: float = 60.0
+    memory_limit_bytes: int | None = None
+    instance_types_file: Path | None = None
+    smtp_url: str | None = None
+    private_delivery: bool = True
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
+    ) -> "Settings":
+        """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_DRAIN_TIMEOUT_S,
+        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL; arguments win.
+
+        Raises ValueError naming the variable whose value does not parse.
+        """
+        readers = {
+            "region": str,
+            "lease_s": float,
+            "max_claim_count": int,
+            "drain_timeout_s": float,
+            "memory_limit_bytes": int,
+            "instance_types_file": Path,
+            "smtp_url": str,
+        }
+        read: dict[str, object] = {}
+        for name, parse in readers.items():
+            variable = f"EBBTIDE_{name.upper()}"
+            if text := environment.get(variable):
+                try:
+                    read[name] = parse(text)
+                except ValueError as error:
+                    raise ValueError(f"{variable}={text} is not a valid {parse.__name__}") from error
+        read |= {name: value for name, value in given.items() if value is not None}
+        return cls(data=data or default_data_directory(environment), **read)  # type: ignore[arg-type]
+
+
+def default_data_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """$EBBTIDE_DATA, else $XDG_DATA_HOME/ebbtide, else ~/.local/share/ebbtide."""
+    if given := environment.get("EBBTIDE_DATA"):
+        return Path(given)
+    home = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "ebbtide"
+
+
+def credentials(data: Path, environment: Mapping[str, str] = os.environ) -> Credentials:
+    """The key from EBBTIDE_ACCESS_KEY_ID and EBBTIDE_SECRET_ACCESS_KEY, else the one kept in
+    DATA/credentials.json, which is generated readable by its owner only when it does not exist.
+    """
+    key_id, secret = (
+        environment.get("EBBTIDE_ACCESS_KEY_ID"),
+        environment.get("EBBTIDE_SECRET_ACCESS_KEY"),
+    )
+    if key_id and secret:
+        return Credentials(key_id, secret)
+    if key_id or secret:
+        raise ValueError(
+            "EBBTIDE_ACCESS_KEY_ID and EBBTIDE_SECRET_ACCESS_KEY must be given together or not at all"
+        )
+    path = data / "credentials.json"
+    if not path.exists():
+        made = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+        _write_private(path, made)
+    kept = json.loads(path.read_text())
+    return Credentials(kept["access_key_id"], kept["secret_access_key"], kept["account"])
+
+
+def _write_private(path: Path, made: Credentials) -> None:
+    text = json.dumps(
+        {
+            "access_key_id": made.access_key_id,
+            "secret_access_key": made.secret_access_key,
+            "account": made.account,
+        }
+    )
+    # Written whole under another name first: a crash here must not leave half a file that fails for ever.
+    unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
