@@ -1,0 +1,5 @@
+"""`python -m ebbtide`: the command line."""
+
+from ebbtide.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""A pytest plugin: a running ebbtide for the tests of whatever calls SageMaker endpoints.
+
+    def test_a_model_is_described_as_created(ebbtide):
+        sagemaker = ebbtide.client("sagemaker")
+        ...
+
+The server runs in a process of its own, on a free port of the loopback interface and in a temporary
+directory, for the whole test session. Tests share it, so they choose names of their own.
+"""
+
+# Loaded into every pytest run where ebbtide is installed: what is slow to import waits for the fixture.
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import boto3
+
+    from ebbtide.cli.running import RunningServer
+    from ebbtide.settings import Credentials
+
+STOP_TIMEOUT_S = 30
+
+
+class Ebbtide:
+    """A running server, and the ways to talk to it."""
+
+    def __init__(self, server: "RunningServer") -> None:
+        self._server = server
+        self._clients: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def data(self) -> Path:
+        return self._server.data
+
+    @property
+    def region(self) -> str:
+        return self._server.region
+
+    @property
+    def credentials(self) -> "Credentials":
+        return self._server.credentials
+
+    @property
+    def role_arn(self) -> str:
+        """An execution role to create models with."""
+        return self._server.role_arn
+
+    def client(self, service: str) -> Any:
+        """The boto3 client of a service, as boto3 names it; made once."""
+        if service not in self._clients:
+            self._clients[service] = self.session().client(service, endpoint_url=self.url)
+        return self._clients[service]
+
+    def session(self) -> "boto3.Session":
+        """A boto3 session with the server's key; its clients take `endpoint_url=ebbtide.url`."""
+        import boto3
+
+        return boto3.Session(
+            aws_access_key_id=self.credentials.access_key_id,
+            aws_secret_access_key=self.credentials.secret_access_key,
+            region_name=self.region,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment made to lead AWS clients in subprocesses to the server."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return ours | self._server.environment()
+
+
+@pytest.fixture(scope="session")
+def ebbtide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
+    """A running ebbtide server with empty state, stopped at the end of the session."""
+    from ebbtide.cli.running import find
+
+    data = tmp_path_factory.mktemp("ebbtide")
+    log = data / "server.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(  # noqa: S603: our own program
+            [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            pytest.fail(f"ebbtide did not start:\n{log.read_text()}", pytrace=False)
+        yield Ebbtide(find(data))
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
