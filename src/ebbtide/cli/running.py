@@ -1,7 +1,6 @@
 """A running server as its clients see it: where it is, its key, and the environment that leads to it."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ ADDRESS_FILE = "server.json"
 SDK_CONFIG_FILE = "sagemaker-sdk.yaml"
 
 
-class NotRunning(Exception):
+class NotRunningError(Exception):
     """No server has run on that data directory; the message names it."""
 
 
@@ -64,11 +63,13 @@ def announce(server: RunningServer) -> None:
 
 
 def find(data: Path) -> RunningServer:
-    """The server that last announced itself in this data directory. Raises NotRunning when none has."""
+    """The server that last announced itself in this data directory. Raises NotRunningError when none has."""
     try:
         address = json.loads((data / ADDRESS_FILE).read_text())
     except FileNotFoundError as error:
-        raise NotRunning(f"No ebbtide server has run on {data}; start one with: ebbtide serve") from error
+        raise NotRunningError(
+            f"No ebbtide server has run on {data}; start one with: ebbtide serve"
+        ) from error
     return RunningServer(address["url"], address["region"], credentials(data), data)
 
 

@@ -1,0 +1,96 @@
+"""Real articles for a demonstration: files given, or the long descriptions of the Python packages installed here.
+
+Package authors write both the description and a one-line summary of it, which a reader can hold against ours.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+MIN_WORDS = 200
+MAX_WORDS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """A document: its title, its text, and its author's own summary where there is one."""
+
+    title: str
+    text: str
+    summary: str | None = None
+
+    @property
+    def words(self) -> int:
+        return len(self.text.split())
+
+
+def from_files(paths: Iterable[Path]) -> list[Article]:
+    """The files' texts under their names. Raises ValueError naming a file that is not UTF-8 text."""
+    articles = []
+    for path in paths:
+        try:
+            articles.append(Article(path.name, path.read_text("utf-8")))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text") from error
+    return articles
+
+
+def from_packages() -> list[Article]:
+    """The descriptions of 200 to 20,000 words among the packages installed here, by title."""
+    by_title = {article.title: article for article in map(_article, distributions()) if article}
+    return [by_title[title] for title in sorted(by_title, key=str.lower)]
+
+
+def _article(package: Distribution) -> Article | None:
+    # Older packages keep the description in a header, all others in the metadata's body.
+    described = package.metadata.get("Description") or package.metadata.get_payload()
+    article = Article(package.name, prose(str(described)), package.metadata.get("Summary"))
+    return article if MIN_WORDS <= article.words <= MAX_WORDS else None
+
+
+_NOT_PROSE = [
+    re.compile(pattern, flags)
+    for pattern, flags in [
+        (r"^(```|~~~).*?^\1[^\n]*$", re.M | re.S),  # fenced code
+        (r"<!--.*?-->", re.S),
+        (r"<(style|script|svg|table|picture)\b.*?</\1>", re.S | re.I),
+        (r"</?[a-zA-Z][^<>]*>", 0),  # other HTML tags
+        (
+            r"^\.\. [^\n]*(\n([ \t][^\n]*)?)*?(?=\n\S|\Z)",
+            re.M,
+        ),  # reStructuredText directives, with their bodies
+        (r"^(    |\t).*$", re.M),  # indented code
+        (r"^[ \t]*(>>>|\.\.\.|\$) .*$", re.M),  # sessions
+        (r"^[ \t]*[|+].*$", re.M),  # tables
+        (r"^[ \t]*#+ .*$", re.M),  # headings
+        (r"^([^\n]+\n)?[ \t]*([=\-~^\"'`*#+_.:])\2{2,}[ \t]*$", re.M),  # underlined headings and rules
+        (r"!\[[^\]]*\](\([^)]*\)|\[[^\]]*\])", 0),  # pictures
+        (r"^[ \t]*\[[^\]]+\]:.*$", re.M),  # link targets
+    ]
+]
+_LINKS = re.compile(r"\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])|`([^`<]+?)\s*<[^`>]*>`_{0,2}")
+_URLS = re.compile(r"https?://\S+")
+_MARKS = re.compile(r"^[ \t]*(?:[*+-] +|> ?)|[*`]+|(?<=\w)_(?=\W|$)|(?<!\w)_(?=[A-Za-z])|:[a-z_]+:", re.M)
+
+
+def prose(markup: str) -> str:
+    """What a person reads of a Markdown or reStructuredText document, in paragraphs.
+
+    Code, tables, pictures, badges and link targets are left out; so are paragraphs that hold no sentence,
+    such as headings and lists of names.
+    """
+    text = markup.replace("\r\n", "\n")
+    for pattern in _NOT_PROSE:
+        text = pattern.sub("\n", text)
+    text = _LINKS.sub(lambda link: link[1] or link[3] or "", text)
+    text = _MARKS.sub("", _URLS.sub("", text))
+    return "\n\n".join(_paragraphs(text))
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", text):
+        paragraph = " ".join(block.split())
+        if len(paragraph.split()) >= 6 and re.search(r"[.!?:]", paragraph):
+            yield paragraph
