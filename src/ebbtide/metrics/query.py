@@ -1,0 +1,151 @@
+"""What was recorded, as CloudWatch answers it: statistics by period and the list of metrics."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from sqlalchemy import Connection, bindparam, text
+
+from ebbtide.metrics.points import DAY_S, TIERS, Dimensions, encode
+from ebbtide.metrics.statistics import Samples, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What CloudWatch calls a metric; points of different dimensions are different metrics."""
+
+    namespace: str
+    name: str
+    dimensions: Dimensions
+
+
+def statistics(
+    connection: Connection,
+    metric: Metric,
+    statistic: str,
+    *,
+    period_s: int,
+    start: float,
+    end: float,
+    unit: str | None = None,
+) -> dict[int, float]:
+    """The statistic of each period from `start` to before `end` that has samples, by the period's start.
+
+    Periods follow one another from `start`, whole epoch seconds. Without `unit`, all units count.
+    Raises ValueError for a statistic that does not exist.
+    """
+    wanted = parse(statistic)
+    series = [series_id for series_id, found in series_of(connection, metric) if unit in (None, found)]
+    rows = connection.execute(
+        DISTRIBUTIONS if wanted.needs_distribution else SUMMARIES,
+        {
+            "series": series,
+            "resolutions": [resolution_s for resolution_s, _ in TIERS],
+            "start": int(start),
+            "end": end,
+            "period_s": period_s,
+        },
+    )
+    return {
+        int(start) + slot * period_s: wanted.of([Samples(*row[1:]) for row in group])
+        for slot, group in groupby(rows, key=lambda row: row[0])
+    }
+
+
+def series_of(connection: Connection, metric: Metric) -> list[tuple[int, str]]:
+    """The id and unit of each series of a metric; dimensions match whole, as in CloudWatch."""
+    found = connection.execute(
+        SERIES_OF,
+        {
+            "namespace": metric.namespace,
+            "name": metric.name,
+            "dimensions": encode(metric.dimensions),
+        },
+    )
+    return [(series_id, unit) for series_id, unit in found]
+
+
+def aligned(start: float, period_s: int, now: float) -> int:
+    """The time from which periods are counted when a caller asks from `start`.
+
+    Rounded down to what can still be told apart at that age. Source: GetMetricData's StartTime.
+    """
+    age_s = now - start
+    if age_s >= 63 * DAY_S:
+        step_s = 3600
+    elif age_s >= 15 * DAY_S:
+        step_s = 300
+    else:
+        step_s = min(period_s, 60)
+    return int(start // step_s * step_s)
+
+
+def find(
+    connection: Connection,
+    *,
+    namespace: str | None = None,
+    name: str | None = None,
+    dimensions: Mapping[str, str | None] = {},
+    active_since: float | None = None,
+    after: Metric | None = None,
+    limit: int,
+) -> list[Metric]:
+    """Up to `limit` metrics in the order of namespace, name and dimensions, those behind `after`.
+
+    dimensions: name to value, or to None when any value will do; the metric may have others besides.
+    """
+    found = connection.execute(
+        METRICS,
+        {
+            "namespace": namespace,
+            "name": name,
+            "active_since": active_since,
+            "after_namespace": after.namespace if after else "",
+            "after_name": after.name if after else "",
+            "after_dimensions": encode(after.dimensions) if after else "",
+        },
+    )
+    matching: list[Metric] = []
+    for row in found:
+        of_series = dict(json.loads(row.dimensions))
+        if all(key in of_series and value in (None, of_series[key]) for key, value in dimensions.items()):
+            matching.append(Metric(row.namespace, row.name, tuple(of_series.items())))
+            if len(matching) == limit:
+                break
+    return matching
+
+
+SERIES_OF = text("""
+SELECT id, unit FROM metric_series
+ WHERE namespace = :namespace AND name = :name AND dimensions = :dimensions
+""")
+
+SUMMARIES = text("""
+SELECT (starts_at - :start) / :period_s AS slot,
+       SUM(sample_count), SUM(total), MIN(minimum), MAX(maximum)
+  FROM metric_points
+ WHERE series_id IN :series AND resolution_s IN :resolutions
+   AND starts_at >= :start AND starts_at < :end
+ GROUP BY slot ORDER BY slot
+""").bindparams(bindparam("series", expanding=True), bindparam("resolutions", expanding=True))
+
+DISTRIBUTIONS = text("""
+SELECT (starts_at - :start) / :period_s AS slot,
+       SUM(sample_count), SUM(total), MIN(minimum), MAX(maximum)
+  FROM metric_points
+ WHERE series_id IN :series AND resolution_s IN :resolutions
+   AND starts_at >= :start AND starts_at < :end
+ GROUP BY slot, bucket ORDER BY slot, bucket
+""").bindparams(bindparam("series", expanding=True), bindparam("resolutions", expanding=True))
+
+METRICS = text("""
+SELECT DISTINCT namespace, name, dimensions FROM metric_series
+ WHERE (:namespace IS NULL OR namespace = :namespace)
+   AND (:name IS NULL OR name = :name)
+   AND (:active_since IS NULL OR EXISTS (
+         SELECT 1 FROM metric_points
+          WHERE series_id = metric_series.id AND resolution_s = 1 AND starts_at >= :active_since))
+   AND (namespace, name, dimensions) > (:after_namespace, :after_name, :after_dimensions)
+ ORDER BY namespace, name, dimensions
+""")
