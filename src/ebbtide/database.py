@@ -123,7 +123,7 @@ def _commit(connection: Connection, group: list[_Write]) -> list[_Outcome]:
     try:
         with connection.begin():
             outcomes = [_run(connection, write) for write in group]
-    except Exception as error:  # the commit itself, or the begin: nobody's work stands
+    except Exception as error:  # noqa: BLE001 - the begin or the commit: nobody's work stands
         failure: BaseException = error
         if isinstance(error, OperationalError):
             failure = Unavailable(f"The database could not commit: {error.orig}")
@@ -138,7 +138,7 @@ def _run(connection: Connection, write: _Write) -> _Outcome:
     driver.execute("SAVEPOINT work")
     try:
         result = write.context.run(write.work, connection)
-    except Exception as error:  # the caller's to handle: it is raised where the caller awaits
+    except Exception as error:  # noqa: BLE001 - raised again where the caller awaits
         driver.execute("ROLLBACK TO work")
         driver.execute("RELEASE work")
         return None, error

@@ -108,7 +108,7 @@ def _write_private(path: Path, made: Credentials) -> None:
     # Written whole under another name first: a crash here must not leave half a file that fails for ever.
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

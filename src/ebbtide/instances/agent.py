@@ -1,0 +1,364 @@
+"""The agent of one instance: claims work, carries payloads to and from its model server, publishes outcomes.
+
+It holds the credentials and does all queue and storage work; the model server sees one HTTP request at a
+time per slot and nothing else. Each claim is served by a task of its own, under a lease that is renewed while
+the task runs.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+
+from ebbtide.database import Database
+from ebbtide.endpoints import Endpoint
+from ebbtide.errors import ServiceError
+from ebbtide.identifiers import parse_location
+from ebbtide.instances.model_server import ModelServer
+from ebbtide.logs import LogStore
+from ebbtide.objects.store import ObjectStore
+from ebbtide.queue import invocations, reaper
+from ebbtide.queue.invocations import Claim, Invocation, LeaseLost
+from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
+from ebbtide.queue.outcomes import Failure, Publisher, Response, Timings, includable
+from ebbtide.queue.wakeups import Wakeups
+from ebbtide.settings import Settings
+
+log = logging.getLogger(__name__)
+
+INPUT_LIMIT_BYTES = 1024**3
+"""Largest input of an asynchronous invocation, as in SageMaker."""
+
+CHUNK_BYTES = 256 * 1024
+
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
+"""The agent keeps its own time: an invocation may take an hour."""
+
+SETTLE_S = 1.0
+"""How long a model server may go on computing for a request that was given up, before it is replaced."""
+
+POLL_S = 5.0
+"""How often an idle agent looks although nothing woke it: what other processes queue is found so."""
+
+
+SEE_LOGS = "See the SageMaker Endpoint logs in your account for more information."
+
+
+class ModelServerLost(Exception):
+    """The model server broke the connection: it died, or was killed, with the request in it."""
+
+
+class Agent:
+    """One instance's agent. `in_flight` counts the requests in its model server."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: str,
+        variant: str,
+        endpoint: Endpoint,
+        model_server: ModelServer,
+        concurrency: int,
+        settings: Settings,
+        database: Database,
+        objects: ObjectStore,
+        wakeups: Wakeups,
+        logs: LogStore,
+        deliveries_wake: Callable[[], None],
+    ) -> None:
+        self.in_flight = 0
+        self.replace_requested = asyncio.Event()
+        self._instance_id = instance_id
+        self._variant = variant
+        self._endpoint = endpoint
+        self._model_server = model_server
+        self._concurrency = concurrency
+        self._settings = settings
+        self._database = database
+        self._objects = objects
+        self._wakeups = wakeups
+        self._deliveries_wake = deliveries_wake
+        self._publisher = Publisher(endpoint, variant, settings.region, objects)
+        self._data_log = logs.stream(
+            f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
+        )
+        self._serving: dict[Claim, asyncio.Task[None]] = {}
+        self._watching: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+        self._changed = wakeups.subscribe(endpoint.id)
+
+    @property
+    def idle(self) -> bool:
+        return self.in_flight == 0 and not self._serving
+
+    def drain(self) -> None:
+        """Claim no more; `run` returns when what is in flight is done."""
+        self._draining.set()
+        self._changed.event.set()
+
+    async def abort(self) -> None:
+        """Hand every lease back at once: its instance is going without a drain."""
+        self.drain()
+        for task in list(self._serving.values()):
+            task.cancel()
+        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+
+    async def run(self) -> None:
+        """Serve until drained."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            if self._endpoint.async_config is None:
+                await self._draining.wait()  # a real-time endpoint has no queue
+            while not self._draining.is_set():
+                await self._claim()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.event.wait(), POLL_S)
+            while self._serving or self.in_flight:
+                self._changed.event.clear()
+                await self._changed.event.wait()
+        finally:
+            renewing.cancel()
+            self._changed.close()
+
+    async def _claim(self) -> None:
+        """Fill the free slots with what is queued."""
+        self._changed.event.clear()
+        free = self._concurrency - len(self._serving)
+        if free <= 0:
+            return
+        claims = await self._database.write(
+            lambda connection: invocations.claim(
+                connection,
+                endpoint_id=self._endpoint.id,
+                instance_id=self._instance_id,
+                limit=free,
+                lease_s=self._settings.lease_s,
+                now=time.time(),
+            )
+        )
+        for held in claims:
+            task = asyncio.create_task(self._serve(held), name=f"invocation {held.invocation.id}")
+            self._serving[held] = task
+            task.add_done_callback(lambda _task, held=held: self._served(held))
+
+    def _served(self, held: Claim) -> None:
+        self._serving.pop(held, None)
+        self._changed.event.set()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            held = list(self._serving)
+            lost = await self._database.write(
+                lambda connection, held=held: invocations.renew(
+                    connection, held, lease_s=self._settings.lease_s, now=time.time()
+                )
+            )
+            for claim in lost:
+                # Another agent has it now, or its endpoint is gone: what we compute would be thrown away.
+                if task := self._serving.get(claim):
+                    task.cancel()
+
+    async def _serve(self, held: Claim) -> None:
+        """Bring one claim to its end, or put it back."""
+        try:
+            await self._process(held)
+        except ModelServerLost as error:
+            log.warning("%s: %s", held.invocation.inference_id, error)
+            await self._lost(held)
+        except LeaseLost:
+            log.info("%s: another agent holds it now", held.invocation.inference_id)
+        except asyncio.CancelledError:
+            await self._database.write(lambda connection: invocations.release(connection, held, lost=False))
+            self._wakeups.notify(self._endpoint.id)
+            raise
+        except Exception:
+            # Our own defect or a full disk: the request is not to blame, and must not be lost or spin.
+            log.exception("%s: could not be served", held.invocation.inference_id)
+            await asyncio.sleep(1.0)
+            await self._database.write(lambda connection: invocations.release(connection, held, lost=False))
+        finally:
+            self._deliveries_wake()
+
+    @asynccontextmanager
+    async def exchange(
+        self, headers: dict[str, str], body: AsyncIterator[bytes]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """POST one request to the model server; the body within is its answer, not yet read.
+
+        Raises ModelServerLost when the model server goes away before the answer is complete.
+        """
+        self.in_flight += 1
+        try:
+            async with self._model_server.session.post(
+                "http://model/invocations", data=body, headers=headers, timeout=NO_TIMEOUT
+            ) as answer:
+                yield answer
+        except aiohttp.ClientError as error:
+            raise ModelServerLost(f"The model server was lost: {error!r}") from error
+        finally:
+            self.in_flight -= 1
+            self._changed.event.set()
+
+    def give_up(self) -> None:
+        """A request's time is over: ask for another model server if this one goes on computing it."""
+        task = asyncio.create_task(self._watch_abandoned())
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch_abandoned(self) -> None:
+        await asyncio.sleep(SETTLE_S)
+        try:
+            async with self._model_server.session.get(
+                "http://model/ping", timeout=aiohttp.ClientTimeout(total=SETTLE_S)
+            ) as pong:
+                running = int(pong.headers.get("X-Ebbtide-Running", self.in_flight + 1))
+        except (aiohttp.ClientError, TimeoutError):
+            running = self.in_flight + 1
+        if running > self.in_flight:
+            self.replace_requested.set()
+
+    async def _process(self, held: Claim) -> None:
+        invocation = held.invocation
+        started_at = time.perf_counter()
+        try:
+            size_bytes, content_type, chunks = await self._open(invocation)
+        except (ServiceError, ValueError) as error:
+            reason = f"ClientError: The input {invocation.input_uri} could not be read: {error}"
+            await self._fail(held, reason, 400, "RequestDownloadFailures", Timings())
+            return
+        opened_at = time.perf_counter()
+        download_s = opened_at - started_at
+        headers = request_headers(
+            content_type=content_type,
+            accept=invocation.accept,
+            custom_attributes=invocation.custom_attributes,
+            inference_id=invocation.inference_id,
+        )
+        headers["Content-Length"] = str(size_bytes)
+        try:
+            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, chunks) as answer:
+                status, response = answer.status, await self._receive(answer)
+        except TimeoutError:
+            reason = (
+                "ClientError: The model did not answer within InvocationTimeoutSeconds of "
+                f"{invocation.timeout_s} s. {SEE_LOGS}"
+            )
+            timings = Timings(download_s, time.perf_counter() - opened_at)
+            await self._fail(held, reason, 504, "Invocation5XXErrors", timings)
+            self.give_up()
+            return
+        timings = Timings(download_s, time.perf_counter() - opened_at)
+        if status < 300:
+            await self._succeed(held, response, timings)
+        else:
+            await self._report(held, status, response, timings)
+
+    async def _open(self, invocation: Invocation) -> tuple[int, str | None, AsyncIterator[bytes]]:
+        """The input's size, content type and bytes. Raises ServiceError, ValueError when it cannot be had."""
+        if invocation.body is not None:
+            return len(invocation.body), invocation.content_type, once(invocation.body)
+        assert invocation.input_uri is not None
+        location = parse_location(invocation.input_uri)
+        record, chunks = await self._objects.open(location.bucket, location.key)
+        if record.size_bytes > INPUT_LIMIT_BYTES:
+            raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
+        return record.size_bytes, invocation.content_type or record.content_type, chunks
+
+    async def _receive(self, answer: aiohttp.ClientResponse) -> Response:
+        """Stage the model's answer as it arrives, keeping its beginning for the message."""
+        beginning: list[bytes] = []
+        kept_bytes = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal kept_bytes
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                if kept_bytes <= INCLUDED_RESPONSE_BYTES:
+                    beginning.append(chunk)
+                    kept_bytes += len(chunk)
+                yield chunk
+
+        staged = await self._objects.stage(chunks())
+        content_type = answer.headers.get("Content-Type", "application/octet-stream")
+        return Response(staged, content_type, includable(beginning))
+
+    async def _succeed(self, held: Claim, response: Response, timings: Timings) -> None:
+        try:
+            await self._database.write(
+                lambda connection: self._publisher.succeed(connection, held, response, timings, time.time())
+            )
+        except LeaseLost:
+            await self._objects.discard(response.staged)
+            raise
+        except ServiceError as error:
+            await self._objects.discard(response.staged)
+            reason = f"ClientError: The output {held.invocation.output_uri} could not be written: {error}"
+            await self._fail(held, reason, 400, "ResponseUploadFailures", timings)
+
+    async def _report(self, held: Claim, status: int, response: Response, timings: Timings) -> None:
+        """Publish an error that the model itself answered with: its words are the failure object."""
+        kind = "client" if status < 500 else "server"
+        reason = f"ClientError: Received {kind} error ({status}) from model. {SEE_LOGS}"
+        words = (response.included or b"")[:1024].decode(errors="replace")
+        self._log(held, f'Received {kind} error ({status}) from primary with message "{words}"')
+        metric = "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"
+        try:
+            await self._database.write(
+                lambda connection: self._publisher.fail(
+                    connection, held, Failure(reason, metric), response, timings, time.time()
+                )
+            )
+        except LeaseLost:
+            await self._objects.discard(response.staged)
+            raise
+
+    async def _fail(self, held: Claim, reason: str, code: int, metric: str, timings: Timings) -> None:
+        """Publish a failure that the model did not word."""
+        self._log(held, reason)
+        await reaper.fail(
+            self._database,
+            self._objects,
+            self._publisher,
+            held,
+            reason,
+            metric=metric,
+            code=code,
+            timings=timings,
+        )
+
+    async def _lost(self, held: Claim) -> None:
+        """The model server died with this request in it: try again elsewhere, but not for ever."""
+        lost_count = held.lost_count + 1
+        if lost_count >= self._settings.max_claim_count:
+            await self._fail(held, reaper.poison_reason(lost_count), 500, "Invocation5XXErrors", Timings())
+            return
+        await self._database.write(lambda connection: invocations.release(connection, held, lost=True))
+        self._wakeups.notify(self._endpoint.id)
+
+    def _log(self, held: Claim, line: str) -> None:
+        self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", time.time())
+
+
+def request_headers(
+    *,
+    content_type: str | None,
+    accept: str | None,
+    custom_attributes: str | None,
+    inference_id: str | None,
+) -> dict[str, str]:
+    """The headers that a container sees. Source: container contract, SageMaker developer guide."""
+    headers = {
+        "Content-Type": content_type,
+        "Accept": accept,
+        "X-Amzn-SageMaker-Custom-Attributes": custom_attributes,
+        "X-Amzn-SageMaker-Inference-Id": inference_id,
+    }
+    return {name: value for name, value in headers.items() if value is not None}
+
+
+async def once(body: bytes) -> AsyncIterator[bytes]:
+    """A body that is already there, as a stream."""
+    yield body

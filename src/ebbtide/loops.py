@@ -1,0 +1,41 @@
+"""The loop around a step. A step is an ordinary call a test can make; the loop has nothing to test."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+log = logging.getLogger(__name__)
+
+AFTER_FAILURE_S = 1.0
+
+
+async def run(
+    name: str,
+    step: Callable[[float], Awaitable[float]],
+    stop: asyncio.Event,
+    wake: asyncio.Event | None = None,
+) -> None:
+    """Call `step(now)`, wait as long as it says or until `wake` is set, and again, until `stop` is set.
+
+    A step that raises is logged and tried again a second later: one bad record must not end the work on all.
+    """
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            if wake is not None:
+                wake.clear()
+            try:
+                delay_s = await step(time.time())
+            except Exception:
+                log.exception("%s: a step failed", name)
+                delay_s = AFTER_FAILURE_S
+            waits = [stopping] if wake is None else [stopping, asyncio.ensure_future(wake.wait())]
+            await asyncio.wait(waits, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits[1:]:
+                wait.cancel()
+    finally:
+        stopping.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopping
