@@ -1,0 +1,372 @@
+"""Log groups and streams: what model servers print, kept in files and read as CloudWatch Logs does.
+
+A stream is a directory of segments, each named by the position in the stream at which it begins, so that a
+position stays good when the oldest segment is dropped to keep the stream within its bound. A line of a
+segment is one event: its time and the time it came in, both epoch milliseconds in 13 digits, and its message
+as JSON. Names never touch the file system: directories are named by their hash.
+"""
+
+import hashlib
+import heapq
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebbtide.database import Database
+from ebbtide.errors import ServiceError
+
+SEGMENT_BYTES = 4 << 20
+MAX_SEGMENTS = 16
+"""A stream keeps at least SEGMENT_BYTES * (MAX_SEGMENTS - 1) of its newest events."""
+
+MAX_MESSAGE_BYTES = 256 * 1024
+"""A longer line is cut into several events. Source: PutLogEvents, size of an event."""
+
+
+MAX_OPEN_STREAMS = 256
+"""Most descriptors held; the stream opened first gives way, and opens again when it is written to."""
+
+log = logging.getLogger(__name__)
+
+
+class GroupNotFound(ServiceError):
+    """No log group of that name exists."""
+
+    code = "ResourceNotFoundException"
+
+
+class StreamNotFound(ServiceError):
+    """The log group has no stream of that name."""
+
+    code = "ResourceNotFoundException"
+
+
+class AlreadyExists(ServiceError):
+    """A log group or stream of that name exists."""
+
+    code = "ResourceAlreadyExistsException"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One logged line. In its stream it begins at `position`, the next one at `end`, both in bytes."""
+
+    at_ms: int
+    ingested_at_ms: int
+    message: str
+    position: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A log group; `retention_days` is None when its streams are kept for ever."""
+
+    name: str
+    created_at_ms: int
+    retention_days: int | None
+    directory: Path
+
+
+class LogStream:
+    """One stream's events, appended and read. Not for two writers in different threads at once."""
+
+    def __init__(self, group: str, name: str, created_at_ms: int, directory: Path) -> None:
+        self.group = group
+        self.name = name
+        self.created_at_ms = created_at_ms
+        self.directory = directory
+        self._open: tuple[int, int] | None = None  # the newest segment's descriptor and first position
+        self._size_bytes = 0
+
+    def write(self, line: str, at: float) -> None:
+        """Append a line that was printed at `at`; readers see it at once. A line too long becomes several.
+
+        A line that the disk does not take is lost, with a warning: what prints it must not stop for that.
+        """
+        try:
+            self.append([(int(at * 1000), line)], at)
+        except OSError as error:
+            log.warning("A line of log stream %s in %s is lost: %s", self.name, self.group, error)
+
+    def append(self, events: Iterable[tuple[int, str]], now: float) -> None:
+        """Append events given as (epoch milliseconds, message). Raises OSError when the disk is full."""
+        ingested_at_ms = int(now * 1000)
+        text = "".join(
+            f"{at_ms:013d} {ingested_at_ms:013d} {json.dumps(part)}\n"
+            for at_ms, message in events
+            for part in _parts(message)
+        )
+        self._append(text.encode())
+
+    def close(self) -> None:
+        """Free the descriptor; a later write opens the stream again."""
+        if self._open is not None:
+            os.close(self._open[0])
+            self._open = None
+
+    def segments(self) -> list[tuple[int, Path]]:
+        """The first position and the file of each segment, oldest first."""
+        return sorted((int(path.stem), path) for path in self.directory.glob("*.log"))
+
+    def stored_bytes(self) -> int:
+        return sum(path.stat().st_size for _, path in self.segments())
+
+    def first(self) -> Event | None:
+        return next(self.forward(0), None)
+
+    def last(self) -> Event | None:
+        return next(self.backward(None), None)
+
+    def forward(self, position: int, since_ms: int = 0) -> Iterator[Event]:
+        """The events at or after `since_ms` from `position` on, oldest first, dropped ones passed over."""
+        segments = self.segments()
+        for index, (start, path) in enumerate(segments):
+            if index + 1 < len(segments) and segments[index + 1][0] <= position:
+                continue
+            with path.open("rb") as file:
+                here = max(start, position)
+                file.seek(here - start)
+                for line in file:
+                    if not line.endswith(b"\n"):  # a crash cut it; what was written next begins a line
+                        break
+                    if int(line[:13]) >= since_ms:
+                        yield _event(line, here)
+                    here += len(line)
+
+    def backward(self, position: int | None) -> Iterator[Event]:
+        """The events before `position` (None: the end), newest first."""
+        for start, path in reversed(self.segments()):
+            if position is not None and start >= position:
+                continue
+            data = path.read_bytes()
+            if position is not None:
+                data = data[: position - start]
+            end = data.rfind(b"\n") + 1
+            while end > 0:
+                begin = data.rfind(b"\n", 0, end - 1) + 1
+                yield _event(data[begin:end], start + begin)
+                end = begin
+
+    def _append(self, data: bytes) -> None:
+        if self._open is None:
+            self._open_newest()
+        elif self._size_bytes >= SEGMENT_BYTES:
+            self._begin_segment(self._open[1] + self._size_bytes)
+        assert self._open is not None
+        os.write(self._open[0], data)
+        self._size_bytes += len(data)
+
+    def _open_newest(self) -> None:
+        segments = self.segments()
+        self._begin_segment(segments[-1][0] if segments else 0)
+
+    def _begin_segment(self, start: int) -> None:
+        self.close()
+        path = self.directory / f"{start:020d}.log"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._open = (descriptor, start)
+        self._size_bytes = os.fstat(descriptor).st_size
+        if self._size_bytes and os.pread(descriptor, 1, self._size_bytes - 1) != b"\n":
+            # The server died while it wrote the last line: end it, or the next one would be lost with it.
+            whole = os.pread(descriptor, self._size_bytes, 0).rfind(b"\n") + 1
+            os.ftruncate(descriptor, whole)
+            self._size_bytes = whole
+        for _, path in self.segments()[:-MAX_SEGMENTS]:
+            path.unlink()
+
+
+def _parts(message: str) -> Iterator[str]:
+    limit = MAX_MESSAGE_BYTES // 4  # a character takes up to four bytes
+    for start in range(0, max(len(message), 1), limit):
+        yield message[start : start + limit]
+
+
+def _event(line: bytes, position: int) -> Event:
+    return Event(int(line[:13]), int(line[14:27]), json.loads(line[28:]), position, position + len(line))
+
+
+class LogStore:
+    """The log groups under one directory."""
+
+    def __init__(self, root: Path, _database: Database) -> None:
+        # The database is part of the constructor's agreed form; files alone let `stream` be synchronous.
+        self._root = root
+        self._streams: dict[tuple[str, str], LogStream] = {}
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def stream(self, group: str, name: str) -> LogStream:
+        """The stream to write to, made with its group if they do not exist."""
+        if found := self._streams.get((group, name)):
+            return found
+        now_ms = int(time.time() * 1000)
+        directory = self._group_directory(group)
+        _describe(directory, "group.json", {"name": group, "created_at_ms": now_ms})
+        path = directory / _hash(name)
+        _describe(path, "stream.json", {"name": name, "created_at_ms": now_ms})
+        while len(self._streams) >= MAX_OPEN_STREAMS:
+            self._streams.pop(next(iter(self._streams))).close()
+        self._streams[group, name] = made = _read_stream(group, path)
+        return made
+
+    def create_group(self, group: str) -> None:
+        """Raises AlreadyExists."""
+        made = {"name": group, "created_at_ms": int(time.time() * 1000)}
+        if not _describe(self._group_directory(group), "group.json", made):
+            raise AlreadyExists("The specified log group already exists")
+
+    def create_stream(self, group: str, name: str) -> None:
+        """Raises GroupNotFound, AlreadyExists."""
+        directory = self.group(group).directory / _hash(name)
+        if (directory / "stream.json").exists():
+            raise AlreadyExists("The specified log stream already exists")
+        self.stream(group, name)
+
+    def group(self, name: str) -> Group:
+        """Raises GroupNotFound."""
+        directory = self._group_directory(name)
+        if not (directory / "group.json").exists():
+            raise GroupNotFound("The specified log group does not exist.")
+        return _read_group(directory)
+
+    def groups(self) -> list[Group]:
+        """Every group, by name."""
+        directories = (path.parent for path in self._root.glob("*/group.json"))
+        return sorted((_read_group(path) for path in directories), key=lambda group: group.name)
+
+    def existing_stream(self, group: str, name: str) -> LogStream:
+        """Raises GroupNotFound, StreamNotFound."""
+        directory = self.group(group).directory / _hash(name)
+        if not (directory / "stream.json").exists():
+            raise StreamNotFound("The specified log stream does not exist.")
+        return _read_stream(group, directory)
+
+    def streams(self, group: str) -> list[LogStream]:
+        """Every stream of a group, by name. Raises GroupNotFound."""
+        found = self.group(group).directory.glob("*/stream.json")
+        return sorted((_read_stream(group, path.parent) for path in found), key=lambda stream: stream.name)
+
+    def delete_stream(self, group: str, name: str) -> None:
+        """Raises GroupNotFound, StreamNotFound."""
+        directory = self.existing_stream(group, name).directory
+        if written := self._streams.pop((group, name), None):
+            written.close()
+        shutil.rmtree(directory)
+
+    def delete_group(self, name: str) -> None:
+        """Delete a group and its streams. Raises GroupNotFound."""
+        for stream in self.streams(name):
+            self.delete_stream(name, stream.name)
+        shutil.rmtree(self._group_directory(name))
+
+    def set_retention(self, group: str, days: int | None) -> None:
+        """Keep a group's streams for `days` after their last event, or for ever. Raises GroupNotFound."""
+        found = self.group(group)
+        _replace(
+            found.directory / "group.json",
+            {"name": group, "created_at_ms": found.created_at_ms, "retention_days": days},
+        )
+
+    def expire(self, now: float) -> None:
+        """Delete the streams whose last event is older than their group's retention."""
+        for group in self.groups():
+            if group.retention_days is None:
+                continue
+            oldest_ms = (now - group.retention_days * 86_400) * 1000
+            for stream in self.streams(group.name):
+                last = stream.last()
+                if (last.ingested_at_ms if last else stream.created_at_ms) < oldest_ms:
+                    self.delete_stream(group.name, stream.name)
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+    def _group_directory(self, group: str) -> Path:
+        return self._root / _hash(group)
+
+
+def _hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def _describe(directory: Path, name: str, described: dict[str, Any]) -> bool:
+    """Make a directory that says what it holds; False when it does already."""
+    directory.mkdir(exist_ok=True, mode=0o700)
+    if (directory / name).exists():
+        return False
+    _replace(directory / name, described)
+    return True
+
+
+def _replace(path: Path, described: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(json.dumps(described))
+    unfinished.rename(path)
+
+
+def _read_group(directory: Path) -> Group:
+    described = json.loads((directory / "group.json").read_text())
+    return Group(described["name"], described["created_at_ms"], described.get("retention_days"), directory)
+
+
+def _read_stream(group: str, directory: Path) -> LogStream:
+    described = json.loads((directory / "stream.json").read_text())
+    return LogStream(group, described["name"], described["created_at_ms"], directory)
+
+
+def interleaved(
+    streams: Iterable[LogStream], positions: dict[str, int], since_ms: int
+) -> Iterator[tuple[LogStream, Event]]:
+    """The events of several streams at or after `since_ms`, by time, each stream from its position.
+
+    positions: by the stream's directory name, 0 where absent.
+    """
+
+    def of(stream: LogStream) -> Iterator[tuple[int, str, LogStream, Event]]:
+        for event in stream.forward(positions.get(stream.directory.name, 0), since_ms):
+            yield event.at_ms, stream.name, stream, event
+
+    merged = heapq.merge(*map(of, streams), key=lambda item: item[:2])
+    return ((stream, event) for _, _, stream, event in merged)
+
+
+_TERM = re.compile(r'(?P<mark>[?-]?)(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s"]+))')
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """What a filter pattern of terms lets through: every plain or quoted term, none behind -, and where
+    some stand behind ?, one of those.
+
+    Raises ValueError for patterns on JSON, on columns or with regular expressions, which are not supported.
+    Source: CloudWatch Logs, filter pattern syntax for unstructured log events.
+    """
+    text = pattern.strip()
+    if text[:1] in ("{", "[") or re.search(r"%.*%", text):
+        raise ValueError("Filter patterns on JSON, on columns and with regular expressions are not supported")
+    terms: dict[str, list[str]] = {"": [], "?": [], "-": []}
+    position = 0
+    while position < len(text):
+        term = _TERM.match(text, position)
+        if term is None:
+            raise ValueError(f"Invalid character(s) in term '{text[position:]}'")
+        quoted = term["quoted"]
+        terms[term["mark"]].append(term["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+        position = term.end() + len(text[term.end() :]) - len(text[term.end() :].lstrip())
+    required, options, excluded = terms[""], terms["?"], terms["-"]
+
+    def matches(message: str) -> bool:
+        return (
+            all(term in message for term in required)
+            and not any(term in message for term in excluded)
+            and (not options or any(term in message for term in options))
+        )
+
+    return matches
