@@ -31,10 +31,10 @@ format: $(VENV)/.develop ## Rewrite the code in the project's style
 bench: $(VENV)/.demo ## Measure what docs/architecture.md promises
 	$(BIN)/python -m bench
 
-lock: ## Write the newest versions that fit pyproject.toml into constraints.txt
+lock: ## Write the newest versions that fit pyproject.toml into constraints.txt (torch stays: a CPU build is not made of each)
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet torch
+	build/lock/bin/python -m pip install --quiet $$(grep "^torch==" constraints.txt)
 	build/lock/bin/python -m pip install --quiet --group dev --group test --editable '.[convert,plot]'
 	build/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 

@@ -11,8 +11,6 @@ directory, for the whole test session. Tests share it, so they choose names of t
 # Loaded into every pytest run where ebbtide is installed: what is slow to import waits for the fixture.
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,23 +23,17 @@ if TYPE_CHECKING:
     from ebbtide.cli.running import RunningServer
     from ebbtide.settings import Credentials
 
-STOP_TIMEOUT_S = 30
-
 
 class Ebbtide:
     """A running server, and the ways to talk to it."""
 
-    def __init__(self, server: "RunningServer") -> None:
+    def __init__(self, server: "RunningServer", data: Path) -> None:
         self._server = server
-        self._clients: dict[str, Any] = {}
+        self.data = data
 
     @property
     def url(self) -> str:
         return self._server.url
-
-    @property
-    def data(self) -> Path:
-        return self._server.data
 
     @property
     def region(self) -> str:
@@ -57,13 +49,11 @@ class Ebbtide:
         return self._server.role_arn
 
     def client(self, service: str) -> Any:
-        """The boto3 client of a service, as boto3 names it; made once."""
-        if service not in self._clients:
-            self._clients[service] = self.session().client(service, endpoint_url=self.url)
-        return self._clients[service]
+        """The boto3 client of a service, under boto3's name for it; made once."""
+        return self._server.client(service)
 
     def session(self) -> "boto3.Session":
-        """A boto3 session with the server's key; its clients take `endpoint_url=ebbtide.url`."""
+        """A boto3 session with the server's key; its clients must be given `endpoint_url=ebbtide.url`."""
         import boto3
 
         return boto3.Session(
@@ -73,34 +63,18 @@ class Ebbtide:
         )
 
     def environment(self) -> dict[str, str]:
-        """This process's environment made to lead AWS clients in subprocesses to the server."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        return ours | self._server.environment()
+        """This process's environment, made to lead AWS clients in subprocesses to the server."""
+        from ebbtide.cli.running import environment
+
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return others | environment(self._server, self.data)
 
 
 @pytest.fixture(scope="session")
 def ebbtide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
-    """A running ebbtide server with empty state, stopped at the end of the session."""
-    from ebbtide.cli.running import find
+    """A running ebbtide server that begins empty; stopped at the end of the test session."""
+    from ebbtide.cli.running import started
 
     data = tmp_path_factory.mktemp("ebbtide")
-    log = data / "server.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(  # noqa: S603: our own program
-            [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            pytest.fail(f"ebbtide did not start:\n{log.read_text()}", pytrace=False)
-        yield Ebbtide(find(data))
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+    with started(data) as server:
+        yield Ebbtide(server, data)

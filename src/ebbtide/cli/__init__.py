@@ -1,8 +1,10 @@
 """The command line: `serve` runs a server; every other command is a client of its API like any other.
 
-Each command is a module, imported when it is asked for, so that `ebbtide serve` is ready within a second.
+What a command needs is imported when it runs, so that `ebbtide serve` is ready within a second.
 """
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +17,42 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Data = Annotated[
     Path | None,
-    typer.Option(help="The server's data directory [default: $EBBTIDE_DATA or ~/.local/share/ebbtide]"),
+    typer.Option(help="The server's data directory. [default: $EBBTIDE_DATA or ~/.local/share/ebbtide]"),
 ]
+OfServer = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data directory of the server to use. [default: AWS_ENDPOINT_URL if set]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def main() -> None:
-    """Run the command that sys.argv names; exits with its status."""
-    app(prog_name="ebbtide")
+    """Run the command that sys.argv names. What a user can mend ends in one line and status 1."""
+    try:
+        app(prog_name="ebbtide")
+    except _reported_errors() as error:
+        sys.exit(f"ebbtide: {error}")
+
+
+def _reported_errors() -> tuple[type[Exception], ...]:
+    # Evaluated only once something was raised: these imports take time that a good run need not spend.
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from ebbtide.cli.commands import FailedInvocationsError
+    from ebbtide.cli.deployment import DeploymentError
+    from ebbtide.cli.running import NotRunningError
+    from ebbtide.server import StartError
+
+    return (
+        BotoCoreError,
+        ClientError,
+        DeploymentError,
+        FailedInvocationsError,
+        NotRunningError,
+        OSError,
+        StartError,
+        ValueError,
+    )
 
 
 def _print_version(asked: bool) -> None:
@@ -50,3 +81,111 @@ def serve(
     from ebbtide.cli.serve import serve
 
     serve(data, host, port, log_level)
+
+
+@app.command()
+def env(data: Data = None) -> None:
+    """Print the variables that lead AWS clients to the server: eval "$(ebbtide env)"."""
+    from ebbtide.cli.running import environment, find
+    from ebbtide.settings import default_data_directory
+
+    data = data or default_data_directory()
+    for name, value in environment(find(data), data).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def deploy(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face Hub id, a model's directory, a model.tar.gz or its s3:// URI; "
+            "ebbtide/extractive is built in."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="The endpoint's name.")] = "summaries",
+    task: Annotated[str, typer.Option(help="HF_TASK of the model.")] = "summarization",
+    instance_type: Annotated[
+        str, typer.Option(help="Gives the price and whether a GPU is needed.")
+    ] = "ml.m5.xlarge",
+    min_instances: Annotated[int, typer.Option("--min", min=0, help="Fewest instances.")] = 0,
+    max_instances: Annotated[int, typer.Option("--max", min=1, help="Most instances.")] = 5,
+    target: Annotated[float, typer.Option(help="Backlog per instance to keep to.")] = 5.0,
+    cooldown: Annotated[int, typer.Option(min=0, help="Seconds without work before instances go.")] = 300,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Invocations at a time on an instance.")
+    ] = None,
+    data: OfServer = None,
+    json: Json = False,
+) -> None:
+    """Create an endpoint that scales with its backlog, and wait until it serves."""
+    from ebbtide.cli import commands
+    from ebbtide.cli.deployment import Deployment
+    from ebbtide.cli.running import choose
+
+    wanted = Deployment(
+        name=name,
+        model=model,
+        task=task,
+        instance_type=instance_type,
+        min_capacity=min_instances,
+        max_capacity=max_instances,
+        target=target,
+        scale_in_cooldown_s=cooldown,
+        concurrency=concurrency,
+    )
+    commands.deploy(choose(data), wanted, json)
+
+
+@app.command()
+def summarize(
+    files: Annotated[list[Path], typer.Argument(help="UTF-8 texts.", exists=True, dir_okay=False)],
+    endpoint: Annotated[str, typer.Option(help="The endpoint's name.")] = "summaries",
+    max_length: Annotated[int | None, typer.Option(min=1, help="The model's max_length.")] = None,
+    min_length: Annotated[int | None, typer.Option(min=0, help="The model's min_length.")] = None,
+    data: OfServer = None,
+    json: Json = False,
+) -> None:
+    """Summarise files, all in one burst, and print the summaries."""
+    from ebbtide.cli import commands
+    from ebbtide.cli.running import choose
+
+    lengths = {"max_length": max_length, "min_length": min_length}
+    parameters = {parameter: value for parameter, value in lengths.items() if value is not None}
+    commands.summarize(choose(data), files, endpoint, parameters, json)
+
+
+@app.command()
+def status(data: OfServer = None, json: Json = False) -> None:
+    """List the endpoints with their instances and backlogs."""
+    from ebbtide.cli import commands
+    from ebbtide.cli.running import choose
+
+    commands.status(choose(data), json)
+
+
+@app.command()
+def logs(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    data: OfServer = None,
+    json: Json = False,
+) -> None:
+    """Print what an endpoint's models wrote."""
+    from ebbtide.cli import commands
+    from ebbtide.cli.running import choose
+
+    commands.logs(choose(data), endpoint, follow, json)
+
+
+@app.command()
+def delete(
+    endpoints: Annotated[list[str], typer.Argument(help="The endpoints' names.")],
+    data: OfServer = None,
+    json: Json = False,
+) -> None:
+    """Delete endpoints with their models, configurations and policies; stored objects stay."""
+    from ebbtide.cli import commands
+    from ebbtide.cli.running import choose
+
+    commands.delete(choose(data), endpoints, json)

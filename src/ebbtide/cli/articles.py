@@ -1,4 +1,4 @@
-"""Real articles for a demonstration: files given, or the long descriptions of the Python packages installed here.
+"""Real articles for a demonstration: files given, or the descriptions of the Python packages installed here.
 
 Package authors write both the description and a one-line summary of it, which a reader can hold against ours.
 """
@@ -44,35 +44,43 @@ def from_packages() -> list[Article]:
 
 
 def _article(package: Distribution) -> Article | None:
-    # Older packages keep the description in a header, all others in the metadata's body.
-    described = package.metadata.get("Description") or package.metadata.get_payload()
-    article = Article(package.name, prose(str(described)), package.metadata.get("Summary"))
+    metadata = package.metadata.json
+    article = Article(
+        title=package.name,
+        text=prose(str(metadata.get("description", ""))),
+        summary=str(metadata["summary"]) if "summary" in metadata else None,
+    )
     return article if MIN_WORDS <= article.words <= MAX_WORDS else None
 
 
 _NOT_PROSE = [
     re.compile(pattern, flags)
     for pattern, flags in [
-        (r"^(```|~~~).*?^\1[^\n]*$", re.M | re.S),  # fenced code
-        (r"<!--.*?-->", re.S),
-        (r"<(style|script|svg|table|picture)\b.*?</\1>", re.S | re.I),
+        (r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL),  # fenced code
+        (r"<!--.*?-->", re.DOTALL),
+        (r"<(style|script|svg|table|picture)\b.*?</\1>", re.DOTALL | re.IGNORECASE),
         (r"</?[a-zA-Z][^<>]*>", 0),  # other HTML tags
         (
             r"^\.\. [^\n]*(\n([ \t][^\n]*)?)*?(?=\n\S|\Z)",
-            re.M,
+            re.MULTILINE,
         ),  # reStructuredText directives, with their bodies
-        (r"^(    |\t).*$", re.M),  # indented code
-        (r"^[ \t]*(>>>|\.\.\.|\$) .*$", re.M),  # sessions
-        (r"^[ \t]*[|+].*$", re.M),  # tables
-        (r"^[ \t]*#+ .*$", re.M),  # headings
-        (r"^([^\n]+\n)?[ \t]*([=\-~^\"'`*#+_.:])\2{2,}[ \t]*$", re.M),  # underlined headings and rules
+        (r"^(    |\t).*$", re.MULTILINE),  # indented code
+        (r"^[ \t]*(>>>|\.\.\.|\$) .*$", re.MULTILINE),  # sessions
+        (r"^[ \t]*[|+].*$", re.MULTILINE),  # tables
+        (r"^[ \t]*#+ .*$", re.MULTILINE),  # headings
+        (
+            r"^([^\n]+\n)?[ \t]*([=\-~^\"'`*#+_.:])\2{2,}[ \t]*$",
+            re.MULTILINE,
+        ),  # underlines
         (r"!\[[^\]]*\](\([^)]*\)|\[[^\]]*\])", 0),  # pictures
-        (r"^[ \t]*\[[^\]]+\]:.*$", re.M),  # link targets
+        (r"^[ \t]*\[[^\]]+\]:.*$", re.MULTILINE),  # link targets
     ]
 ]
 _LINKS = re.compile(r"\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])|`([^`<]+?)\s*<[^`>]*>`_{0,2}")
 _URLS = re.compile(r"https?://\S+")
-_MARKS = re.compile(r"^[ \t]*(?:[*+-] +|> ?)|[*`]+|(?<=\w)_(?=\W|$)|(?<!\w)_(?=[A-Za-z])|:[a-z_]+:", re.M)
+_MARKS = re.compile(
+    r"^[ \t]*(?:[*+-] +|> ?)|[*`]+|(?<=\w)_(?=\W|$)|(?<!\w)_(?=[A-Za-z])|:[a-z_]+:", re.MULTILINE
+)
 
 
 def prose(markup: str) -> str:

@@ -1,0 +1,184 @@
+"""An endpoint from a model's name to its removal, in the calls that AWS users make."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ebbtide.cli.running import RunningServer
+
+VARIANT = "AllTraffic"
+POLICY = "backlog-per-instance"
+DIMENSION = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
+POLL_INTERVAL_S = 0.25
+
+
+class DeploymentError(Exception):
+    """The endpoint did not come to stand as wanted; the message is the server's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What to deploy. The endpoint, its configuration and its model all take `name`.
+
+    model: a Hub id, a directory with a model in the Hub's layout, a model.tar.gz, or an s3:// URI of one.
+    Counts are instances; `target` is the backlog per instance that the policy keeps to.
+    """
+
+    name: str
+    model: str
+    task: str = "summarization"
+    instance_type: str = "ml.m5.xlarge"
+    min_capacity: int = 0
+    max_capacity: int = 5
+    target: float = 5.0
+    scale_in_cooldown_s: int = 300
+    scale_out_cooldown_s: int = 300
+    concurrency: int | None = None
+
+
+def deploy(server: RunningServer, wanted: Deployment) -> Iterator[str]:
+    """Create the endpoint with its policy and wait until it serves; yields each step in words.
+
+    It starts one instance, which proves that the model loads, and leaves it to the policy to take it away.
+    Raises DeploymentError when the endpoint fails, ClientError when the server refuses a call.
+    """
+    sagemaker = server.client("sagemaker")
+    yield "storing the model" if wanted.model.endswith(".tar.gz") else "creating the model"
+    ensure_bucket(server)
+    sagemaker.create_model(
+        ModelName=wanted.name, ExecutionRoleArn=server.role_arn, PrimaryContainer=container(server, wanted)
+    )
+    yield "creating the endpoint"
+    sagemaker.create_endpoint_config(EndpointConfigName=wanted.name, **_config(server, wanted))
+    sagemaker.create_endpoint(EndpointName=wanted.name, EndpointConfigName=wanted.name)
+    yield "loading the model"
+    await_status(server, wanted.name, "InService")
+    _attach_policy(server, wanted)
+
+
+def container(server: RunningServer, wanted: Deployment) -> dict[str, Any]:
+    """CreateModel's PrimaryContainer; a local archive is uploaded first."""
+    registry = f"763104351884.dkr.ecr.{server.region}.amazonaws.com"
+    image = f"{registry}/huggingface-pytorch-inference:2.6.0-transformers4.49.0-cpu-py312-ubuntu22.04"
+    environment = {"HF_TASK": wanted.task}
+    if wanted.model.startswith("s3://"):
+        return {"Image": image, "Environment": environment, "ModelDataUrl": wanted.model}
+    if wanted.model.endswith(".tar.gz"):
+        key = f"{wanted.name}/model/{Path(wanted.model).name}"
+        server.client("s3").upload_file(wanted.model, server.default_bucket, key)
+        url = f"s3://{server.default_bucket}/{key}"
+        return {"Image": image, "Environment": environment, "ModelDataUrl": url}
+    directory = Path(wanted.model)
+    model_id = str(directory.absolute()) if directory.is_dir() else wanted.model
+    return {"Image": image, "Environment": environment | {"HF_MODEL_ID": model_id}}
+
+
+def ensure_bucket(server: RunningServer) -> None:
+    """Create the default bucket; one that exists is left as it is."""
+    s3 = server.client("s3")
+    place: dict[str, Any] = {}
+    if server.region != "us-east-1":
+        place["CreateBucketConfiguration"] = {"LocationConstraint": server.region}
+    with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=server.default_bucket, **place)
+
+
+def await_status(server: RunningServer, name: str, status: str) -> None:
+    """Wait until the endpoint has that status. Raises DeploymentError when it comes to Failed instead."""
+    while (endpoint := server.client("sagemaker").describe_endpoint(EndpointName=name))[
+        "EndpointStatus"
+    ] != status:
+        if endpoint["EndpointStatus"] == "Failed":
+            raise DeploymentError(f"{name} failed: {endpoint.get('FailureReason', 'no reason given')}")
+        time.sleep(POLL_INTERVAL_S)
+
+
+def set_instance_count(server: RunningServer, name: str, count: int) -> None:
+    """Ask for that many instances now, whatever the policy would do later."""
+    server.client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=name,
+        DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": count}],
+    )
+
+
+def delete(server: RunningServer, name: str) -> Iterator[str]:
+    """Remove the endpoint, its scaling, configuration and model, and wait until it is gone.
+
+    Objects in storage stay, as on AWS. Yields each step in words. Raises ClientError when there is no such
+    endpoint.
+    """
+    sagemaker = server.client("sagemaker")
+    endpoint = sagemaker.describe_endpoint(EndpointName=name)
+    config_name = endpoint["EndpointConfigName"]
+    yield "removing the scaling target"
+    autoscaling = server.client("application-autoscaling")
+    for variant in endpoint.get("ProductionVariants", []):
+        try:
+            autoscaling.deregister_scalable_target(
+                ResourceId=f"endpoint/{name}/variant/{variant['VariantName']}", **DIMENSION
+            )
+        except autoscaling.exceptions.ObjectNotFoundException:
+            continue
+    yield "draining its instances"
+    sagemaker.delete_endpoint(EndpointName=name)
+    _await_gone(server, name)
+    yield "deleting its configuration and model"
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
+    sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
+    for variant in config["ProductionVariants"]:
+        sagemaker.delete_model(ModelName=variant["ModelName"])
+
+
+def _await_gone(server: RunningServer, name: str) -> None:
+    while True:
+        try:
+            server.client("sagemaker").describe_endpoint(EndpointName=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationException":  # what AWS answers for "not found"
+                return
+            raise
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _config(server: RunningServer, wanted: Deployment) -> dict[str, Any]:
+    variant = {
+        "VariantName": VARIANT,
+        "ModelName": wanted.name,
+        "InstanceType": wanted.instance_type,
+        "InitialInstanceCount": 1,
+    }
+    place = f"s3://{server.default_bucket}/{wanted.name}"
+    outputs = {"S3OutputPath": f"{place}/outputs", "S3FailurePath": f"{place}/failures"}
+    asynchronous: dict[str, Any] = {"OutputConfig": outputs}
+    if wanted.concurrency is not None:
+        asynchronous["ClientConfig"] = {"MaxConcurrentInvocationsPerInstance": wanted.concurrency}
+    return {"ProductionVariants": [variant], "AsyncInferenceConfig": asynchronous}
+
+
+def _attach_policy(server: RunningServer, wanted: Deployment) -> None:
+    autoscaling = server.client("application-autoscaling")
+    variant = {"ResourceId": f"endpoint/{wanted.name}/variant/{VARIANT}", **DIMENSION}
+    autoscaling.register_scalable_target(
+        MinCapacity=wanted.min_capacity, MaxCapacity=wanted.max_capacity, **variant
+    )
+    autoscaling.put_scaling_policy(
+        PolicyName=POLICY,
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": wanted.target,
+            "CustomizedMetricSpecification": {
+                "MetricName": "ApproximateBacklogSizePerInstance",
+                "Namespace": "AWS/SageMaker",
+                "Dimensions": [{"Name": "EndpointName", "Value": wanted.name}],
+                "Statistic": "Average",
+            },
+            "ScaleInCooldown": wanted.scale_in_cooldown_s,
+            "ScaleOutCooldown": wanted.scale_out_cooldown_s,
+        },
+        **variant,
+    )

@@ -1,0 +1,109 @@
+"""Asynchronous invocations from this machine: upload an input, invoke, fetch what came of it."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ebbtide.cli.articles import Article
+from ebbtide.cli.deployment import POLL_INTERVAL_S, ensure_bucket
+from ebbtide.cli.running import RunningServer
+from ebbtide.identifiers import Location, parse_location
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An invocation that the server has taken, and where its outcome will lie."""
+
+    article: Article
+    inference_id: str
+    output: Location
+    failure: Location | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An invocation's outcome: the model's answer, or the reason of its failure."""
+
+    accepted: Accepted
+    summary: str | None
+    failure: str | None
+
+
+def upload(
+    server: RunningServer, endpoint: str, articles: Iterable[Article], parameters: dict[str, Any]
+) -> Iterator[str]:
+    """Store each article as a request body; yields its s3:// location. `parameters` are the model's own."""
+    ensure_bucket(server)
+    batch = uuid.uuid4()
+    for number, article in enumerate(articles):
+        key = f"{endpoint}/inputs/{batch}/{number}.json"
+        body = {"inputs": article.text} | ({"parameters": parameters} if parameters else {})
+        server.client("s3").put_object(
+            Bucket=server.default_bucket, Key=key, Body=json.dumps(body), ContentType="application/json"
+        )
+        yield f"s3://{server.default_bucket}/{key}"
+
+
+def invoke(server: RunningServer, endpoint: str, article: Article, input_location: str) -> Accepted:
+    """Hand one stored input to the endpoint."""
+    answer = server.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=endpoint, InputLocation=input_location, ContentType="application/json"
+    )
+    failure = answer.get("FailureLocation")
+    return Accepted(
+        article,
+        answer["InferenceId"],
+        parse_location(answer["OutputLocation"]),
+        parse_location(failure) if failure else None,
+    )
+
+
+def outcomes(server: RunningServer, accepted: Iterable[Accepted]) -> Iterator[Finished]:
+    """Each invocation's outcome once it is there, in the order they finish; ends when all have."""
+    pending = list(accepted)
+    while pending:
+        waiting = []
+        for invocation in pending:
+            finished = _outcome(server, invocation)
+            if finished:
+                yield finished
+            else:
+                waiting.append(invocation)
+        pending = waiting
+        if pending:
+            time.sleep(POLL_INTERVAL_S)
+
+
+def _outcome(server: RunningServer, invocation: Accepted) -> Finished | None:
+    if (answer := _read(server, invocation.output)) is not None:
+        return Finished(invocation, summary_in(answer), None)
+    if invocation.failure and (reason := _read(server, invocation.failure)) is not None:
+        return Finished(invocation, None, reason_in(reason))
+    return None
+
+
+def summary_in(answer: bytes) -> str:
+    """The text of a summarization answer; an answer of another form as it is."""
+    try:
+        return "\n".join(item["summary_text"] for item in json.loads(answer))
+    except (ValueError, TypeError, KeyError):
+        return answer.decode("utf-8", "replace")
+
+
+def reason_in(failure: bytes) -> str:
+    """The message of a failure object; one of another form as it is."""
+    try:
+        return str(json.loads(failure)["message"])
+    except (ValueError, TypeError, KeyError):
+        return failure.decode("utf-8", "replace")
+
+
+def _read(server: RunningServer, location: Location) -> bytes | None:
+    s3 = server.client("s3")
+    try:
+        return bytes(s3.get_object(Bucket=location.bucket, Key=location.key)["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
