@@ -1,0 +1,81 @@
+"""`python -m ebbtide.runtime serve|prepare`: the model server of one instance, and what it needs done first."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ebbtide.runtime import lifeline
+from ebbtide.runtime.deployment import Deployment, repository_of
+from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.status import StatusFile
+
+
+def main() -> int:
+    lifeline.die_with_parent()
+    lifeline.die_at_end_of_input()
+    given = _arguments()
+    level = os.environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")
+    logging.basicConfig(
+        level=int(level) if level.isdecimal() else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    status = StatusFile(given.status, concurrency=given.concurrency)
+    try:
+        deployment = Deployment(
+            repository=repository_of(given.image),
+            model_dir=Path(given.model_dir) if given.model_dir else None,
+            cache=given.cache,
+            environment=os.environ,
+            concurrency=given.concurrency,
+        )
+        if given.command == "prepare":
+            from ebbtide.runtime import (
+                loading,
+            )  # what serving alone needs stays out of here, and the other way round
+
+            status.enter("preparing")
+            loading.prepare(deployment)
+            status.enter("ready")
+            return 0
+    except LoadFailure as cause:
+        status.enter("failed", reason=str(cause))
+        logging.getLogger(__name__).error("The model cannot be served: %s", cause)
+        return 1
+    asyncio.run(_serve(deployment, given.socket, status))
+    return 0
+
+
+async def _serve(deployment: Deployment, socket: Path, status: StatusFile) -> None:
+    from ebbtide.runtime import contract
+    from ebbtide.runtime.loading import load
+
+    code = await contract.run(
+        socket, lambda: load(deployment, status), status, concurrency=deployment.concurrency
+    )
+    contract.exit_now(code)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ebbtide.runtime", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model-dir", required=True, help="the unpacked model.tar.gz, or empty")
+    common.add_argument("--cache", type=Path, required=True, help="where prepared models are kept, shared")
+    common.add_argument("--image", required=True, help="the image URI, whose repository selects the runtime")
+    common.add_argument(
+        "--status", type=Path, required=True, help="the JSON file that says how far it has come"
+    )
+    serve = commands.add_parser("serve", parents=[common])
+    serve.add_argument("--socket", type=Path, required=True)
+    serve.add_argument("--concurrency", type=int, default=1, help="requests computed at once")
+    prepare = commands.add_parser("prepare", parents=[common])
+    prepare.set_defaults(concurrency=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Content types in and out, as the Hugging Face inference toolkit reads and writes them. No I/O.
+
+More is accepted than there: text/plain is the text to summarise, and a body without a type, or with the one that
+S3 gives objects uploaded without (binary/octet-stream), is taken as JSON if it is a JSON object, else as text.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ebbtide.runtime.errors import BadRequest
+
+JSON = "application/json"
+CSV = "text/csv"
+NPY = "application/x-npy"
+TEXT = "text/plain"
+UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
+
+TEXTUAL = (JSON, CSV)
+"""Types whose bodies user handlers get as text; others they get as bytes."""
+
+CSV_MARKS = ("question", "context", "inputs")
+
+
+def media_type(header: str | None) -> str:
+    """The type in a Content-Type header, without its parameters; empty when there is none."""
+    return (header or "").partition(";")[0].strip().lower()
+
+
+def chosen_accept(header: str | None) -> str:
+    """The first type of an Accept header that answers can have; JSON when any will do.
+
+    Raises BadRequest when none of them can be had.
+    """
+    wanted = [media_type(item) for item in (header or "").split(",")]
+    for accept in wanted:
+        if accept in ("", "*/*", "application/*"):
+            return JSON
+        if accept in (JSON, CSV, NPY):
+            return accept
+    raise BadRequest(_unsupported(header))
+
+
+def text_of(body: bytes) -> str:
+    """Decode UTF-8. Raises BadRequest when the bytes are something else, or no text at all."""
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"The body is not UTF-8 text: byte {error.start} is 0x{body[error.start]:02x}"
+        ) from error
+    if "\0" in text:
+        raise BadRequest(f"The body is binary, not text: character {text.index(chr(0))} is NUL")
+    return text
+
+
+def decode(body: bytes, content_type: str | None) -> Any:
+    """Read a request's body; objects and texts come as {"inputs": ...}, arrays as they are.
+
+    Raises BadRequest, naming the type or the fault in the body.
+    """
+    kind = media_type(content_type)
+    if kind == JSON:
+        return _json(text_of(body))
+    if kind == CSV:
+        return _csv(text_of(body))
+    if kind == NPY:
+        return _array(body)
+    if kind == TEXT:
+        return {"inputs": text_of(body)}
+    if kind in UNTYPED:
+        text = text_of(body)
+        return _json(text) if text.lstrip().startswith("{") else {"inputs": text}
+    raise BadRequest(_unsupported(content_type))
+
+
+def encode(prediction: Any, accept: str) -> bytes:
+    """Write an answer: compact JSON, or CSV with a header from the first row's names, or an .npy array.
+
+    Raises ValueError for NaN and infinity in JSON, and for rows that CSV cannot hold.
+    """
+    if accept == CSV:
+        return _csv_bytes(prediction)
+    if accept == NPY:
+        import numpy
+
+        file = io.BytesIO()
+        numpy.save(file, numpy.asarray(prediction))
+        return file.getvalue()
+    return json.dumps(
+        prediction, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+    ).encode()
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"The body is not JSON: {error}") from error
+
+
+def _csv(text: str) -> dict[str, Any]:
+    first_line = text.partition("\n")[0]
+    if not any(mark in first_line for mark in CSV_MARKS):
+        raise BadRequest(
+            f"The first line of a CSV body must name its columns, one of {', '.join(CSV_MARKS)} among them"
+        )
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if rows and "inputs" in rows[0]:
+        return {"inputs": [row["inputs"] for row in rows]}
+    return {"inputs": rows}
+
+
+def _csv_bytes(prediction: Any) -> bytes:
+    rows = prediction if isinstance(prediction, Sequence) else [prediction]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("Only a list of objects can be written as CSV")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def _array(body: bytes) -> Any:
+    import numpy
+
+    try:
+        return numpy.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadRequest(f"The body is not an .npy array: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """numpy's and torch's numbers and arrays as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"A {type(value).__name__} cannot be written as JSON")
+
+
+def _unsupported(content_type: str | None) -> str:
+    # The toolkit's own sentence, its doubled word aside: clients search logs for it.
+    return (
+        f"Content type {content_type or '(none)'} is not supported by this framework. Please implement input_fn to "
+        "deserialize the request data or an output_fn to serialize the response."
+    )

@@ -1,0 +1,156 @@
+"""SageMaker's container contract over HTTP on a Unix socket: GET /ping and POST /invocations.
+
+A model computes in threads, `concurrency` at once, so that pings are answered meanwhile. A request whose
+client has gone is dropped if it still waits for a thread; one that runs is run to its end and counted until
+then, since it holds the processor whether or not anybody wants its result.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aiohttp import web
+
+from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.status import StatusFile
+from ebbtide.runtime.toolkit import Answer, Service, failure
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 30
+"""The most that asynchronous inference accepts, AWS's figure; echo alone is not bound by it."""
+
+CHUNK_BYTES = 1 << 18
+RUNNING_HEADER = "X-Ebbtide-Running"
+
+Loader = Callable[[], "Service | Echo"]
+
+
+class Echo:
+    """`HF_MODEL_ID=ebbtide/echo`: answers the body it got, as it comes, in flat memory. For benches and tests."""
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": request.headers.get("Content-Type", "")})
+        # With its length known an answer need not be chunked, which SageMaker refuses of models.
+        response.content_length = request.content_length
+        await response.prepare(request)
+        async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+
+class ModelServer:
+    """The contract's two routes around a model that may still be loading."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._model: Service | Echo | None = None
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="model")
+        self._running = 0
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.add_routes([web.get("/ping", self._ping), web.post("/invocations", self._invoke)])
+        return application
+
+    def serve(self, model: Service | Echo) -> None:
+        """Take requests from now on."""
+        self._model = model
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        status = 200 if self._model else 503
+        return web.Response(status=status, headers={RUNNING_HEADER: str(self._running)})
+
+    async def _invoke(self, request: web.Request) -> web.StreamResponse:
+        if self._model is None:
+            return _response(failure(503, "The model is still loading"))
+        if isinstance(self._model, Echo):
+            self._running += 1
+            try:
+                return await self._model.respond(request)
+            finally:
+                self._running -= 1
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _response(failure(413, f"The body is over {MAX_BODY_BYTES} bytes"))
+        return _response(await self._compute(self._model, body, request))
+
+    def _compute(self, model: Service, body: bytes, request: web.Request) -> Awaitable[Answer]:
+        loop = asyncio.get_running_loop()
+        computation = self._threads.submit(_answer_or_exit, model, body, request)
+        self._running += 1
+        computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
+        return asyncio.wrap_future(computation)
+
+    def _finished(self) -> None:
+        self._running -= 1
+
+
+async def run(
+    socket: Path, load: Loader, status: StatusFile, *, concurrency: int, stop_timeout_s: float = 3600.0
+) -> int:
+    """Serve on the socket from now, a model once it is loaded, until SIGTERM; the process's exit code.
+
+    SIGTERM while loading ends it at once; later, requests under way are finished first, within stop_timeout_s
+    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives 1, its cause in status.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = ModelServer(concurrency)
+    runner = web.AppRunner(
+        server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=stop_timeout_s
+    )
+    await runner.setup()
+    await web.UnixSite(runner, str(socket)).start()
+
+    loading = loop.run_in_executor(None, load)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        return 0
+    try:
+        server.serve(loading.result())
+    except LoadFailure as cause:
+        status.enter("failed", reason=str(cause))
+        logger.error("The model cannot be served: %s", cause)  # noqa: TRY400 the cause says all
+        return 1
+    except Exception as error:  # a user's model_fn may raise anything
+        status.enter("failed", reason=f"{type(error).__name__}: {_first_line(error)}")
+        logger.exception("The model could not be loaded")
+        return 1
+    status.enter("ready")
+    await stopping
+    await runner.cleanup()
+    return 0
+
+
+def exit_now(code: int) -> None:
+    """End the process without waiting for its threads: what they still compute, nobody waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _answer_or_exit(model: Service, body: bytes, request: web.Request) -> Answer:
+    try:
+        return model.answer(body, request.headers)
+    except SystemExit as ending:  # user code that calls sys.exit() means the process, not this thread
+        logger.error("The model ended the process: exit(%s)", ending.code)  # noqa: TRY400 no failure of ours
+        exit_now(1)
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def _response(answer: Answer) -> web.Response:
+    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)

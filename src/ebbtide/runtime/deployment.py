@@ -1,0 +1,49 @@
+"""What an instance is to serve: the image, the model's files and its environment, as CreateModel gave them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebbtide.runtime.errors import LoadFailure
+
+HUGGING_FACE = "huggingface-pytorch-inference"
+PYTORCH = "pytorch-inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """`model_dir`: the unpacked archive, or None. `cache`: shared by all instances of the machine."""
+
+    repository: str
+    model_dir: Path | None
+    cache: Path
+    environment: Mapping[str, str]
+    concurrency: int = 1
+
+    @property
+    def model_id(self) -> str | None:
+        """HF_MODEL_ID, which beats the archive's model: only its code is used then."""
+        return self.environment.get("HF_MODEL_ID") or None
+
+    @property
+    def program(self) -> str:
+        """The handlers' file name. The SageMaker SDK sends an empty one when there is no script."""
+        return self.environment.get("SAGEMAKER_PROGRAM") or "inference.py"
+
+    @property
+    def threads(self) -> int:
+        """The cores this instance may use."""
+        return max(1, int(self.environment.get("OMP_NUM_THREADS") or 1))
+
+
+def repository_of(image: str) -> str:
+    """The repository name in an image's URI; it decides the runtime, the account and the region do not.
+
+    Raises LoadFailure for a repository that no runtime here serves.
+    """
+    repository = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    if repository not in (HUGGING_FACE, PYTORCH):
+        raise LoadFailure(
+            f"No runtime serves the image repository {repository or '(empty)'}: there are {HUGGING_FACE} and {PYTORCH}"
+        )
+    return repository

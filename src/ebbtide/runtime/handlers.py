@@ -1,0 +1,121 @@
+"""The user's code/inference.py: functions that replace the toolkit's own, found and checked when it loads.
+
+Each may take the request's context as one more, last argument. Source: huggingface-inference-toolkit 2.6.0,
+handler_service; sagemaker-inference 1.10.1, transformer.
+"""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ebbtide.runtime.errors import LoadFailure
+
+ARGUMENTS = {
+    "model_fn": ("model_dir",),
+    "input_fn": ("body", "content_type"),
+    "predict_fn": ("data", "model"),
+    "output_fn": ("prediction", "accept"),
+    "transform_fn": ("model", "body", "content_type", "accept"),
+}
+"""What each handler takes before the context."""
+
+
+@dataclass(slots=True)
+class Context:
+    """One request's circumstances, by the names that model servers give them.
+
+    Source: multi-model-server's Context, as far as handlers of the Hugging Face toolkit use it.
+    """
+
+    system_properties: Mapping[str, Any]
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    response_headers: dict[str, str] = field(default_factory=dict)
+    response_status: int = 200
+
+    def get_request_header(self, _index: int, name: str) -> str | None:
+        return self.request_headers.get(name)
+
+    def get_all_request_header(self, _index: int) -> dict[str, str]:
+        return dict(self.request_headers)
+
+    def set_response_header(self, _index: int, name: str, value: str) -> None:
+        self.response_headers[name] = value
+
+    def set_response_content_type(self, _index: int, value: str) -> None:
+        self.response_headers["Content-Type"] = value
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        """`phrase` and `idx` are there for callers that name them: a reason phrase has no effect in HTTP."""
+        self.response_status = code
+
+
+Handler = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The user's functions; each is called with its arguments and the context, which it may not take."""
+
+    model_fn: Handler | None = None
+    input_fn: Handler | None = None
+    predict_fn: Handler | None = None
+    output_fn: Handler | None = None
+    transform_fn: Handler | None = None
+
+
+def load(code: Path, program: str) -> Handlers:
+    """Import `program` from the folder `code`, which joins the import path.
+
+    Raises LoadFailure when it cannot be imported, takes arguments nobody gives, or has transform_fn beside the
+    functions that transform_fn stands for.
+    """
+    sys.path.insert(0, str(code))
+    module = _import(code / program)
+    found = {name: _adapted(name, getattr(module, name)) for name in ARGUMENTS if hasattr(module, name)}
+    beside = [name for name in ("input_fn", "predict_fn", "output_fn") if name in found]
+    if "transform_fn" in found and beside:
+        raise LoadFailure(
+            f"code/{program}: Cannot use transform_fn implementation in conjunction with {', '.join(beside)}"
+        )
+    return Handlers(**found)
+
+
+def _import(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    try:
+        specification.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        hint = "; code/requirements.txt is not installed by the server" if _asks(path, error.name) else ""
+        raise LoadFailure(f"code/{path.name}: {error}{hint}") from error
+    except Exception as error:  # the user's own code may raise anything: each is the cause to name
+        raise LoadFailure(f"code/{path.name}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _asks(path: Path, module: str | None) -> bool:
+    requirements = path.with_name("requirements.txt")
+    return (
+        module is not None and requirements.is_file() and module.partition(".")[0] in requirements.read_text()
+    )
+
+
+def _adapted(name: str, function: Any) -> Handler:
+    taken = len(ARGUMENTS[name])
+    try:
+        count = len(inspect.signature(function).parameters)
+    except TypeError as error:
+        raise LoadFailure(f"{name} is not a function but {function!r}") from error
+    if count == taken + 1:
+        return function  # type: ignore[no-any-return]
+    if count == taken:
+        return lambda *arguments: function(*arguments[:-1])
+    raise LoadFailure(f"{name} definition takes {taken} or {taken + 1} arguments but {count} were given.")

@@ -1,0 +1,96 @@
+"""From a deployment to the model that answers its requests."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ebbtide.runtime import extract, handlers, preparation
+from ebbtide.runtime.contract import Echo
+from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
+from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.handlers import Context, Handlers
+from ebbtide.runtime.pipeline import ANSWER_MEMBERS, Pipeline
+from ebbtide.runtime.status import StatusFile
+from ebbtide.runtime.toolkit import Framework, HuggingFace, PyTorch, Service
+
+logger = logging.getLogger(__name__)
+
+ECHO = "ebbtide/echo"
+
+
+def load(deployment: Deployment, status: StatusFile) -> Service | Echo:
+    """Prepare the model where that is still to do, then load it.
+
+    Raises LoadFailure naming the cause; what the user's model_fn raises passes through.
+    """
+    status.enter("preparing")
+    if deployment.model_id == ECHO:
+        return Echo()
+    user = _user_handlers(deployment)
+    framework: Framework = HuggingFace() if deployment.repository == HUGGING_FACE else PyTorch()
+    if deployment.repository != HUGGING_FACE and not (
+        user.model_fn and (user.predict_fn or user.transform_fn)
+    ):
+        raise LoadFailure(
+            f"{deployment.repository} serves an archive whose code/{deployment.program} has model_fn, and predict_fn "
+            "or transform_fn"
+        )
+    folder = deployment.model_dir
+    if deployment.model_id not in (None, extract.MODEL_ID):
+        folder = preparation.fetched(deployment)
+    if user.model_fn:
+        status.enter("loading")
+        model: Any = user.model_fn(
+            str(folder or ""), Context({"model_dir": str(folder or ""), "gpu_id": None})
+        )
+    else:
+        model = _pipeline(deployment, folder, status)
+    return Service(framework, user, model, folder)
+
+
+def prepare(deployment: Deployment) -> None:
+    """Do what a model version needs once: fetch it and convert it, so that instances only load it.
+
+    Raises LoadFailure naming the cause.
+    """
+    if deployment.model_id in (ECHO, extract.MODEL_ID):
+        return
+    folder = preparation.fetched(deployment, refresh=True) if deployment.model_id else deployment.model_dir
+    if folder and not _user_handlers(deployment).model_fn:
+        preparation.converted(deployment, folder)
+
+
+def _user_handlers(deployment: Deployment) -> Handlers:
+    """The handlers in the archive, or in the model's directory when HF_MODEL_ID names one; none if it has none."""
+    for root in (deployment.model_dir, preparation.local_directory(deployment)):
+        if root and (root / "code" / deployment.program).is_file():
+            return handlers.load(root / "code", deployment.program)
+    if deployment.environment.get("SAGEMAKER_PROGRAM"):
+        raise LoadFailure(
+            f"SAGEMAKER_PROGRAM names code/{deployment.program}, which the model's files do not have"
+        )
+    return Handlers()
+
+
+def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -> Pipeline:
+    task = deployment.environment.get("HF_TASK")
+    if deployment.model_id == extract.MODEL_ID:
+        status.enter("loading")
+        return extract.ExtractivePipeline(_answer_member(task or "summarization"))
+    if folder is None:
+        raise LoadFailure("Neither HF_MODEL_ID nor ModelDataUrl names a model")
+    # Without HF_TASK the toolkit goes by the architecture, and never finds summarization there.
+    member = _answer_member(task or "text2text-generation")
+    converted = preparation.converted(deployment, folder)
+    status.enter("loading")
+    from ebbtide.runtime.summariser import Summariser  # slow: it imports the engine
+
+    return Summariser(
+        converted, answer_member=member, concurrency=deployment.concurrency, threads=deployment.threads
+    )
+
+
+def _answer_member(task: str) -> str:
+    if task not in ANSWER_MEMBERS:
+        raise LoadFailure(f"HF_TASK {task} is not served: there are {' and '.join(ANSWER_MEMBERS)}")
+    return ANSWER_MEMBERS[task]

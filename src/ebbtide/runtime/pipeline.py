@@ -1,0 +1,44 @@
+"""A summarisation pipeline: what `model` is to the toolkit and to user handlers, as transformers' own is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebbtide.runtime.errors import BadRequest
+
+ANSWER_MEMBERS = {"summarization": "summary_text", "text2text-generation": "generated_text"}
+"""The tasks served -> the member of the answer that holds the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summaries:
+    """`items`: an answer for each input, in order. `cut_tokens`: how many tokens of each input were not read."""
+
+    items: list[Any]
+    cut_tokens: tuple[int, ...]
+
+
+class Pipeline(ABC):
+    """Called as transformers calls its own: `pipeline(text_or_texts, **parameters)` -> a list of answers."""
+
+    @abstractmethod
+    def run(self, texts: Sequence[str], parameters: Mapping[str, Any]) -> Summaries:
+        """Summarise each text. Raises BadRequest for a parameter that cannot be honoured."""
+
+    def __call__(self, inputs: Any, **parameters: Any) -> list[Any]:
+        return self.run(as_texts(inputs), parameters).items
+
+
+def as_texts(inputs: Any) -> list[str]:
+    """One text or several as a list. Raises BadRequest for anything else, and for a text without a word."""
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadRequest("inputs must be a string or a list of strings")
+    if not texts:
+        raise BadRequest("inputs is an empty list: there is nothing to summarise")
+    for position, text in enumerate(texts):
+        if not text.strip():
+            name = "inputs" if isinstance(inputs, str) else f"inputs[{position}]"
+            raise BadRequest(f"{name} is empty: there is nothing to summarise")
+    return texts

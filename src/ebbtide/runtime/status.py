@@ -1,0 +1,35 @@
+"""How far a model server has come, for the agent that started it: one small JSON file."""
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+Phase = Literal["preparing", "loading", "ready", "failed"]
+
+
+class StatusFile:
+    """`{"phase", "reason", "timings_s", "concurrency"}`: timings are the seconds that each finished phase took."""
+
+    def __init__(self, path: Path, *, concurrency: int | None = None) -> None:
+        self._path = path
+        self._concurrency = concurrency
+        self._timings_s: dict[str, float] = {}
+        self._phase: Phase | None = None
+        self._entered_at = time.monotonic()
+
+    def enter(self, phase: Phase, *, reason: str | None = None) -> None:
+        """Record a new phase. Readers see the old file or the new one, never half of either."""
+        now = time.monotonic()
+        if self._phase is not None:
+            self._timings_s[self._phase] = round(now - self._entered_at, 4)
+        self._phase, self._entered_at = phase, now
+        status = {
+            "phase": phase,
+            "reason": reason,
+            "timings_s": self._timings_s,
+            "concurrency": self._concurrency,
+        }
+        unfinished = self._path.with_name(self._path.name + ".new")
+        unfinished.write_text(json.dumps(status))
+        unfinished.rename(self._path)

@@ -1,0 +1,170 @@
+"""From a request's body to an answer's, as AWS's serving toolkits do it: decode, predict, encode.
+
+The framework gives the default of each step, the user's handlers replace them. Sources:
+huggingface-inference-toolkit 2.6.0, sagemaker-inference 1.10.1, sagemaker-pytorch-inference-toolkit 2.0.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ebbtide.runtime import content
+from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.handlers import Context, Handlers
+from ebbtide.runtime.pipeline import Pipeline, as_texts
+
+logger = logging.getLogger(__name__)
+
+CUT_TOKENS_HEADER = "X-Ebbtide-Cut-Tokens"
+"""How many tokens of each input were over the model's window and not read; absent when all was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Framework(Protocol):
+    """What a toolkit does where the user's handlers do not say otherwise."""
+
+    failure_status: int
+    """The status for whatever a user's handler raises."""
+
+    def decode(self, body: bytes | str, content_type: str) -> Any: ...
+
+    def predict(self, data: Any, model: Any, context: Context) -> Any: ...
+
+    def encode(self, prediction: Any, accept: str) -> bytes: ...
+
+
+class HuggingFace:
+    """`{"inputs": ..., "parameters": {...}}` is the call of a pipeline; its list of results is the answer."""
+
+    failure_status = 400
+
+    def decode(self, body: bytes | str, content_type: str) -> Any:
+        return content.decode(body.encode() if isinstance(body, str) else body, content_type)
+
+    def predict(self, data: Any, model: Any, context: Context) -> Any:
+        if isinstance(data, list):
+            raise BadRequest(
+                'The body must be an object such as {"inputs": "...", "parameters": {...}}, not a list'
+            )
+        inputs, parameters = data, {}
+        if isinstance(data, dict):
+            inputs, parameters = data.get("inputs", data), data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise BadRequest("parameters must be an object of names and values")
+        if not isinstance(model, Pipeline):
+            return model(inputs, **parameters)
+        summaries = model.run(as_texts(inputs), parameters)
+        if any(summaries.cut_tokens):
+            context.set_response_header(0, CUT_TOKENS_HEADER, ",".join(map(str, summaries.cut_tokens)))
+        return summaries.items
+
+    def encode(self, prediction: Any, accept: str) -> bytes:
+        return content.encode(prediction, accept)
+
+
+class PyTorch:
+    """Arrays in and out: JSON, CSV and .npy bodies become a tensor, which the model is called with."""
+
+    failure_status = 500
+
+    def decode(self, body: bytes | str, content_type: str) -> Any:
+        # Imported here: a model whose handlers decode for themselves needs no torch.
+        import numpy
+        import torch
+
+        kind = content.media_type(content_type)
+        data = body.encode() if isinstance(body, str) else body
+        if kind == content.CSV:
+            return torch.FloatTensor(
+                numpy.genfromtxt(data.decode().splitlines(), dtype="float32", delimiter=",")
+            )
+        decoded = content.decode(data, content_type)
+        return torch.FloatTensor(decoded) if kind == content.JSON else torch.from_numpy(decoded)
+
+    def predict(self, data: Any, model: Any, context: Context) -> Any:  # noqa: ARG002 the protocol's
+        import torch
+
+        with torch.no_grad():
+            return model(data)
+
+    def encode(self, prediction: Any, accept: str) -> bytes:
+        if accept == content.CSV:
+            import numpy
+
+            rows = numpy.atleast_2d(numpy.asarray(prediction))
+            return "\n".join(",".join(map(str, row)) for row in rows.tolist()).encode()
+        return content.encode(prediction, accept)
+
+
+class Service:
+    """One loaded model behind one framework's steps. Calls come from several threads at once."""
+
+    def __init__(self, framework: Framework, handlers: Handlers, model: Any, model_dir: Path | None) -> None:
+        self._framework = framework
+        self._handlers = handlers
+        self._model = model
+        self._system_properties = {"model_dir": str(model_dir or ""), "gpu_id": None}
+
+    def answer(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Serve one request; every failure is answered too, in multi-model-server's shape."""
+        context = Context(self._system_properties, headers)
+        try:
+            payload = self._transform(body, headers.get("Content-Type", ""), headers.get("Accept"), context)
+        except BadRequest as refusal:
+            return failure(400, str(refusal))
+        except Exception as error:  # a user's handler may raise anything, and the server must go on
+            logger.exception("The request failed")
+            own = self._handlers == Handlers()
+            return failure(500 if own else self._framework.failure_status, str(error) or type(error).__name__)
+        return Answer(context.response_status, context.response_headers, payload)
+
+    def _transform(self, body: bytes, content_type: str, wanted: str | None, context: Context) -> bytes:
+        accept = content.chosen_accept(wanted)
+        context.set_response_content_type(0, accept)
+        handlers = self._handlers
+        payload: bytes | str = body
+        if handlers.transform_fn or handlers.input_fn:
+            payload = content.text_of(body) if content.media_type(content_type) in content.TEXTUAL else body
+        if handlers.transform_fn:
+            return _answer_bytes(
+                handlers.transform_fn(self._model, payload, content_type, accept, context), context
+            )
+        if handlers.input_fn:
+            data = handlers.input_fn(payload, content_type, context)
+        else:
+            data = self._framework.decode(body, content_type)
+        if handlers.predict_fn:
+            prediction = handlers.predict_fn(data, self._model, context)
+        else:
+            prediction = self._framework.predict(data, self._model, context)
+        if handlers.output_fn:
+            return _answer_bytes(handlers.output_fn(prediction, accept, context), context)
+        return self._framework.encode(prediction, accept)
+
+
+def failure(status: int, message: str) -> Answer:
+    """An error as multi-model-server writes it: JSON over several lines, always of the same type."""
+    described = {"code": status, "type": "InternalServerException", "message": message}
+    body = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    return Answer(status, {"Content-Type": content.JSON}, body.encode())
+
+
+def _answer_bytes(result: Any, context: Context) -> bytes:
+    """What a user's handler returned: a body, or a body and its content type."""
+    if isinstance(result, tuple):
+        result, content_type = result
+        context.set_response_content_type(0, content_type)
+    if isinstance(result, str):
+        return result.encode()
+    if isinstance(result, bytes | bytearray):
+        return bytes(result)
+    raise TypeError(f"The handler returned a {type(result).__name__}, which is neither text nor bytes")
