@@ -61,6 +61,14 @@ def delete_endpoint_config(connection: Connection, config: EndpointConfig) -> No
     _delete(connection, tables.endpoint_configs, config)
 
 
+def resource_exists(connection: Connection, arn: str) -> bool:
+    """Whether a model, endpoint configuration or endpoint has that ARN."""
+    return any(
+        connection.execute(select(table.c.name).where(table.c.arn == arn)).first() is not None
+        for table in (tables.models, tables.endpoint_configs, tables.endpoints)
+    )
+
+
 def add_tags(connection: Connection, resource_arn: str, tags: Iterable[Mapping[str, str]]) -> None:
     """Set tags, replacing those of the same key. Raises ServiceError over 50 tags on the resource."""
     rows = [{"resource_arn": resource_arn, "key": tag["Key"], "value": tag["Value"]} for tag in tags]

@@ -10,6 +10,9 @@ from ebbtide.identifiers import parse_location
 
 NOT_WITH_ASYNC = ("ShadowProductionVariants", "ExplainerConfig", "CrossRegionTrafficConfig")
 
+MAX_INSTANCE_COUNT = 1_000
+"""Most instances a variant may ask for: a slip of the keyboard is not to fill the table of instances."""
+
 
 def check_config(given: Mapping[str, Any]) -> None:
     """Refuse a configuration that no deployment could follow. Raises ServiceError (ValidationException).
@@ -59,6 +62,10 @@ def _check_variant(variant: Mapping[str, Any], asynchronous: bool) -> None:
         )
     if "InstanceType" not in variant:
         raise ServiceError(f"Production variant {name}: InstanceType is required")
+    if variant.get("InitialInstanceCount", 0) > MAX_INSTANCE_COUNT:
+        raise ServiceError(
+            f"Production variant {name}: InitialInstanceCount must be at most {MAX_INSTANCE_COUNT}"
+        )
     if not asynchronous and not variant.get("InitialInstanceCount"):
         raise ServiceError(
             f"Production variant {name}: InitialInstanceCount must be at least 1 without AsyncInferenceConfig"

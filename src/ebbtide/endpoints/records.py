@@ -49,6 +49,12 @@ class Variant:
     desired_weight: float
     current_weight: float
 
+    @property
+    def container(self) -> Mapping[str, Any]:
+        """The model's one container: Image, Environment, ModelDataUrl or ModelDataSource."""
+        container: Mapping[str, Any] = self.model.get("PrimaryContainer") or self.model["Containers"][0]
+        return container
+
 
 @dataclass(frozen=True, slots=True)
 class AsyncConfig:
