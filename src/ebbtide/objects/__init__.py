@@ -1,0 +1,1 @@
+"""Buckets and objects: the embedded object store."""

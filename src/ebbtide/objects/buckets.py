@@ -1,0 +1,76 @@
+"""Buckets: their records, and who may use them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Column, Connection, Float, String, Table, bindparam, delete, insert, select
+
+from ebbtide.database import metadata
+from ebbtide.objects.errors import (
+    AccessDenied,
+    BucketAlreadyExists,
+    BucketAlreadyOwnedByYou,
+    NoSuchBucket,
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("region", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket; its name is unique among all accounts'."""
+
+    name: str
+    account: str
+    region: str
+    created_at: float
+
+
+_FIND = select(buckets).where(buckets.c.name == bindparam("bucket"))
+
+
+def create_bucket(connection: Connection, bucket: Bucket) -> None:
+    """Raises BucketAlreadyOwnedByYou, BucketAlreadyExists."""
+    found = find_bucket(connection, bucket.name)
+    if found is not None:
+        raise (BucketAlreadyOwnedByYou if found.account == bucket.account else BucketAlreadyExists)(
+            bucket.name
+        )
+    connection.execute(
+        insert(buckets).values(
+            name=bucket.name, account=bucket.account, region=bucket.region, created_at=bucket.created_at
+        )
+    )
+
+
+def find_bucket(connection: Connection, name: str) -> Bucket | None:
+    row = connection.execute(_FIND, {"bucket": name}).one_or_none()
+    return None if row is None else Bucket(*row)
+
+
+def get_bucket(connection: Connection, name: str, account: str, expected_owner: str | None = None) -> Bucket:
+    """The bucket, for its owner's use. Raises NoSuchBucket, AccessDenied."""
+    found = find_bucket(connection, name)
+    if found is None:
+        raise NoSuchBucket(name)
+    if found.account != account or expected_owner not in (None, found.account):
+        raise AccessDenied
+    return found
+
+
+def all_buckets(connection: Connection, account: str) -> Sequence[Bucket]:
+    """The account's buckets by name."""
+    rows = connection.execute(select(buckets).where(buckets.c.account == account).order_by(buckets.c.name))
+    return [Bucket(*row) for row in rows]
+
+
+def remove_bucket(connection: Connection, name: str) -> None:
+    """Forget the bucket, which must be empty."""
+    connection.execute(delete(buckets).where(buckets.c.name == name))

@@ -1,0 +1,74 @@
+"""HTTP's conditional and range requests, as S3 answers them. Pure, no I/O."""
+
+import re
+from dataclasses import dataclass
+
+from ebbtide.objects.errors import InvalidRange, PreconditionFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold of an object for it to be read; entity tags as the header has them, times in epoch s."""
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_modified_since: float | None = None
+    if_unmodified_since: float | None = None
+
+    def not_modified(self, etag: str, modified_at: float) -> bool:
+        """Whether the reader already has the object: the answer is then 304, for a copy's source a 412.
+
+        Raises PreconditionFailed. Source: RFC 9110, 13.2.2: an entity tag decides where both are given.
+        """
+        # The header carries whole seconds: a fraction would make every object newer than its own date.
+        modified_at = int(modified_at)
+        if self.if_match is not None:
+            if not _matches(self.if_match, etag):
+                raise PreconditionFailed("If-Match")
+        elif self.if_unmodified_since is not None and modified_at > self.if_unmodified_since:
+            raise PreconditionFailed("If-Unmodified-Since")
+        if self.if_none_match is not None:
+            return _matches(self.if_none_match, etag)
+        return self.if_modified_since is not None and modified_at <= self.if_modified_since
+
+
+def check_write(etag: str | None, *, if_match: str | None, if_none_match: str | None) -> None:
+    """Check a conditional write against the entity tag there now, None where no object is.
+
+    Raises PreconditionFailed. Source: PutObject, S3 2006-03-01.
+    """
+    if if_none_match is not None and etag is not None and _matches(if_none_match, etag):
+        raise PreconditionFailed("If-None-Match")
+    if if_match is not None and (etag is None or not _matches(if_match, etag)):
+        raise PreconditionFailed("If-Match")
+
+
+def _matches(header: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
+    return "*" in tags or etag in tags
+
+
+_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+
+
+def byte_range(header: str, size_bytes: int) -> tuple[int, int] | None:
+    """The first byte's offset and the number of bytes that a Range header asks of an object.
+
+    None when the header asks for all: several ranges or a malformed one are ignored, as S3 does.
+    Raises InvalidRange. Source: RFC 9110, 14.1.2.
+    """
+    found = _RANGE.match(header.replace(" ", ""))
+    if not found or found[1] == found[2] == "":
+        return None
+    if not found[1]:
+        length = min(int(found[2]), size_bytes)
+        if not length:
+            raise InvalidRange(header, size_bytes)
+        return size_bytes - length, length
+    start = int(found[1])
+    last = int(found[2]) if found[2] else size_bytes - 1
+    if found[2] and last < start:
+        return None
+    if start >= size_bytes:
+        raise InvalidRange(header, size_bytes)
+    return start, min(last, size_bytes - 1) - start + 1

@@ -1,0 +1,347 @@
+"""Objects in the database: what is known of each, and the pieces its bytes lie in.
+
+An object's bytes are its *content*: one or more pieces in order, a multipart object's parts staying the
+pieces they were uploaded as. A piece's bytes lie in its row when they are few, else in a file that carries
+a name of ours. Replacing an object gives the key another content; the old one's files are listed as
+discarded in the same transaction and removed later, when nobody reads them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from ebbtide.database import metadata
+from ebbtide.objects.buckets import buckets
+from ebbtide.objects.conditions import check_write
+from ebbtide.objects.errors import NoSuchBucket, NoSuchKey
+
+DEFAULT_CONTENT_TYPE = "binary/octet-stream"
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("bucket", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("content_id", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("etag", String, nullable=False),
+    Column("content_type", String, nullable=False),
+    Column("modified_at", Float, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("checksums", JSON, nullable=False),
+    Column("checksum_type", String, nullable=False),
+    Column("tags", JSON, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+pieces = Table(
+    "object_pieces",
+    metadata,
+    Column("content_id", String, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("file_name", String),
+    Column("data", LargeBinary),
+    Index("object_pieces_by_file", "file_name"),
+)
+
+discarded_files = Table(
+    "discarded_files",
+    metadata,
+    Column("file_name", String, primary_key=True),
+    Column("content_id", String, nullable=False),
+    Column("discarded_at", Float, nullable=False),
+    Index("discarded_files_by_time", "discarded_at"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Bytes that are stored but that no key names yet: in a file on disk, or few enough to go into a row.
+
+    etag: the MD5 in hex. checksums: S3's algorithm name -> base64. What is never published must be discarded.
+    """
+
+    id: str
+    size_bytes: int
+    etag: str
+    checksums: Mapping[str, str]
+    file_name: str | None
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """What is known of an object beside its bytes.
+
+    etag: without quotes. metadata: the user's own. headers: Cache-Control and the like, under the names that
+    the service model gives them. checksums: algorithm -> base64, `checksum_type` saying of what.
+    """
+
+    bucket: str
+    key: str
+    content_id: str
+    size_bytes: int
+    etag: str
+    content_type: str
+    modified_at: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksum_type: str = "FULL_OBJECT"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a content's bytes: `data`, or the file of that name."""
+
+    size_bytes: int
+    file_name: str | None
+    data: bytes | None
+
+
+_FIND = select(objects).where(
+    objects.c.bucket == bindparam("in_bucket"), objects.c.key == bindparam("of_key")
+)
+_PIECES = (
+    select(pieces.c.size_bytes, pieces.c.file_name, pieces.c.data)
+    .where(pieces.c.content_id == bindparam("content"))
+    .order_by(pieces.c.position)
+)
+# The bucket, and beside it what the key names now: one look for both.
+_DESTINATION = (
+    select(buckets.c.name, objects.c.content_id, objects.c.etag)
+    .outerjoin(objects, (objects.c.bucket == buckets.c.name) & (objects.c.key == bindparam("of_key")))
+    .where(buckets.c.name == bindparam("in_bucket"))
+)
+_SCAN = (
+    select(objects)
+    .where(objects.c.bucket == bindparam("in_bucket"), objects.c.key >= bindparam("lower"))
+    .order_by(objects.c.key)
+    .limit(bindparam("most"))
+)
+_INSERT = insert(objects)
+_REPLACE = (
+    update(objects)
+    .where(objects.c.bucket == bindparam("in_bucket"), objects.c.key == bindparam("of_key"))
+    .values({column.name: bindparam(column.name) for column in objects.c if not column.primary_key})
+)
+_REMOVE = delete(objects).where(
+    objects.c.bucket == bindparam("in_bucket"), objects.c.key == bindparam("of_key")
+)
+_ADD_PIECE = insert(pieces)
+_DISCARD_FILES = insert(discarded_files).from_select(
+    ["file_name", "content_id", "discarded_at"],
+    select(pieces.c.file_name, pieces.c.content_id, bindparam("at", type_=Float)).where(
+        pieces.c.content_id == bindparam("content"), pieces.c.file_name.is_not(None)
+    ),
+)
+_REMOVE_PIECES = delete(pieces).where(pieces.c.content_id == bindparam("content"))
+
+
+def find_object(connection: Connection, bucket: str, key: str) -> ObjectRecord | None:
+    row = connection.execute(_FIND, {"in_bucket": bucket, "of_key": key}).one_or_none()
+    return None if row is None else _record(row)
+
+
+def get_object(connection: Connection, bucket: str, key: str) -> ObjectRecord:
+    """Raises NoSuchBucket, NoSuchKey."""
+    found = find_object(connection, bucket, key)
+    if found is None:
+        _check_bucket(connection, bucket)
+        raise NoSuchKey(key)
+    return found
+
+
+def get_pieces(connection: Connection, content_id: str) -> Sequence[Piece]:
+    """The content's pieces in order."""
+    return [Piece(*row) for row in connection.execute(_PIECES, {"content": content_id})]
+
+
+def scan_objects(connection: Connection, bucket: str, lower: str, limit: int) -> Sequence[ObjectRecord]:
+    """Objects with keys >= lower, in the order of the keys' UTF-8 bytes."""
+    rows = connection.execute(_SCAN, {"in_bucket": bucket, "lower": lower, "most": limit})
+    return [_record(row) for row in rows]
+
+
+def publish(
+    connection: Connection,
+    bucket: str,
+    key: str,
+    staged: Staged,
+    *,
+    content_type: str | None,
+    at: float,
+    metadata: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    if_match: str | None = None,
+    if_none_match: str | None = None,
+) -> ObjectRecord:
+    """Let the key name the staged bytes: visible, durable and in force together with this transaction.
+
+    Raises NoSuchBucket, PreconditionFailed; the staged bytes are then the caller's to discard.
+    """
+    record = ObjectRecord(
+        bucket=bucket,
+        key=key,
+        content_id=staged.id,
+        size_bytes=staged.size_bytes,
+        etag=staged.etag,
+        content_type=content_type or DEFAULT_CONTENT_TYPE,
+        modified_at=at,
+        metadata=metadata or {},
+        headers=headers or {},
+        checksums=staged.checksums,
+        tags=tags or {},
+    )
+    put_object(connection, record, if_match=if_match, if_none_match=if_none_match)
+    add_piece(connection, staged.id, 1, staged)
+    return record
+
+
+def put_object(
+    connection: Connection,
+    record: ObjectRecord,
+    *,
+    if_match: str | None = None,
+    if_none_match: str | None = None,
+) -> None:
+    """Let the key name the record's content, whose pieces the caller adds in the same transaction.
+
+    Raises NoSuchBucket, PreconditionFailed.
+    """
+    place = {"in_bucket": record.bucket, "of_key": record.key}
+    destination = connection.execute(_DESTINATION, place).one_or_none()
+    if destination is None:
+        raise NoSuchBucket(record.bucket)
+    _, replaced, etag = destination
+    check_write(etag, if_match=if_match, if_none_match=if_none_match)
+    values = {
+        "content_id": record.content_id,
+        "size_bytes": record.size_bytes,
+        "etag": record.etag,
+        "content_type": record.content_type,
+        "modified_at": record.modified_at,
+        "metadata": record.metadata,
+        "headers": record.headers,
+        "checksums": record.checksums,
+        "checksum_type": record.checksum_type,
+        "tags": record.tags,
+    }
+    if replaced is None:
+        connection.execute(_INSERT, values | {"bucket": record.bucket, "key": record.key})
+    else:
+        connection.execute(_REPLACE, values | place)
+        discard_content(connection, replaced, record.modified_at)
+
+
+def set_tags(connection: Connection, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+    """Raises NoSuchBucket, NoSuchKey."""
+    get_object(connection, bucket, key)
+    connection.execute(
+        update(objects).where(objects.c.bucket == bucket, objects.c.key == key).values(tags=tags)
+    )
+
+
+def delete_object(
+    connection: Connection, bucket: str, key: str, *, at: float, if_match: str | None = None
+) -> None:
+    """Forget the key; one that names nothing is as good as deleted.
+
+    Raises NoSuchBucket, PreconditionFailed.
+    """
+    found = find_object(connection, bucket, key)
+    if found is None:
+        _check_bucket(connection, bucket)
+        return
+    check_write(found.etag, if_match=if_match, if_none_match=None)
+    connection.execute(_REMOVE, {"in_bucket": bucket, "of_key": key})
+    discard_content(connection, found.content_id, at)
+
+
+def add_piece(connection: Connection, content_id: str, position: int, staged: Staged) -> None:
+    connection.execute(
+        _ADD_PIECE,
+        {
+            "content_id": content_id,
+            "position": position,
+            "size_bytes": staged.size_bytes,
+            "file_name": staged.file_name,
+            "data": staged.data,
+        },
+    )
+
+
+def join_contents(connection: Connection, content_ids: Sequence[str], whole_id: str) -> None:
+    """Make contents of one piece each the pieces of another content, in that order."""
+    connection.execute(
+        update(pieces)
+        .where(pieces.c.content_id == bindparam("part"))
+        .values(content_id=bindparam("whole"), position=bindparam("place")),
+        [
+            {"part": part, "whole": whole_id, "place": place}
+            for place, part in enumerate(content_ids, start=1)
+        ],
+    )
+
+
+def discard_content(connection: Connection, content_id: str, at: float) -> None:
+    """Forget a content's bytes; its files are removed later, when nobody reads them."""
+    connection.execute(_DISCARD_FILES, {"content": content_id, "at": at})
+    connection.execute(_REMOVE_PIECES, {"content": content_id})
+
+
+def files_discarded_before(connection: Connection, before: float, limit: int) -> Sequence[tuple[str, str]]:
+    """File names and the contents they belonged to, the longest discarded first."""
+    rows = connection.execute(
+        select(discarded_files.c.file_name, discarded_files.c.content_id)
+        .where(discarded_files.c.discarded_at <= before)
+        .order_by(discarded_files.c.discarded_at)
+        .limit(limit)
+    )
+    return [(row.file_name, row.content_id) for row in rows]
+
+
+def forget_files(connection: Connection, file_names: Sequence[str]) -> None:
+    """The discarded files are gone."""
+    connection.execute(
+        delete(discarded_files).where(discarded_files.c.file_name == bindparam("name")),
+        [{"name": name} for name in file_names],
+    )
+
+
+def known_files(connection: Connection, file_names: Sequence[str]) -> set[str]:
+    """Those of the files that some content has, or had: the others were left by a crash."""
+    kept = select(pieces.c.file_name).where(pieces.c.file_name.in_(file_names))
+    leaving = select(discarded_files.c.file_name).where(discarded_files.c.file_name.in_(file_names))
+    return set(connection.execute(kept.union_all(leaving)).scalars())
+
+
+def _check_bucket(connection: Connection, bucket: str) -> None:
+    if connection.execute(select(buckets.c.name).where(buckets.c.name == bucket)).first() is None:
+        raise NoSuchBucket(bucket)
+
+
+def _record(row: Row[tuple[object, ...]]) -> ObjectRecord:
+    return ObjectRecord(**row._mapping)

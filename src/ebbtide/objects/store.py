@@ -1,0 +1,222 @@
+"""The embedded object store: keys and what is known of them in the database, bytes in rows and files.
+
+Bytes are *staged* first: hashed as they stream in, kept in memory when they are few, else written to a
+file under a name of ours and flushed to disk. *Publishing* then lets a key name them, in a transaction that
+may do more: an invocation's output appears together with its outcome. Few bytes lie in the database itself,
+so that a small object costs its share of one group commit and no flush of its own.
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from sqlalchemy import Connection
+
+from ebbtide import loops
+from ebbtide.database import Database
+from ebbtide.objects import files, records
+from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
+from ebbtide.objects.records import ObjectRecord, Piece, Staged
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+INLINE_BYTES = 16 * 1024
+"""Most bytes kept in a row. Measured: below it a row costs less than a file's own flush, even without
+company in the group commit; above it the single writer would carry bytes that file threads carry better."""
+
+THREADS = 4
+
+REMOVAL_DELAY_S = 60.0
+"""How long a discarded file stays: a reader that has just looked its name up still opens it."""
+
+ORPHAN_AGE_S = 24 * 3600.0
+"""Age at which a file that nothing in the database names is taken for a crash's leftover."""
+
+SWEEP_EVERY_S = 5.0
+ORPHANS_EVERY_S = 3600.0
+SWEEP_FILES = 1000
+
+
+class ObjectStore:
+    """Objects of all buckets, their files below `root`."""
+
+    def __init__(self, root: Path, database: Database) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._root = root
+        self._database = database
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        # Who reads which content: a content's files stay while a reader of it lives.
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._next_orphan_search_at = 0.0
+
+    publish = staticmethod(records.publish)
+
+    async def stage(
+        self, chunks: AsyncIterable[bytes], *, checksum_algorithms: Collection[str] = ()
+    ) -> Staged:
+        """Store the bytes where no key names them yet, durably but for those that go into a row.
+
+        Memory is bounded, whatever their number. The result must be published or discarded within a day.
+        Raises what `chunks` raises, and Unavailable when the disk is full; nothing is kept then.
+        """
+        digests = Digests(checksum_algorithms)
+        buffer = bytearray()
+        file: NewFile | None = None
+        writing: asyncio.Future[None] | None = None
+        try:
+            async for chunk in chunks:
+                buffer += chunk
+                if len(buffer) < BLOCK_BYTES:
+                    continue
+                file = file or NewFile(self._root, digests)
+                # One block is written and hashed while the next arrives.
+                if writing is not None:
+                    await writing
+                writing = self._in_thread(file.write, buffer)
+                buffer = bytearray()
+            if writing is not None:
+                await writing
+            if file is None and len(buffer) <= INLINE_BYTES:
+                digests.update(buffer)
+                return digests.staged(data=bytes(buffer))
+            file = file or NewFile(self._root, digests)
+            return await self._in_thread(_write_last, file, buffer)
+        except BaseException:
+            if file is not None:
+                if writing is not None:
+                    await asyncio.wait([writing])
+                await self._in_thread(file.abandon)
+            raise
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        chunks: AsyncIterable[bytes],
+        *,
+        at: float,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectRecord:
+        """Stage and publish. Raises NoSuchBucket, and what `stage` raises."""
+        staged = await self.stage(chunks)
+        return await self.publish_staged(
+            staged,
+            lambda connection: records.publish(
+                connection,
+                bucket,
+                key,
+                staged,
+                content_type=content_type,
+                metadata=metadata,
+                at=at,
+            ),
+        )
+
+    async def publish_staged(self, staged: Staged, work: Callable[[Connection], T]) -> T:
+        """Commit `work`, which makes the staged bytes part of something; discard them when it fails."""
+        try:
+            return await self._database.write(work)
+        except Exception:
+            await self.discard(staged)
+            raise
+
+    async def discard(self, staged: Staged) -> None:
+        """Remove bytes that were staged and never published."""
+        if staged.file_name is not None:
+            await self._in_thread(files.remove, self._root, staged.file_name)
+
+    async def head(self, bucket: str, key: str) -> ObjectRecord:
+        """Raises NoSuchBucket, NoSuchKey."""
+        return await self._database.read(lambda connection: records.get_object(connection, bucket, key))
+
+    async def open(
+        self, bucket: str, key: str, *, start: int = 0, length: int | None = None
+    ) -> tuple[ObjectRecord, AsyncIterator[bytes]]:
+        """The object and its bytes, or those from `start` on, at most `length`.
+
+        The bytes stay readable as they are now though the key is overwritten or deleted meanwhile.
+        Raises NoSuchBucket, NoSuchKey.
+        """
+
+        def look(connection: Connection) -> tuple[ObjectRecord, Sequence[Piece]]:
+            record = records.get_object(connection, bucket, key)
+            return record, records.get_pieces(connection, record.content_id)
+
+        record, pieces = await self._database.read(look)
+        return record, self.read(
+            record.content_id, pieces, start, record.size_bytes if length is None else length
+        )
+
+    def read(self, content_id: str, pieces: Sequence[Piece], start: int, length: int) -> AsyncIterator[bytes]:
+        """Bytes of a content just looked up."""
+        reader = Reader(content_id, FileReader(self._root, pieces, start, length), self._in_thread)
+        self._readers.add(reader)
+        return reader
+
+    async def step(self, now: float) -> float:
+        """Remove files nobody needs any more; returns the delay before the next step, in s."""
+        if now >= self._next_orphan_search_at:
+            await self._remove_orphans(now)
+            self._next_orphan_search_at = now + ORPHANS_EVERY_S
+        discarded = await self._database.read(
+            lambda connection: records.files_discarded_before(connection, now - REMOVAL_DELAY_S, SWEEP_FILES)
+        )
+        read = {reader.content_id for reader in self._readers}
+        unneeded = [name for name, content_id in discarded if content_id not in read]
+        if unneeded:
+            await self._in_thread(_remove_all, self._root, unneeded)
+            await self._database.write(lambda connection: records.forget_files(connection, unneeded))
+        return 0.0 if len(unneeded) == SWEEP_FILES else SWEEP_EVERY_S
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await loops.run("objects", self.step, stop)
+
+    async def _remove_orphans(self, now: float) -> None:
+        """Remove what a crash left between staging and publishing."""
+        old = await self._in_thread(files.written_before, self._root, now - ORPHAN_AGE_S)
+        for begin in range(0, len(old), SWEEP_FILES):
+            names = old[begin : begin + SWEEP_FILES]
+            known = await self._database.read(lambda connection: records.known_files(connection, names))  # noqa: B023
+            await self._in_thread(_remove_all, self._root, [name for name in names if name not in known])
+
+    def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+class Reader:
+    """An asynchronous iterator over some bytes of one content."""
+
+    def __init__(
+        self,
+        content_id: str,
+        blocks: FileReader,
+        in_thread: Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]],
+    ) -> None:
+        self.content_id = content_id
+        self._blocks = blocks
+        self._in_thread = in_thread
+
+    def __aiter__(self) -> "Reader":
+        return self
+
+    async def __anext__(self) -> bytes:
+        next_block = self._blocks.next_block
+        block = next_block() if self._blocks.in_memory else await self._in_thread(next_block)
+        if block is None:
+            raise StopAsyncIteration
+        return block
+
+
+def _write_last(file: NewFile, block: bytearray) -> Staged:
+    file.write(block)
+    return file.finish()
+
+
+def _remove_all(root: Path, names: Sequence[str]) -> None:
+    for name in names:
+        files.remove(root, name)
