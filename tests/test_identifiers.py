@@ -1,0 +1,44 @@
+"""Locations as clients write them, and ids in the order of their making."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.identifiers import Location, parse_location, time_ordered_id
+
+
+@pytest.mark.parametrize(
+    ("uri", "location"),
+    [
+        pytest.param("s3://in/a/b.json", Location("in", "a/b.json"), id="s3"),
+        pytest.param("s3://in", Location("in", ""), id="s3 bucket alone"),
+        pytest.param("s3://in/what?#.txt", Location("in", "what?#.txt"), id="s3 keys are not URLs"),
+        pytest.param("s3://in/a%20b", Location("in", "a%20b"), id="s3 keys are not percent-encoded"),
+        pytest.param("https://in.s3.eu-west-1.amazonaws.com/a%20b", Location("in", "a b"), id="virtual host"),
+        pytest.param("https://in.s3.amazonaws.com/a", Location("in", "a"), id="virtual host, no region"),
+        pytest.param("https://s3.eu-west-1.amazonaws.com/in/a", Location("in", "a"), id="path style"),
+        pytest.param("https://s3-eu-west-1.amazonaws.com/in/a", Location("in", "a"), id="old path style"),
+        pytest.param("http://127.0.0.1:8377/in/a/b", Location("in", "a/b"), id="our own host"),
+        pytest.param("https://x.s3.dots.s3.amazonaws.com/a", Location("x.s3.dots", "a"), id="dotted bucket"),
+    ],
+)
+def test_a_location_is_found_in_every_form_that_clients_use(uri: str, location: Location) -> None:
+    assert parse_location(uri) == location
+
+
+@pytest.mark.parametrize("uri", ["", "in/a", "ftp://in/a", "s3://", "https://s3.amazonaws.com/"])
+def test_what_names_no_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"names no bucket|is neither"):
+        parse_location(uri)
+
+
+@given(st.lists(st.floats(min_value=0, max_value=4e9), min_size=2, max_size=20))
+def test_ids_made_later_sort_later_and_are_uuids(times: list[float]) -> None:
+    milliseconds = sorted({int(at * 1000) for at in times})
+
+    made = [time_ordered_id(at / 1000 + 0.0001) for at in milliseconds]
+
+    assert made == sorted(made)
+    assert {uuid.UUID(one).version for one in made} == {7}
