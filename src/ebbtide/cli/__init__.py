@@ -15,6 +15,9 @@ from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+BURST = 600
+"""Invocations of a demonstration that was given no files: enough for the tide to be seen."""
+
 Data = Annotated[
     Path | None,
     typer.Option(help="The server's data directory. [default: $EBBTIDE_DATA or ~/.local/share/ebbtide]"),
@@ -39,6 +42,7 @@ def _reported_errors() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from ebbtide.cli.commands import FailedInvocationsError
+    from ebbtide.cli.demo import DemoError
     from ebbtide.cli.deployment import DeploymentError
     from ebbtide.cli.running import NotRunningError
     from ebbtide.server import StartError
@@ -46,8 +50,10 @@ def _reported_errors() -> tuple[type[Exception], ...]:
     return (
         BotoCoreError,
         ClientError,
+        DemoError,
         DeploymentError,
         FailedInvocationsError,
+        ModuleNotFoundError,
         NotRunningError,
         OSError,
         StartError,
@@ -189,3 +195,25 @@ def delete(
     from ebbtide.cli.running import choose
 
     commands.delete(choose(data), endpoints, json)
+
+
+@app.command()
+def demo(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="UTF-8 texts. [default: the descriptions of installed Python packages]"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="As for deploy.")] = "ebbtide/extractive",
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Size of the burst. [default: 600, or one a file]")
+    ] = None,
+    picture: Annotated[Path, typer.Option(help="Where to write the graphs.")] = Path("ebbtide-demo.png"),
+) -> None:
+    """Summarise real articles on a server of its own, from zero instances and back, and draw it."""
+    from rich.console import Console
+
+    from ebbtide.cli.articles import from_files, from_packages
+    from ebbtide.cli.demo import demo
+
+    articles = from_files(files) if files else from_packages()
+    demo(Console(), articles, model, requests or (len(files) if files else BURST), picture)
