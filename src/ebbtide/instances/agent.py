@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
 
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
-from ebbtide.errors import ServiceError
+from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.logs import LogStore
@@ -39,6 +40,8 @@ NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 SETTLE_S = 1.0
 """How long a model server may go on computing for a request that was given up, before it is replaced."""
+
+AFTER_DEFECT_S = 1.0
 
 POLL_S = 5.0
 """How often an idle agent looks although nothing woke it: what other processes queue is found so."""
@@ -142,21 +145,22 @@ class Agent:
         for held in claims:
             task = asyncio.create_task(self._serve(held), name=f"invocation {held.invocation.id}")
             self._serving[held] = task
-            task.add_done_callback(lambda _task, held=held: self._served(held))
+            task.add_done_callback(partial(self._served, held))
 
-    def _served(self, held: Claim) -> None:
+    def _served(self, held: Claim, _task: asyncio.Task[None]) -> None:
         self._serving.pop(held, None)
         self._changed.event.set()
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            held = list(self._serving)
-            lost = await self._database.write(
-                lambda connection, held=held: invocations.renew(
-                    connection, held, lease_s=self._settings.lease_s, now=time.time()
-                )
+            work = partial(
+                invocations.renew,
+                claims=list(self._serving),
+                lease_s=self._settings.lease_s,
+                now=time.time(),
             )
+            lost = await self._database.write(work)
             for claim in lost:
                 # Another agent has it now, or its endpoint is gone: what we compute would be thrown away.
                 if task := self._serving.get(claim):
@@ -172,14 +176,13 @@ class Agent:
         except LeaseLost:
             log.info("%s: another agent holds it now", held.invocation.inference_id)
         except asyncio.CancelledError:
-            await self._database.write(lambda connection: invocations.release(connection, held, lost=False))
-            self._wakeups.notify(self._endpoint.id)
+            await self._release(held, lost=False)
             raise
         except Exception:
-            # Our own defect or a full disk: the request is not to blame, and must not be lost or spin.
-            log.exception("%s: could not be served", held.invocation.inference_id)
-            await asyncio.sleep(1.0)
-            await self._database.write(lambda connection: invocations.release(connection, held, lost=False))
+            # Our own defect, or a disk that is full: no fault of the request, which must not be lost.
+            log.exception("%s: could not be served, and is put back", held.invocation.inference_id)
+            await asyncio.sleep(AFTER_DEFECT_S)
+            await self._release(held, lost=False)
         finally:
             self._deliveries_wake()
 
@@ -226,6 +229,8 @@ class Agent:
         started_at = time.perf_counter()
         try:
             size_bytes, content_type, chunks = await self._open(invocation)
+        except Unavailable:
+            raise
         except (ServiceError, ValueError) as error:
             reason = f"ClientError: The input {invocation.input_uri} could not be read: {error}"
             await self._fail(held, reason, 400, "RequestDownloadFailures", Timings())
@@ -287,14 +292,13 @@ class Agent:
 
     async def _succeed(self, held: Claim, response: Response, timings: Timings) -> None:
         try:
-            await self._database.write(
-                lambda connection: self._publisher.succeed(connection, held, response, timings, time.time())
+            await self._objects.publish_staged(
+                response.staged,
+                lambda connection: self._publisher.succeed(connection, held, response, timings, time.time()),
             )
-        except LeaseLost:
-            await self._objects.discard(response.staged)
+        except Unavailable:
             raise
         except ServiceError as error:
-            await self._objects.discard(response.staged)
             reason = f"ClientError: The output {held.invocation.output_uri} could not be written: {error}"
             await self._fail(held, reason, 400, "ResponseUploadFailures", timings)
 
@@ -304,22 +308,18 @@ class Agent:
         reason = f"ClientError: Received {kind} error ({status}) from model. {SEE_LOGS}"
         words = (response.included or b"")[:1024].decode(errors="replace")
         self._log(held, f'Received {kind} error ({status}) from primary with message "{words}"')
-        metric = "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"
-        try:
-            await self._database.write(
-                lambda connection: self._publisher.fail(
-                    connection, held, Failure(reason, metric), response, timings, time.time()
-                )
-            )
-        except LeaseLost:
-            await self._objects.discard(response.staged)
-            raise
+        failure = Failure(reason, "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors")
+        await self._objects.publish_staged(
+            response.staged,
+            lambda connection: self._publisher.fail(
+                connection, held, failure, response, timings, time.time()
+            ),
+        )
 
     async def _fail(self, held: Claim, reason: str, code: int, metric: str, timings: Timings) -> None:
         """Publish a failure that the model did not word."""
         self._log(held, reason)
         await reaper.fail(
-            self._database,
             self._objects,
             self._publisher,
             held,
@@ -335,7 +335,14 @@ class Agent:
         if lost_count >= self._settings.max_claim_count:
             await self._fail(held, reaper.poison_reason(lost_count), 500, "Invocation5XXErrors", Timings())
             return
-        await self._database.write(lambda connection: invocations.release(connection, held, lost=True))
+        await self._release(held, lost=True)
+
+    async def _release(self, held: Claim, *, lost: bool) -> None:
+        try:
+            await self._database.write(lambda connection: invocations.release(connection, held, lost=lost))
+        except Unavailable as error:
+            # The lease runs out by itself, and the reaper puts the invocation back then.
+            log.warning("%s: not put back at once: %s", held.invocation.inference_id, error)
         self._wakeups.notify(self._endpoint.id)
 
     def _log(self, held: Claim, line: str) -> None:

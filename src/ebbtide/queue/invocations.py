@@ -106,7 +106,7 @@ TRIGGERS = (
     END""",
 )
 for _trigger in TRIGGERS:
-    event.listen(invocations, "after_create", DDL(_trigger).execute_if(dialect="sqlite"))
+    event.listen(invocations, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]
 
 
 class LeaseLost(Exception):

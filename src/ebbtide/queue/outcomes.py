@@ -16,7 +16,8 @@ from ebbtide.errors import ServiceError
 from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
 from ebbtide.notifications import topics
-from ebbtide.objects.store import ObjectStore, Staged
+from ebbtide.objects.records import Staged
+from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.invocations import Claim, Invocation
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES, message

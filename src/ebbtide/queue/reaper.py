@@ -1,6 +1,7 @@
 """Ends what no agent will: invocations past their TTL, and claims whose agent is gone."""
 
 import time
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
@@ -69,7 +70,7 @@ class Reaper:
             await self._database.write(lambda connection: invocations.release(connection, held, lost=True))
             self._wakeups.notify(held.invocation.endpoint_id)
             return
-        await fail(self._database, self._objects, publisher, held, poison_reason(held.lost_count + 1))
+        await fail(self._objects, publisher, held, poison_reason(held.lost_count + 1))
 
     async def _publisher(self, invocation: Invocation) -> Publisher | None:
         """None when the endpoint is gone: its invocations go with it."""
@@ -84,7 +85,6 @@ class Reaper:
 
 
 async def fail(
-    database: Database,
     objects: ObjectStore,
     publisher: Publisher,
     held: Claim,
@@ -96,11 +96,9 @@ async def fail(
 ) -> None:
     """Publish a failure that the model did not word; nothing when the claim is no longer held."""
     response = await stage_failure(objects, reason, code)
-    try:
-        await database.write(
-            lambda connection: publisher.fail(
-                connection, held, Failure(reason, metric), response, timings, time.time()
-            )
+    failure = Failure(reason, metric)
+    with suppress(LeaseLost):
+        await objects.publish_staged(
+            response.staged,
+            lambda connection: publisher.fail(connection, held, failure, response, timings, time.time()),
         )
-    except LeaseLost:
-        await objects.discard(response.staged)
