@@ -1,0 +1,483 @@
+"""Alarms: thresholds on metrics, their states, and the actions that a change of state sets off.
+
+PutMetricAlarm stores a definition. `Alarms.step` evaluates each alarm as often as its period asks, stores a
+change of state together with the time its actions are due, then carries out what is due; a crash between the
+two repeats the actions, never loses them.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Boolean, Column, Connection, Float, Integer, String, Table, text
+
+from ebbtide import identifiers, loops
+from ebbtide.database import Database, metadata
+from ebbtide.errors import ServiceError
+from ebbtide.metrics import data
+from ebbtide.metrics.evaluation import ALARM, EXTRA_PERIODS, INSUFFICIENT_DATA, OK, evaluate
+from ebbtide.metrics.points import DAY_S
+
+REPEAT_S = 60.0
+"""How often a scaling action is repeated while its alarm stays in ALARM."""
+
+SETTLING_S = 2.0
+"""How long after a period's end it is evaluated: points of its last moments may still be on their way."""
+
+HISTORY_KEPT_S = 14 * DAY_S
+
+IDLE_STEP_S = 1.0
+
+log = logging.getLogger(__name__)
+
+Table(
+    "alarms",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("arn", String, nullable=False),
+    Column("region", String, nullable=False),
+    Column("definition", String, nullable=False),  # PutMetricAlarm's input as JSON
+    Column("actions_enabled", Boolean, nullable=False),
+    Column("configured_at", Float, nullable=False),
+    Column("state", String, nullable=False),
+    Column("previous_state", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("reason_data", String),
+    Column("state_updated_at", Float, nullable=False),
+    Column("transitioned_at", Float, nullable=False),
+    # When the actions of the current state are to be carried out next; null when they have been.
+    Column("actions_due_at", Float),
+)
+
+Table(
+    "alarm_history",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("alarm_name", String, nullable=False, index=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("summary", String, nullable=False),
+    Column("data", String, nullable=False),
+)
+
+
+class AlarmNotFound(ServiceError):
+    """No alarm of that name exists."""
+
+    code = "ResourceNotFound"
+    http_status = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm and its state. `definition` is PutMetricAlarm's input."""
+
+    account: str
+    name: str
+    arn: str
+    region: str
+    definition: Mapping[str, Any]
+    actions_enabled: bool
+    configured_at: float
+    state: str
+    previous_state: str
+    reason: str
+    reason_data: str | None
+    state_updated_at: float
+    transitioned_at: float
+    actions_due_at: float | None
+
+    @property
+    def actions(self) -> list[str]:
+        """The ARNs to act on in the current state."""
+        member = {OK: "OKActions", ALARM: "AlarmActions", INSUFFICIENT_DATA: "InsufficientDataActions"}
+        return list(self.definition.get(member[self.state], ()))
+
+    @property
+    def repeats_actions(self) -> bool:
+        return self.state == ALARM and any(map(is_scaling_policy, self.actions))
+
+    @property
+    def metric_value(self) -> float | None:
+        """The newest value that led to the state, as StateReasonData tells it."""
+        try:
+            values = json.loads(self.reason_data or "{}").get("recentDatapoints")
+        except (ValueError, AttributeError):  # SetAlarmState takes any text
+            return None
+        return float(values[-1]) if values else None
+
+    @property
+    def period_s(self) -> int:
+        """How long a datapoint covers; with metric math, the longest of its metrics' periods."""
+        stats = [query["MetricStat"] for query in self.queries if "MetricStat" in query]
+        return int(max((stat["Period"] for stat in stats), default=60))
+
+    @property
+    def queries(self) -> Sequence[data.Query]:
+        """What the alarm watches, as metric data queries of which one returns data."""
+        definition = self.definition
+        if metrics := definition.get("Metrics"):
+            return list(metrics)
+        metric = {name: definition[name] for name in ("Namespace", "MetricName")}
+        stat = {
+            "Metric": metric | {"Dimensions": definition.get("Dimensions", [])},
+            "Period": definition["Period"],
+            "Stat": definition.get("Statistic") or definition.get("ExtendedStatistic"),
+        }
+        if unit := definition.get("Unit"):
+            stat["Unit"] = unit
+        return [{"Id": "m1", "MetricStat": stat}]
+
+
+def put(
+    connection: Connection, definition: Mapping[str, Any], *, account: str, region: str, now: float
+) -> None:
+    """Store an alarm; one of that name is replaced and keeps its state."""
+    name = definition["AlarmName"]
+    known = _fetch(connection, account, name)
+    connection.execute(
+        PUT,
+        {
+            "account": account,
+            "name": name,
+            "arn": identifiers.arn("cloudwatch", region, account, f"alarm:{name}"),
+            "region": region,
+            "definition": json.dumps(definition),
+            "actions_enabled": definition.get("ActionsEnabled", True),
+            "state": INSUFFICIENT_DATA,
+            "reason": "Unchecked: Initial alarm creation",
+            "now": now,
+        },
+    )
+    done = "updated" if known else "created"
+    _remember(connection, account, name, "ConfigurationUpdate", f'Alarm "{name}" {done}', {}, now)
+
+
+def find(connection: Connection, account: str) -> list[Alarm]:
+    """The account's alarms in the order of their names."""
+    return [_alarm(row) for row in connection.execute(FIND_ALL, {"account": account})]
+
+
+def get(connection: Connection, account: str, name: str) -> Alarm:
+    """Raises AlarmNotFound."""
+    alarm = _fetch(connection, account, name)
+    if alarm is None:
+        raise AlarmNotFound(f"Alarm {name} does not exist")
+    return alarm
+
+
+def delete(connection: Connection, account: str, names: Sequence[str], *, now: float) -> None:
+    """Delete alarms; names that do not exist are passed over."""
+    for name in names:
+        if connection.execute(DELETE, {"account": account, "name": name}).rowcount:
+            _remember(connection, account, name, "ConfigurationUpdate", f'Alarm "{name}" deleted', {}, now)
+
+
+def enable_actions(connection: Connection, account: str, names: Sequence[str], *, enabled: bool) -> None:
+    """Let alarms act, or only change their states; names that do not exist are passed over."""
+    for name in names:
+        connection.execute(ENABLE, {"account": account, "name": name, "enabled": enabled})
+
+
+def set_state(
+    connection: Connection, alarm: Alarm, state: str, reason: str, reason_data: str | None, *, now: float
+) -> None:
+    """Store a state; when it is another one than before, its actions are due at once."""
+    changed = state != alarm.state
+    # An alarm may be given its first scaling action while it lasts.
+    due = changed or (alarm.actions_due_at is None and alarm.repeats_actions)
+    connection.execute(
+        SET_STATE,
+        {
+            "account": alarm.account,
+            "name": alarm.name,
+            "state": state,
+            "previous_state": alarm.state if changed else alarm.previous_state,
+            "reason": reason[:1023],
+            "reason_data": reason_data,
+            "now": now,
+            "transitioned_at": now if changed else alarm.transitioned_at,
+            "actions_due_at": now if due else alarm.actions_due_at,
+        },
+    )
+    if changed:
+        states = {"oldState": alarm.state, "newState": state, "stateReason": reason}
+        summary = f"Alarm updated from {alarm.state} to {state}"
+        _remember(connection, alarm.account, alarm.name, "StateUpdate", summary, states, now)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """Something that happened to an alarm; `data` is JSON."""
+
+    id: int
+    alarm_name: str
+    at: float
+    kind: str
+    summary: str
+    data: str
+
+
+def history(connection: Connection, account: str, alarm_name: str | None = None) -> list[HistoryItem]:
+    """What happened to an alarm, or to all of the account, oldest first."""
+    rows = connection.execute(HISTORY, {"account": account, "alarm_name": alarm_name})
+    return [HistoryItem(*row) for row in rows]
+
+
+def is_scaling_policy(action_arn: str) -> bool:
+    """Whether an action runs a scaling policy, which is repeated while the alarm lasts."""
+    return action_arn.startswith("arn:aws:autoscaling:")
+
+
+def notification(alarm: Alarm) -> tuple[str, str]:
+    """Subject and message that an SNS topic among the actions is sent. Source: CloudWatch user guide."""
+    definition = alarm.definition
+    trigger = {
+        name: definition[name]
+        for name in (
+            "MetricName",
+            "Namespace",
+            "Period",
+            "EvaluationPeriods",
+            "DatapointsToAlarm",
+            "ComparisonOperator",
+            "Threshold",
+            "TreatMissingData",
+            "Metrics",
+        )
+        if name in definition
+    }
+    if statistic := definition.get("Statistic"):
+        trigger |= {"StatisticType": "Statistic", "Statistic": statistic.upper()}
+    elif statistic := definition.get("ExtendedStatistic"):
+        trigger |= {"StatisticType": "ExtendedStatistic", "ExtendedStatistic": statistic}
+    trigger["Unit"] = definition.get("Unit")
+    trigger["Dimensions"] = [
+        {"value": value, "name": name} for name, value in data.dimensions(definition.get("Dimensions", ()))
+    ]
+    message = {
+        "AlarmName": alarm.name,
+        "AlarmDescription": definition.get("AlarmDescription"),
+        "AWSAccountId": alarm.account,
+        "AlarmConfigurationUpdatedTimestamp": _iso(alarm.configured_at),
+        "NewStateValue": alarm.state,
+        "NewStateReason": alarm.reason,
+        "StateChangeTime": _iso(alarm.transitioned_at),
+        "Region": alarm.region,
+        "AlarmArn": alarm.arn,
+        "OldStateValue": alarm.previous_state,
+        "OKActions": definition.get("OKActions", []),
+        "AlarmActions": definition.get("AlarmActions", []),
+        "InsufficientDataActions": definition.get("InsufficientDataActions", []),
+        "Trigger": trigger,
+    }
+    # A subject holds 100 characters.
+    return f'{alarm.state}: "{alarm.name}" in {alarm.region}'[:100], json.dumps(message)
+
+
+class Alarms:
+    """Evaluates the alarms and carries out their actions."""
+
+    def __init__(self, database: Database, act: Callable[[Alarm, str], Awaitable[None]]) -> None:
+        self._database = database
+        self._act = act
+        self._evaluated: dict[str, float] = {}  # ARN -> end of the newest period evaluated
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Step until told to stop."""
+        await loops.run("alarms", self.step, stop)
+
+    async def step(self, now: float) -> float:
+        """Evaluate the alarms whose period has ended since they last were, then run the actions due.
+
+        Returns the delay to the next step, in s.
+        """
+        alarms = await self._database.read(_all)
+        due = [alarm for alarm in alarms if self._evaluated.get(alarm.arn) != _newest_end(alarm, now)]
+        for alarm in due:
+            await self._evaluate(alarm, now)
+        self._evaluated = {alarm.arn: _newest_end(alarm, now) for alarm in alarms}
+        for alarm in await self._database.read(lambda connection: _due(connection, now)):
+            await self._run_actions(alarm, now)
+        return IDLE_STEP_S
+
+    async def _evaluate(self, alarm: Alarm, now: float) -> None:
+        end = _newest_end(alarm, now)
+        try:
+            datapoints = await self._database.read(lambda connection: _datapoints(connection, alarm, end))
+        except ServiceError as error:
+            log.warning("Alarm %s cannot be evaluated: %s", alarm.name, error.message)
+            return
+        verdict = evaluate(alarm.definition, datapoints)
+        if verdict.state in (None, alarm.state) and not alarm.repeats_actions:
+            return
+        state = verdict.state or alarm.state
+        reason_data = _reason_data(alarm, datapoints, end)
+
+        def store(connection: Connection) -> None:
+            # Somebody may have set another state, or replaced or deleted the alarm, since it was read.
+            if _fetch(connection, alarm.account, alarm.name) == alarm:
+                set_state(connection, alarm, state, verdict.reason, reason_data, now=now)
+
+        await self._database.write(store)
+
+    async def _run_actions(self, alarm: Alarm, now: float) -> None:
+        if alarm.actions_enabled:
+            repeated = alarm.actions_due_at != alarm.transitioned_at
+            for action in alarm.actions:
+                if repeated and not is_scaling_policy(action):
+                    continue
+                await self._run_action(alarm, action, now)
+        next_at = now + REPEAT_S if alarm.repeats_actions else None
+
+        def store(connection: Connection) -> None:
+            current = _fetch(connection, alarm.account, alarm.name)
+            # A change of state in the meantime has its own actions due.
+            if current is not None and current.actions_due_at == alarm.actions_due_at:
+                connection.execute(
+                    SET_DUE, {"account": alarm.account, "name": alarm.name, "actions_due_at": next_at}
+                )
+
+        await self._database.write(store)
+
+    async def _run_action(self, alarm: Alarm, action: str, now: float) -> None:
+        try:
+            await self._act(alarm, action)
+            summary = f"Successfully executed action {action}"
+        except ServiceError as error:
+            log.warning("Alarm %s: action %s failed: %s", alarm.name, action, error.message)
+            summary = f"Failed to execute action {action}. Received error: {error.message}"
+
+        def store(connection: Connection) -> None:
+            _remember(connection, alarm.account, alarm.name, "Action", summary, {"actionArn": action}, now)
+
+        await self._database.write(store)
+
+
+def _newest_end(alarm: Alarm, now: float) -> float:
+    """The end of the newest period to evaluate: each minute, or each period where that is shorter."""
+    step_s = min(alarm.period_s, 60)
+    return (now - SETTLING_S) // step_s * step_s
+
+
+def _datapoints(connection: Connection, alarm: Alarm, end: float) -> list[float | None]:
+    """The datapoints of an evaluation, oldest first, the newest ending at `end`."""
+    periods = alarm.definition["EvaluationPeriods"] + EXTRA_PERIODS
+    start = end - periods * alarm.period_s
+    (answer,) = data.answer(connection, alarm.queries, start=start, end=end, now=end)
+    return [answer.points.get(int(start) + slot * alarm.period_s) for slot in range(periods)]
+
+
+def _reason_data(alarm: Alarm, datapoints: Sequence[float | None], end: float) -> str:
+    needed = alarm.definition["EvaluationPeriods"]
+    return json.dumps(
+        {
+            "version": "1.0",
+            "queryDate": _iso(end),
+            "startDate": _iso(end - needed * alarm.period_s),
+            "statistic": alarm.definition.get("Statistic") or alarm.definition.get("ExtendedStatistic"),
+            "period": alarm.period_s,
+            "recentDatapoints": [value for value in datapoints if value is not None][-needed:][-50:],
+            "threshold": alarm.definition["Threshold"],
+        }
+    )
+
+
+def _remember(
+    connection: Connection,
+    account: str,
+    name: str,
+    kind: str,
+    summary: str,
+    happened: Mapping[str, Any],
+    now: float,
+) -> None:
+    connection.execute(FORGET, {"before": now - HISTORY_KEPT_S})
+    connection.execute(
+        REMEMBER,
+        {
+            "account": account,
+            "alarm_name": name,
+            "at": now,
+            "kind": kind,
+            "summary": summary[:255],
+            "data": json.dumps({"version": "1.0", **happened}),
+        },
+    )
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+
+
+def _alarm(row: Any) -> Alarm:
+    alarm = Alarm(*row)
+    return replace(
+        alarm,
+        definition=json.loads(row.definition),
+        actions_enabled=bool(row.actions_enabled),
+    )
+
+
+def _fetch(connection: Connection, account: str, name: str) -> Alarm | None:
+    row = connection.execute(FIND, {"account": account, "name": name}).first()
+    return None if row is None else _alarm(row)
+
+
+def _all(connection: Connection) -> list[Alarm]:
+    return [_alarm(row) for row in connection.execute(EVERY)]
+
+
+def _due(connection: Connection, now: float) -> list[Alarm]:
+    return [_alarm(row) for row in connection.execute(DUE, {"now": now})]
+
+
+_COLUMNS = """account, name, arn, region, definition, actions_enabled, configured_at, state, previous_state,
+       reason, reason_data, state_updated_at, transitioned_at, actions_due_at"""
+
+EVERY = text(f"SELECT {_COLUMNS} FROM alarms")  # noqa: S608  the columns are constants of this file
+DUE = text(f"SELECT {_COLUMNS} FROM alarms WHERE actions_due_at <= :now")  # noqa: S608
+FIND_ALL = text(f"SELECT {_COLUMNS} FROM alarms WHERE account = :account ORDER BY name")  # noqa: S608
+FIND = text(f"SELECT {_COLUMNS} FROM alarms WHERE account = :account AND name = :name")  # noqa: S608
+
+PUT = text("""
+INSERT INTO alarms (account, name, arn, region, definition, actions_enabled, configured_at,
+                    state, previous_state, reason, state_updated_at, transitioned_at)
+VALUES (:account, :name, :arn, :region, :definition, :actions_enabled, :now,
+        :state, :state, :reason, :now, :now)
+ON CONFLICT (account, name) DO UPDATE SET
+  definition = excluded.definition, actions_enabled = excluded.actions_enabled,
+  configured_at = excluded.configured_at
+""")
+
+DELETE = text("DELETE FROM alarms WHERE account = :account AND name = :name")
+
+ENABLE = text("UPDATE alarms SET actions_enabled = :enabled WHERE account = :account AND name = :name")
+
+SET_STATE = text("""
+UPDATE alarms
+   SET state = :state, previous_state = :previous_state, reason = :reason, reason_data = :reason_data,
+       state_updated_at = :now, transitioned_at = :transitioned_at, actions_due_at = :actions_due_at
+ WHERE account = :account AND name = :name
+""")
+
+SET_DUE = text("UPDATE alarms SET actions_due_at = :actions_due_at WHERE account = :account AND name = :name")
+
+REMEMBER = text("""
+INSERT INTO alarm_history (account, alarm_name, at, kind, summary, data)
+VALUES (:account, :alarm_name, :at, :kind, :summary, :data)
+""")
+
+FORGET = text("DELETE FROM alarm_history WHERE at < :before")
+
+HISTORY = text("""
+SELECT id, alarm_name, at, kind, summary, data FROM alarm_history
+ WHERE account = :account AND (:alarm_name IS NULL OR alarm_name = :alarm_name)
+ ORDER BY at, id
+""")
