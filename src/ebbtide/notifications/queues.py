@@ -289,10 +289,10 @@ def receive(
     return sorted(taken, key=lambda each: (each.sent_at, each.id)), moved_to
 
 
-def next_visible_at(connection: Connection, queue: Queue) -> float | None:
-    """When the first message there now can be received, None for an empty queue."""
-    query = select(func.min(messages.c.visible_at)).where(messages.c.queue_arn == queue.arn)
-    return connection.execute(query).scalar()
+def next_visible_at(connection: Connection, queue: Queue, now: float) -> float | None:
+    """When the first of the messages hidden now can be received, None when there is none."""
+    hidden = (messages.c.queue_arn == queue.arn) & (messages.c.visible_at > now)
+    return connection.execute(select(func.min(messages.c.visible_at)).where(hidden)).scalar()
 
 
 def delete_message(connection: Connection, queue: Queue, handle: str) -> None:

@@ -1,0 +1,426 @@
+"""Amazon SQS: enough of it to consume notifications for real. Source: SQS service model 2012-11-05."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection
+
+from ebbtide.api.call import Call, Params, Result
+from ebbtide.errors import ServiceError
+from ebbtide.identifiers import arn
+from ebbtide.notifications import queue_messages, queues
+from ebbtide.notifications.queue_messages import check_range, invalid_value
+from ebbtide.notifications.queues import Draft, Queue, Received
+
+__all__ = [
+    "change_message_visibility",
+    "change_message_visibility_batch",
+    "create_queue",
+    "delete_message",
+    "delete_message_batch",
+    "delete_queue",
+    "get_queue_attributes",
+    "get_queue_url",
+    "list_dead_letter_source_queues",
+    "list_queue_tags",
+    "list_queues",
+    "purge_queue",
+    "receive_message",
+    "send_message",
+    "send_message_batch",
+    "set_queue_attributes",
+    "tag_queue",
+    "untag_queue",
+]
+
+MAX_PAGE = 1_000
+MAX_BATCH_BYTES = 1_048_576
+
+
+async def create_queue(params: Params, call: Call) -> Result:
+    """Make a queue, or find the one that was made with the same name and attributes."""
+    name = params["QueueName"]
+    queue_messages.check_queue_name(name)
+    attributes = queue_messages.check_queue_attributes(params.get("Attributes", {}))
+    wanted = Queue(
+        arn=arn("sqs", call.region, call.account, name),
+        account=call.account,
+        name=name,
+        attributes=attributes,
+        tags=params.get("tags", {}),
+        created_at=call.now,
+        modified_at=call.now,
+    )
+
+    def create(connection: Connection) -> None:
+        found = queues.find(connection, call.account, name)
+        if found is None:
+            queues.create(connection, wanted)
+            return
+        has = {**queues.DEFAULTS, **found.attributes}
+        if different := sorted(name for name, value in attributes.items() if has.get(name) != value):
+            raise ServiceError(
+                "A queue already exists with the same name and a different value for attribute "
+                f"{different[0]}",
+                code="QueueNameExists",
+            )
+
+    await call.parts.database.write(create)
+    return {"QueueUrl": _url(wanted, call)}
+
+
+async def get_queue_url(params: Params, call: Call) -> Result:
+    """A queue's URL by its name. Raises QueueDoesNotExist."""
+    account = params.get("QueueOwnerAWSAccountId", call.account)
+    if account != call.account:
+        raise queues.QueueDoesNotExist("The specified queue does not exist.")
+    queue = await call.parts.database.read(lambda c: queues.get(c, account, params["QueueName"]))
+    return {"QueueUrl": _url(queue, call)}
+
+
+async def list_queues(params: Params, call: Call) -> Result:
+    """An account's queues by name, a page of MaxResults or else up to a thousand without a token."""
+    limit = params.get("MaxResults", MAX_PAGE)
+    check_range("MaxResults", limit, 1, MAX_PAGE)
+    prefix, after = params.get("QueueNamePrefix", ""), params.get("NextToken", "")
+    found = await call.parts.database.read(lambda c: queues.listed(c, call.account, prefix, after, limit + 1))
+    answer: Result = {"QueueUrls": [_url(queue, call) for queue in found[:limit]]}
+    # Without MaxResults SQS gives the first thousand and no token.
+    if len(found) > limit and "MaxResults" in params:
+        answer["NextToken"] = found[limit - 1].name
+    return answer
+
+
+async def list_dead_letter_source_queues(params: Params, call: Call) -> Result:
+    """The queues whose dead letters this one takes. Raises QueueDoesNotExist."""
+    sources = await call.parts.database.read(lambda c: queues.dead_letter_sources(c, _queue(c, params, call)))
+    return {"queueUrls": [_url(queue, call) for queue in sources]}
+
+
+async def get_queue_attributes(params: Params, call: Call) -> Result:
+    """The attributes asked for, "All" for every one. Raises QueueDoesNotExist."""
+    asked = params.get("AttributeNames", [])
+
+    def get(connection: Connection) -> tuple[Queue, queues.Counts]:
+        queue = _queue(connection, params, call)
+        return queue, queues.counts(connection, queue, call.now)
+
+    queue, counts = await call.parts.database.read(get)
+    has = {
+        **queues.DEFAULTS,
+        **queue.attributes,
+        "QueueArn": queue.arn,
+        "CreatedTimestamp": str(int(queue.created_at)),
+        "LastModifiedTimestamp": str(int(queue.modified_at)),
+        "ApproximateNumberOfMessages": str(counts.visible),
+        "ApproximateNumberOfMessagesNotVisible": str(counts.in_flight),
+        "ApproximateNumberOfMessagesDelayed": str(counts.delayed),
+    }
+    shown = {name: value for name, value in has.items() if name in asked or "All" in asked}
+    # SQS leaves the member out when there is nothing to show.
+    return {"Attributes": shown} if shown else {}
+
+
+async def set_queue_attributes(params: Params, call: Call) -> Result:
+    """Set attributes of a queue; an empty value takes one back to its default. Raises QueueDoesNotExist."""
+    given = params["Attributes"]
+    checked = queue_messages.check_queue_attributes(given)
+
+    def change(connection: Connection) -> None:
+        queue = _queue(connection, params, call)
+        kept = {name: value for name, value in queue.attributes.items() if name not in given}
+        queues.set_attributes(connection, queue.arn, kept | checked, call.now)
+
+    await call.parts.database.write(change)
+    return {}
+
+
+async def delete_queue(params: Params, call: Call) -> Result:
+    """Remove a queue with its messages. Raises QueueDoesNotExist."""
+    await call.parts.database.write(lambda c: queues.remove(c, _queue(c, params, call).arn))
+    return {}
+
+
+async def purge_queue(params: Params, call: Call) -> Result:
+    """Remove all messages of a queue, at once. Raises QueueDoesNotExist."""
+    await call.parts.database.write(lambda c: queues.purge(c, _queue(c, params, call).arn))
+    return {}
+
+
+async def send_message(params: Params, call: Call) -> Result:
+    """Put a message into a queue. Raises QueueDoesNotExist."""
+
+    def send(connection: Connection) -> tuple[Queue, str]:
+        queue = _queue(connection, params, call)
+        [message_id] = queues.send(connection, queue, [_draft(params, queue, call)], call.now)
+        return queue, message_id
+
+    queue, message_id = await call.parts.database.write(send)
+    call.parts.deliveries.arrivals.notify(queue.arn)
+    return {"MessageId": message_id, **_digests(params)}
+
+
+async def send_message_batch(params: Params, call: Call) -> Result:
+    """Put up to ten messages into a queue; each succeeds or fails for itself. Raises QueueDoesNotExist."""
+    entries = params["Entries"]
+    queue_messages.check_batch(entries)
+    size_bytes = sum(
+        queue_messages.message_bytes(entry["MessageBody"], entry.get("MessageAttributes", {}))
+        for entry in entries
+    )
+    if size_bytes > MAX_BATCH_BYTES:
+        raise ServiceError(
+            f"Batch requests cannot be longer than {MAX_BATCH_BYTES} bytes. "
+            f"You have sent {size_bytes} bytes.",
+            code="BatchRequestTooLong",
+        )
+
+    def send_entry(connection: Connection, queue: Queue, entry: Params) -> Result:
+        [message_id] = queues.send(connection, queue, [_draft(entry, queue, call)], call.now)
+        return {"MessageId": message_id, **_digests(entry)}
+
+    queue, answer = await call.parts.database.write(lambda c: _each_entry(c, params, call, send_entry))
+    call.parts.deliveries.arrivals.notify(queue.arn)
+    return answer
+
+
+async def receive_message(params: Params, call: Call) -> Result:
+    """Take up to ten messages; with WaitTimeSeconds, wait that long for the first.
+
+    Raises QueueDoesNotExist.
+    """
+    limit = params.get("MaxNumberOfMessages", 1)
+    check_range("MaxNumberOfMessages", limit, 1, 10)
+    queue = await call.parts.database.read(lambda c: _queue(c, params, call))
+    wait_s = params.get("WaitTimeSeconds", queue.seconds("ReceiveMessageWaitTimeSeconds"))
+    check_range("WaitTimeSeconds", wait_s, 0, 20)
+    visibility_s = params.get("VisibilityTimeout", queue.seconds("VisibilityTimeout"))
+    check_range("VisibilityTimeout", visibility_s, 0, 43_200)
+
+    taken = await _take(queue, call, limit=limit, visibility_s=visibility_s, until=call.now + wait_s)
+    # SQS leaves the member out when there is nothing.
+    return {"Messages": [_shown(message, params) for message in taken]} if taken else {}
+
+
+async def delete_message(params: Params, call: Call) -> Result:
+    """Remove a message that was received. Raises QueueDoesNotExist."""
+    handle = params["ReceiptHandle"]
+    await call.parts.database.write(lambda c: queues.delete_message(c, _queue(c, params, call), handle))
+    return {}
+
+
+async def delete_message_batch(params: Params, call: Call) -> Result:
+    """Remove up to ten messages that were received; each for itself. Raises QueueDoesNotExist."""
+    queue_messages.check_batch(params["Entries"])
+
+    def delete_entry(connection: Connection, queue: Queue, entry: Params) -> Result:
+        queues.delete_message(connection, queue, entry["ReceiptHandle"])
+        return {}
+
+    _, answer = await call.parts.database.write(lambda c: _each_entry(c, params, call, delete_entry))
+    return answer
+
+
+async def change_message_visibility(params: Params, call: Call) -> Result:
+    """Hide a received message longer, or with 0 s no longer. Raises QueueDoesNotExist."""
+
+    def change(connection: Connection) -> Queue:
+        queue = _queue(connection, params, call)
+        _change_visibility(connection, queue, params, call)
+        return queue
+
+    queue = await call.parts.database.write(change)
+    call.parts.deliveries.arrivals.notify(queue.arn)
+    return {}
+
+
+async def change_message_visibility_batch(params: Params, call: Call) -> Result:
+    """Change up to ten messages' visibility; each for itself. Raises QueueDoesNotExist."""
+    queue_messages.check_batch(params["Entries"])
+
+    def change_entry(connection: Connection, queue: Queue, entry: Params) -> Result:
+        _change_visibility(connection, queue, entry, call)
+        return {}
+
+    queue, answer = await call.parts.database.write(lambda c: _each_entry(c, params, call, change_entry))
+    call.parts.deliveries.arrivals.notify(queue.arn)
+    return answer
+
+
+async def tag_queue(params: Params, call: Call) -> Result:
+    """Add tags to a queue, replacing values of keys it has. Raises QueueDoesNotExist."""
+
+    def tag(connection: Connection) -> None:
+        queue = _queue(connection, params, call)
+        queues.set_tags(connection, queue.arn, {**queue.tags, **params["Tags"]})
+
+    await call.parts.database.write(tag)
+    return {}
+
+
+async def untag_queue(params: Params, call: Call) -> Result:
+    """Remove tags of a queue by their keys. Raises QueueDoesNotExist."""
+
+    def untag(connection: Connection) -> None:
+        queue = _queue(connection, params, call)
+        kept = {key: value for key, value in queue.tags.items() if key not in params["TagKeys"]}
+        queues.set_tags(connection, queue.arn, kept)
+
+    await call.parts.database.write(untag)
+    return {}
+
+
+async def list_queue_tags(params: Params, call: Call) -> Result:
+    """A queue's tags. Raises QueueDoesNotExist."""
+    queue = await call.parts.database.read(lambda c: _queue(c, params, call))
+    return {"Tags": dict(queue.tags)} if queue.tags else {}
+
+
+def _url(queue: Queue, call: Call) -> str:
+    return f"{call.base_url}/{queue.account}/{queue.name}"
+
+
+def _queue(connection: Connection, params: Params, call: Call) -> Queue:
+    """The queue that QueueUrl names: its path ends in account and name, whatever the host."""
+    _, _, rest = urlsplit(params["QueueUrl"]).path.rpartition(f"/{call.account}/")
+    return queues.get(connection, call.account, rest or params["QueueUrl"])
+
+
+async def _take(queue: Queue, call: Call, *, limit: int, visibility_s: float, until: float) -> list[Received]:
+    """Receive, and when there is nothing wait for an arrival or for what is hidden to be visible again."""
+    database, arrivals = call.parts.database, call.parts.deliveries.arrivals
+
+    def receive(connection: Connection, *, now: float) -> tuple[list[Received], str | None, float | None]:
+        taken, moved_to = queues.receive(connection, queue, limit, visibility_s, now)
+        return taken, moved_to, None if taken else queues.next_visible_at(connection, queue, now)
+
+    with arrivals.watch(queue.arn) as arrived:
+        while True:
+            arrived.clear()
+            now = time.time()
+            taken, moved_to, visible_at = await database.write(partial(receive, now=now))
+            if moved_to is not None:
+                arrivals.notify(moved_to)
+            if taken or now >= until or arrivals.closed:
+                return taken
+            wait_until = until if visible_at is None else min(until, visible_at)
+            try:
+                await asyncio.wait_for(arrived.wait(), max(0.0, wait_until - now))
+            except TimeoutError:
+                continue
+
+
+def _each_entry(
+    connection: Connection,
+    params: Params,
+    call: Call,
+    work: Callable[[Connection, Queue, Params], Result],
+) -> tuple[Queue, Result]:
+    """Do the work of each entry of a batch; one that fails is told of and the others stand."""
+    queue = _queue(connection, params, call)
+    successful: list[Result] = []
+    failed: list[Result] = []
+    for entry in params["Entries"]:
+        try:
+            done = work(connection, queue, entry)
+        except ServiceError as error:
+            failed.append(
+                {"Id": entry["Id"], "Code": error.code, "Message": error.message, "SenderFault": True}
+            )
+        else:
+            successful.append({"Id": entry["Id"], **done})
+    return queue, {"Successful": successful, "Failed": failed}
+
+
+def _draft(params: Params, queue: Queue, call: Call) -> Draft:
+    """The message that SendMessage, or an entry of its batch, describes."""
+    if "MessageDeduplicationId" in params:
+        raise invalid_value(
+            f"Value {params['MessageDeduplicationId']} for parameter MessageDeduplicationId is invalid. "
+            "Reason: The request includes a parameter that is not valid for this queue type."
+        )
+    body, attributes = params["MessageBody"], params.get("MessageAttributes", {})
+    system_attributes = params.get("MessageSystemAttributes", {})
+    queue_messages.check_attributes(system_attributes)
+    queue_messages.check_attributes(attributes)
+    queue_messages.check_message(body, attributes, queue.max_message_bytes)
+    delay_s = params.get("DelaySeconds")
+    if delay_s is not None:
+        check_range("DelaySeconds", delay_s, 0, 900)
+    return Draft(
+        body=body,
+        attributes={name: _stored(each) for name, each in attributes.items()},
+        system_attributes={name: _stored(each) for name, each in system_attributes.items()},
+        sender=call.access_key_id,
+        delay_s=delay_s,
+    )
+
+
+def _digests(params: Params) -> Result:
+    digests = {"MD5OfMessageBody": queue_messages.body_md5(params["MessageBody"])}
+    if params.get("MessageAttributes"):
+        digests["MD5OfMessageAttributes"] = queue_messages.attributes_md5(params["MessageAttributes"])
+    if params.get("MessageSystemAttributes"):
+        digests["MD5OfMessageSystemAttributes"] = queue_messages.attributes_md5(
+            params["MessageSystemAttributes"]
+        )
+    return digests
+
+
+def _change_visibility(connection: Connection, queue: Queue, params: Params, call: Call) -> None:
+    visibility_s = params.get("VisibilityTimeout", 0)
+    check_range("VisibilityTimeout", visibility_s, 0, 43_200)
+    queues.change_visibility(connection, queue, params["ReceiptHandle"], visibility_s, call.now)
+
+
+def _shown(message: Received, params: Params) -> Result:
+    """A message with the attributes that its receiver asked for."""
+    system = {
+        "SenderId": message.sender,
+        "SentTimestamp": _milliseconds(message.sent_at),
+        "ApproximateReceiveCount": str(message.receive_count),
+        "ApproximateFirstReceiveTimestamp": _milliseconds(message.first_received_at),
+    }
+    if message.dead_letter_source is not None:
+        system["DeadLetterQueueSourceArn"] = message.dead_letter_source
+    system |= {name: each["StringValue"] for name, each in message.system_attributes.items()}
+    asked = {*params.get("AttributeNames", []), *params.get("MessageSystemAttributeNames", [])}
+    shown: Result = {
+        "MessageId": message.id,
+        "ReceiptHandle": message.receipt_handle,
+        "MD5OfBody": queue_messages.body_md5(message.body),
+        "Body": message.body,
+    }
+    if wanted := {name: value for name, value in system.items() if name in asked or "All" in asked}:
+        shown["Attributes"] = wanted
+    attributes = {name: _loaded(each) for name, each in message.attributes.items()}
+    if chosen := queue_messages.wanted_attributes(attributes, params.get("MessageAttributeNames", [])):
+        shown["MessageAttributes"] = chosen
+        shown["MD5OfMessageAttributes"] = queue_messages.attributes_md5(chosen)
+    return shown
+
+
+def _milliseconds(at: float) -> str:
+    return str(int(at * 1_000))
+
+
+def _stored(attribute: Mapping[str, Any]) -> dict[str, str]:
+    """An attribute as the database keeps it: binary values in base64."""
+    if attribute["DataType"].startswith("Binary"):
+        return {
+            "DataType": attribute["DataType"],
+            "BinaryValue": base64.b64encode(attribute["BinaryValue"]).decode(),
+        }
+    return {"DataType": attribute["DataType"], "StringValue": attribute["StringValue"]}
+
+
+def _loaded(attribute: Mapping[str, str]) -> dict[str, Any]:
+    """An attribute as clients see it."""
+    if "BinaryValue" in attribute:
+        return {**attribute, "BinaryValue": base64.b64decode(attribute["BinaryValue"])}
+    return dict(attribute)
