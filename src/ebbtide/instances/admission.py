@@ -18,11 +18,10 @@ UNKNOWN_MODEL_BYTES = 2 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is for instances. `capacity_bytes` is all they may ever take together, reserve taken off;
-    `free_bytes` what is left of it now, promised memory taken off; `free_gpus` are device indices.
+    """What there is for instances. `capacity_bytes` is all they may ever take together, `free_bytes` what is
+    left of it now; `gpus` are all there are, `free_gpus` the indices of those nobody has.
     """
 
-    cores: int
     capacity_bytes: int
     free_bytes: int
     gpus: int
@@ -57,31 +56,27 @@ class Held:
 def admit(demands: Sequence[Demand], machine: Machine) -> dict[str, Admitted | Held]:
     """Say for each Pending instance, given oldest first, whether it starts now or what it waits for.
 
-    Variants with the fewest instances come first, so that each endpoint gets its first before another its
+    Variants with the fewest instances running come first, so that each gets its first before another its
     fifth. One that does not fit holds up none behind it.
     """
-    free_bytes, free_gpus = machine.free_bytes, list(machine.free_gpus)
+    free_bytes, free_gpus = machine.free_bytes, machine.free_gpus
     verdicts: dict[str, Admitted | Held] = {}
     for demand in sorted(demands, key=lambda demand: demand.running):
+        # One that is expected to need more than there is gets the whole machine: the guess may be wrong.
+        memory_bytes = min(demand.memory_bytes, machine.capacity_bytes)
         if demand.gpus > machine.gpus:
-            cause = f"needs {_gpus(demand.gpus)}, this machine has {machine.gpus or 'none'}"
-            verdicts[demand.instance_id] = Held(cause, hopeless=True)
-        elif demand.memory_bytes > machine.capacity_bytes:
-            cause = (
-                f"needs {_gib(demand.memory_bytes)} of memory, "
-                f"this machine has {_gib(machine.capacity_bytes)} for instances"
-            )
+            cause = f"needs {_gpus(demand.gpus)}, and this machine has {machine.gpus or 'none'}"
             verdicts[demand.instance_id] = Held(cause, hopeless=True)
         elif demand.gpus > len(free_gpus):
-            cause = f"waits for {_gpus(demand.gpus)}, {len(free_gpus)} of {machine.gpus} free"
+            cause = f"waits for {_gpus(demand.gpus)}: {len(free_gpus)} of {machine.gpus} are free"
             verdicts[demand.instance_id] = Held(cause, hopeless=False)
-        elif demand.memory_bytes > free_bytes:
-            cause = f"waits for {_gib(demand.memory_bytes)} of memory, {_gib(free_bytes)} free"
+        elif memory_bytes > free_bytes:
+            cause = f"waits for {_gib(memory_bytes)} of memory: {_gib(free_bytes)} are free"
             verdicts[demand.instance_id] = Held(cause, hopeless=False)
         else:
-            taken, free_gpus = free_gpus[: demand.gpus], free_gpus[demand.gpus :]
-            free_bytes -= demand.memory_bytes
-            verdicts[demand.instance_id] = Admitted(tuple(taken))
+            verdicts[demand.instance_id] = Admitted(free_gpus[: demand.gpus])
+            free_gpus = free_gpus[demand.gpus :]
+            free_bytes -= memory_bytes
     return verdicts
 
 

@@ -48,4 +48,4 @@ def retry_at(failures: Sequence[float], now: float) -> float:
     recent = [at for at in failures if now - at < RETRY_WINDOW_S]
     if len(recent) < 2:
         return now
-    return recent[-1] + min(2.0 ** (len(recent) - 2), MAX_RETRY_DELAY_S)
+    return recent[-1] + min(2.0 ** min(len(recent) - 2, 10), MAX_RETRY_DELAY_S)

@@ -9,7 +9,7 @@ wanted is Stopped at once, a Starting one passes through Draining. Every state h
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -113,32 +113,9 @@ class Instance:
     ended_at: float | None = None
 
 
-def add(
-    connection: Connection,
-    instance_id: str,
-    *,
-    endpoint_id: str,
-    generation: int,
-    variant: str,
-    instance_type: str | None,
-    model_digest: str,
-    cause: str,
-    at: float,
-) -> None:
-    """Record a wanted instance, Pending."""
-    connection.execute(
-        instances.insert().values(
-            id=instance_id,
-            endpoint_id=endpoint_id,
-            generation=generation,
-            variant=variant,
-            state=State.PENDING,
-            cause=cause,
-            instance_type=instance_type,
-            model_digest=model_digest,
-            created_at=at,
-        )
-    )
+def add(connection: Connection, instance: Instance) -> None:
+    """Record a wanted instance."""
+    connection.execute(instances.insert().values(asdict(instance)))
 
 
 def move(connection: Connection, instance_id: str, state: State, *, cause: str, at: float) -> None:
@@ -158,7 +135,11 @@ def hold(connection: Connection, causes: dict[str, str]) -> None:
     if causes:
         connection.execute(
             update(instances)
-            .where(instances.c.id == bindparam("instance"), instances.c.state == State.PENDING)
+            .where(
+                instances.c.id == bindparam("instance"),
+                instances.c.state == State.PENDING,
+                instances.c.cause != bindparam("why"),
+            )
             .values(cause=bindparam("why")),
             [{"instance": instance, "why": why} for instance, why in causes.items()],
         )
@@ -181,7 +162,9 @@ def see(connection: Connection, peaks: dict[str, int], at: float) -> None:
 
 def active(connection: Connection) -> list[Instance]:
     """All that have not ended, oldest first."""
-    rows = connection.execute(select(instances).where(_ACTIVE).order_by(instances.c.created_at, instances.c.id))
+    rows = connection.execute(
+        select(instances).where(_ACTIVE).order_by(instances.c.created_at, instances.c.id)
+    )
     return [_instance(row) for row in rows]
 
 

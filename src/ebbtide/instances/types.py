@@ -1,4 +1,4 @@
-"""Instance types: what the name of one stands for. The table is instance_types.toml, which users can extend."""
+"""Instance types: what the name of one stands for. The table is instance_types.toml; users can extend it."""
 
 import re
 import tomllib

@@ -1,0 +1,253 @@
+"""A model's files, from object storage to a directory that its model servers share.
+
+    ModelDataUrl, ModelDataSource ─> what it names in storage ─> DATA/models/DIGEST
+
+A directory is named by the content it was made from, so a replaced object is another directory, and equal
+archives are one. It appears whole or not at all; its files are for reading.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ebbtide.database import Database
+from ebbtide.errors import ServiceError
+from ebbtide.identifiers import Location, parse_location
+from ebbtide.objects.records import ObjectRecord, scan_objects
+from ebbtide.objects.store import ObjectStore
+
+MAX_FILES = 100_000
+
+LEFT_FREE_BYTES = 2**30
+"""Disk space that no model may take: the queue and the objects need it."""
+
+UNUSED_S = 30 * 86400.0
+"""After this long without a use a directory is deleted."""
+
+UNFINISHED = ".unfinished-"
+
+SCAN = 1000
+
+
+class ModelUnavailable(Exception):
+    """The model's files cannot be had. The message says why in one line, for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a container definition names: one tar archive, one file, or all objects below a prefix."""
+
+    uri: str
+    location: Location
+    archive: bool
+    prefix: bool
+
+
+def container_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one container of CreateModel's input. Raises ModelUnavailable for a pipeline of several."""
+    containers = [model["PrimaryContainer"]] if "PrimaryContainer" in model else model.get("Containers", [])
+    if len(containers) != 1:
+        raise ModelUnavailable(f"a model needs one container, this one has {len(containers)}")
+    container: Mapping[str, Any] = containers[0]
+    if container.get("Mode") == "MultiModel":
+        raise ModelUnavailable("multi-model containers are not supported")
+    return container
+
+
+def source_of(container: Mapping[str, Any]) -> Source | None:
+    """Where a container definition says that its model lies; None when it names no files.
+
+    Raises ModelUnavailable. Source: ContainerDefinition, S3ModelDataSource, SageMaker 2017-07-24.
+    """
+    uri, archive, prefix = container.get("ModelDataUrl"), True, False
+    if given := container.get("ModelDataSource", {}).get("S3DataSource"):
+        uri = given["S3Uri"]
+        archive = given["CompressionType"] == "Gzip"
+        prefix = given["S3DataType"] == "S3Prefix" and not archive
+    if not uri:
+        return None
+    try:
+        location = parse_location(uri)
+    except ValueError as error:
+        raise ModelUnavailable(f"model data {error}") from error
+    return Source(uri, location, archive, prefix)
+
+
+class ModelFiles:
+    """The directories under one root."""
+
+    def __init__(self, root: Path, objects: ObjectStore, database: Database) -> None:
+        self._root = root
+        self._objects = objects
+        self._database = database
+        self._fetching: dict[str, asyncio.Task[Path]] = {}
+
+    async def fetch(self, container: Mapping[str, Any]) -> Path | None:
+        """The directory with the container's model; None when the container names no files.
+
+        Instances that ask for the same content wait for one fetch. Raises ModelUnavailable.
+        """
+        source = source_of(container)
+        if source is None:
+            return None
+        records = await self._find(source)
+        digest = _digest(source, records)
+        directory = self._root / digest
+        if digest not in self._fetching:
+            task = asyncio.create_task(self._use_or_make(source, records, directory))
+            self._fetching[digest] = task
+            task.add_done_callback(lambda _: self._fetching.pop(digest))
+        # Shielded: one instance that is not wanted any more must not take the files from the others.
+        return await asyncio.shield(self._fetching[digest])
+
+    def sweep(self, now: float) -> None:
+        """Delete what nobody has used for a month, and what a killed server left half made."""
+        for entry in self._root.glob("*") if self._root.is_dir() else ():
+            if entry.name.startswith(UNFINISHED) or now - entry.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    async def _find(self, source: Source) -> Sequence[ObjectRecord]:
+        bucket, key = source.location.bucket, source.location.key
+        try:
+            if not source.prefix:
+                return [await self._objects.head(bucket, key)]
+            found = await self._database.read(lambda connection: _below(connection, source.location))
+        except ServiceError as error:
+            raise ModelUnavailable(f"model data {source.uri}: {error.message}") from error
+        if not found:
+            raise ModelUnavailable(f"model data {source.uri}: no object's key begins so")
+        return found
+
+    async def _use_or_make(self, source: Source, records: Sequence[ObjectRecord], directory: Path) -> Path:
+        if await asyncio.to_thread(_use, directory):
+            return directory
+        unfinished = await asyncio.to_thread(self._begin)
+        try:
+            if source.archive:
+                archive = unfinished / "archive"
+                await self._download(records[0], archive)
+                await asyncio.to_thread(extract, archive, unfinished / "model")
+            else:
+                for record in records:
+                    await self._download(record, unfinished / "model" / _name_below(source, record))
+            await asyncio.to_thread(_publish, unfinished / "model", directory)
+        except (ServiceError, OSError) as error:
+            raise ModelUnavailable(f"model data {source.uri} could not be stored here: {error}") from error
+        except ModelUnavailable as error:
+            raise ModelUnavailable(f"model data {source.uri} {error}") from error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+        return directory
+
+    def _begin(self) -> Path:
+        self._root.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._root))
+        (unfinished / "model").mkdir()
+        return unfinished
+
+    async def _download(self, record: ObjectRecord, target: Path) -> None:
+        _, chunks = await self._objects.open(record.bucket, record.key)
+        await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+        with await asyncio.to_thread(target.open, "xb") as file:
+            async for chunk in chunks:
+                await asyncio.to_thread(file.write, chunk)
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Unpack a tar archive, compressed or not, below an existing directory.
+
+    Nothing lands outside of it, no device, no link that leads out; nothing fills the disk.
+    Raises ModelUnavailable.
+    """
+    room_bytes = shutil.disk_usage(directory).free - LEFT_FREE_BYTES
+    size_bytes = count = 0
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                size_bytes += member.size
+                count += 1
+                if size_bytes > room_bytes:
+                    raise ModelUnavailable(f"unpacks to more than the {room_bytes} bytes that are free")
+                if count > MAX_FILES:
+                    raise ModelUnavailable(f"holds more than {MAX_FILES} files")
+                tar.extract(member, directory, filter="data")
+    except tarfile.FilterError as error:
+        raise ModelUnavailable(f"holds what may not be unpacked: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ModelUnavailable(f"is not a whole tar.gz archive: {error}") from error
+
+
+def size_bytes_of(directory: Path) -> int:
+    """What the files below a directory take together."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _below(connection: Connection, location: Location) -> list[ObjectRecord]:
+    """The objects whose keys begin with the location's; a key that ends in a slash is a folder's marker."""
+    found: list[ObjectRecord] = []
+    lower = location.key
+    while batch := scan_objects(connection, location.bucket, lower, SCAN):
+        inside = [record for record in batch if record.key.startswith(location.key)]
+        found += [record for record in inside if not record.key.endswith("/")]
+        if len(inside) < SCAN:
+            break
+        lower = batch[-1].key + "\0"
+    return found
+
+
+def _name_below(source: Source, record: ObjectRecord) -> Path:
+    """The object's place in the model's directory: its key from the prefix on.
+
+    Raises ModelUnavailable for a key that would lead out of it.
+    """
+    folder = source.location.key.rpartition("/")[0] if source.prefix else record.key.rpartition("/")[0]
+    name = Path(record.key[len(folder) :].lstrip("/"))
+    if ".." in name.parts or "\0" in str(name):
+        raise ModelUnavailable(f"has the key {record.key}, which names no file below it")
+    return name
+
+
+def _digest(source: Source, records: Sequence[ObjectRecord]) -> str:
+    digest = hashlib.sha256(b"archive" if source.archive else b"files")
+    for record in records:
+        name = "" if source.archive else str(_name_below(source, record))
+        digest.update(f"\n{record.etag} {record.size_bytes} {name}".encode())
+    return digest.hexdigest()
+
+
+def _use(directory: Path) -> bool:
+    """Whether the directory is there; it was used just now."""
+    try:
+        os.utime(directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _publish(made: Path, directory: Path) -> None:
+    for path in made.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            _flush(path)
+    now = time.time()
+    os.utime(made, (now, now))  # an archive's root entry brings its own, perhaps ancient
+    made.rename(directory)
+    _flush(directory.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""One model server: a runtime's process behind a private Unix socket, spoken to as to SageMaker's containers.
+
+GET /ping says when it can serve, POST /invocations asks it to. Before the first one of a deployment starts,
+`prepare` does what is needed once per model version: download, conversion.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from ebbtide.instances import machine
+from ebbtide.instances.processes import RuntimeProcess, describe_exit, scrubbed_environment
+from ebbtide.logs import LogStream
+
+STARTUP_TIMEOUT_S = 240.0
+"""Until /ping must answer 200, where ContainerStartupHealthCheckTimeoutInSeconds says nothing."""
+
+PREPARE_TIMEOUT_S = 3600.0
+"""For download and conversion. Source: ModelDataDownloadTimeoutInSeconds, its largest value."""
+
+PING_TIMEOUT_S = 2.0
+STOP_GRACE_S = 30.0
+"""From SIGTERM to SIGKILL. Both: reference container-contract.md, 1."""
+
+FIRST_POLLS_S, LATER_POLLS_S, POLLED_OFTEN_S = 0.01, 0.2, 2.0
+"""A small model is up in a fraction of a second, and its first request waits for it."""
+
+
+class ModelFailed(Exception):
+    """The model cannot be served. The message says why in one line, for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a model server is started with.
+
+    `model_directory` is None for a model that its environment names (HF_MODEL_ID). `cache` is shared by all:
+    what `prepare` made, by content. `memory_limit_bytes` bounds its private memory. `gpus`: device indices.
+    """
+
+    image: str
+    model_directory: Path | None
+    cache: Path
+    environment: Mapping[str, str]
+    region: str
+    concurrency: int
+    threads: int
+    gpus: tuple[int, ...] = ()
+    memory_limit_bytes: int | None = None
+
+
+class _Workplace:
+    """A private directory, its name short enough for a socket's address: socket, status, temporary files."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="ebbtide-"))
+        self.temporary = self.path / "tmp"
+        self.temporary.mkdir()
+        self.socket = self.path / "socket"
+        self._status = self.path / "status.json"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def arguments(self, command: str, launch: Launch) -> list[str]:
+        arguments = [command, "--model-dir", str(launch.model_directory or ""), "--cache", str(launch.cache)]
+        return [*arguments, "--image", launch.image, "--status", str(self._status)]
+
+    def failure(self) -> str | None:
+        """Why the runtime says it failed, if it does."""
+        try:
+            status = json.loads(self._status.read_text())
+        except (OSError, ValueError):
+            return None
+        reason = status.get("reason")
+        return None if reason is None else str(reason)
+
+    async def spawn(self, arguments: list[str], launch: Launch, log: LogStream) -> RuntimeProcess:
+        return await RuntimeProcess.spawn(
+            arguments,
+            environment=scrubbed_environment(
+                os.environ,
+                launch.environment,
+                region=launch.region,
+                threads=launch.threads,
+                gpus=launch.gpus,
+                temporary=self.temporary,
+            ),
+            directory=self.path,
+            memory_limit_bytes=launch.memory_limit_bytes,
+            log=log,
+        )
+
+
+async def prepare(launch: Launch, log: LogStream, *, timeout_s: float = PREPARE_TIMEOUT_S) -> None:
+    """Have the runtime do what a model version needs once; quick when it was done. Raises ModelFailed."""
+    workplace = _Workplace()
+    try:
+        process = await workplace.spawn(workplace.arguments("prepare", launch), launch, log)
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await asyncio.shield(process.exited)
+        except TimeoutError as error:
+            raise ModelFailed(f"preparing the model took longer than {timeout_s:.0f} s") from error
+        finally:
+            process.kill()
+        if status != 0:
+            raise ModelFailed(workplace.failure() or f"preparing the model {describe_exit(status)}")
+    finally:
+        workplace.remove()
+
+
+class ModelServer:
+    """A running model server. `session` speaks to it whatever the URL's host; `concurrency` is what it was
+    started with; `exited` gives its exit status once it has ended.
+    """
+
+    def __init__(self, process: RuntimeProcess, workplace: _Workplace, concurrency: int) -> None:
+        self._process = process
+        self._workplace = workplace
+        self.concurrency = concurrency
+        self.pid = process.pid
+        self.exited = process.exited
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(workplace.socket), limit=0),
+            # How long an answer may take is the invocation's to say, and its bytes are passed on as they are.
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+        )
+
+    @classmethod
+    async def start(cls, launch: Launch, log: LogStream) -> "ModelServer":
+        """Start its process; it does not serve before `ready` returns."""
+        workplace = _Workplace()
+        arguments = workplace.arguments("serve", launch)
+        arguments += ["--socket", str(workplace.socket), "--concurrency", str(launch.concurrency)]
+        try:
+            process = await workplace.spawn(arguments, launch, log)
+        except BaseException:
+            workplace.remove()
+            raise
+        return cls(process, workplace, launch.concurrency)
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return once /ping answers 200. Raises ModelFailed when it ends first, or takes longer."""
+        began_at = time.monotonic()
+        while not self.exited.done():
+            waited_s = time.monotonic() - began_at
+            if await self._answers_ping():
+                return
+            if waited_s > timeout_s:
+                raise ModelFailed(
+                    f"it did not answer GET /ping with 200 within {timeout_s:.0f} s "
+                    "(ContainerStartupHealthCheckTimeoutInSeconds)"
+                )
+            poll_s = FIRST_POLLS_S if waited_s < POLLED_OFTEN_S else LATER_POLLS_S
+            await asyncio.wait({self.exited}, timeout=poll_s)
+        raise ModelFailed(self.describe_end())
+
+    def describe_end(self) -> str:
+        """Why it has ended: what it said itself, else how the process ended."""
+        return self._workplace.failure() or f"the model server {describe_exit(self.exited.result())}"
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Resident memory of it and its children now, and their peaks."""
+        return machine.process_memory(self.pid)
+
+    def rss_bytes(self) -> int:
+        return self.memory_bytes()[0]
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Let what runs finish for at most the grace, then end it and its children."""
+        await self.session.close()
+        await self._process.stop(grace_s)
+        self._workplace.remove()
+
+    async def _answers_ping(self) -> bool:
+        try:
+            async with self.session.get(
+                "http://model/ping", timeout=aiohttp.ClientTimeout(total=PING_TIMEOUT_S)
+            ) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False

@@ -1,0 +1,163 @@
+"""A runtime's process: `python -m ebbtide.runtime ...`, in a group of its own, with little of ours.
+
+It gets a scrubbed environment, a bound on its memory, and a standard input that ends when we do; what it
+prints goes to its log. It is the kernel's first choice when memory runs out, before the server.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ebbtide.logs import LogStream
+
+OOM_SCORE_ADJUSTMENT = 500
+"""Added, in thousandths of all memory, to what the kernel weighs when it must kill. The server has 0."""
+
+MAX_LINE_BYTES = 200_000
+"""A line this long is logged before it ends, so that one without an end takes no memory."""
+
+DRAIN_OUTPUT_S = 1.0
+"""How long the output of a process that has ended may stay open: a child of it may have kept it."""
+
+PASSED_ON = frozenset(
+    {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"}
+    | {"HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+    | {
+        name
+        for proxy in ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+        for name in (proxy, proxy.upper())
+    }
+)
+"""What a model sees of the server's environment. No AWS_* and no EBBTIDE_*: the keys stay with us."""
+
+
+def scrubbed_environment(
+    server: Mapping[str, str],
+    model: Mapping[str, str],
+    *,
+    region: str,
+    threads: int,
+    gpus: Sequence[int],
+    temporary: Path,
+) -> dict[str, str]:
+    """The environment of a model's process; what the model's own Environment says, wins.
+
+    gpus: indices of the devices it may use. Source: reference container-contract.md, 3.
+    """
+    count = str(threads)
+    return {
+        **{name: value for name, value in server.items() if name in PASSED_ON},
+        "PYTHONUNBUFFERED": "1",
+        "SAGEMAKER_REGION": region,
+        "TMPDIR": str(temporary),
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+        **model,
+    }
+
+
+class RuntimeProcess:
+    """One running process. `exited` gives its exit status once it has ended and its output is logged."""
+
+    def __init__(self, process: Process, log: LogStream) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.exited: asyncio.Task[int] = asyncio.create_task(self._follow(log))
+
+    @classmethod
+    async def spawn(
+        cls,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        memory_limit_bytes: int | None,
+        log: LogStream,
+    ) -> "RuntimeProcess":
+        """Start it. No code of ours runs between fork and exec: this process has threads, and their locks."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # the working directory is the model's to write to, not ours to import from
+            "-m",
+            "ebbtide.runtime",
+            *arguments,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,
+        )
+        _bound(process.pid, memory_limit_bytes)
+        return cls(process, log)
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, which lets what runs finish, and after the grace SIGKILL, for the whole group."""
+        if not self.exited.done():
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            await asyncio.wait({self.exited}, timeout=grace_s)
+        self.kill()
+        await self.exited
+
+    def kill(self) -> None:
+        """SIGKILL to it and to all its children, unless it has ended: its children went with it."""
+        if not self.exited.done():
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):  # the group is empty
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _follow(self, log: LogStream) -> int:
+        output = asyncio.create_task(self._log_output(log))
+        status = await self._process.wait()
+        # At once: later, the group's number may be another's.
+        self._kill_group()
+        await asyncio.wait({output}, timeout=DRAIN_OUTPUT_S)
+        output.cancel()
+        return status
+
+    async def _log_output(self, log: LogStream) -> None:
+        assert self._process.stdout is not None
+        rest = b""
+        while chunk := await self._process.stdout.read(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            _log(log, lines)
+        if rest:
+            _log(log, [rest])
+
+
+def describe_exit(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"exited with status {status}"
+    name = signal.Signals(-status).name
+    if name == "SIGKILL":
+        return "was killed (SIGKILL), as the kernel does when memory runs out"
+    return f"was killed ({name})"
+
+
+def _bound(pid: int, memory_limit_bytes: int | None) -> None:
+    with suppress(ProcessLookupError, FileNotFoundError):  # it has ended already
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJUSTMENT))
+        if memory_limit_bytes is not None:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
+
+
+def _log(log: LogStream, lines: Sequence[bytes]) -> None:
+    now = time.time()
+    log.append([(int(now * 1000), line.rstrip(b"\r").decode(errors="replace")) for line in lines], now)

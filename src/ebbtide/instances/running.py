@@ -1,0 +1,205 @@
+"""One instance of the local fleet, from its start to its end: a model server's process and its agent.
+
+model files ─> process ─> /ping ─> InService ─> its generation is live: agent ─> drained, or lost
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ebbtide.endpoints import Endpoint
+from ebbtide.instances.agent import Agent
+from ebbtide.instances.model_files import ModelUnavailable
+from ebbtide.instances.model_server import STOP_GRACE_S, Launch, ModelFailed, ModelServer
+from ebbtide.instances.records import State
+from ebbtide.logs import LogStream
+
+log = logging.getLogger(__name__)
+
+HAND_BACK_S = 10.0
+"""How long an agent may take to hand back its claims once its model server is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an instance ended: Stopped or Failed, and why."""
+
+    state: State
+    cause: str
+
+
+class RunningInstance:
+    """An instance that was admitted and has not ended yet.
+
+    endpoint: as it was when the instance started, with the generation that it serves as the live one.
+    `memory_bytes` is what it was admitted for, `resident_bytes` what it was last seen to take.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance_id: str,
+        endpoint: Endpoint,
+        variant: str,
+        model_digest: str,
+        memory_bytes: int,
+        gpus: tuple[int, ...],
+    ) -> None:
+        self.id = instance_id
+        self.endpoint = endpoint
+        self.variant = variant
+        self.model_digest = model_digest
+        self.memory_bytes = memory_bytes
+        self.gpus = gpus
+        self.resident_bytes = 0
+        self.came_up = False
+        self._model_server: ModelServer | None = None
+        self._agent: Agent | None = None
+        self._live = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._aborting = asyncio.Event()
+
+    @property
+    def model_server(self) -> ModelServer:
+        """Only while `serving`."""
+        assert self._model_server is not None
+        return self._model_server
+
+    @property
+    def agent(self) -> Agent:
+        """Only while `serving`."""
+        assert self._agent is not None
+        return self._agent
+
+    @property
+    def serving(self) -> bool:
+        """It is in service, of the live generation, and takes work."""
+        return self._agent is not None and not self._draining.is_set()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    @property
+    def busy(self) -> bool:
+        return self._agent is not None and not self._agent.idle
+
+    def measure(self) -> int | None:
+        """Look how much memory it takes; its peak in bytes once it has come up, else None.
+
+        The peak of a start is not kept: that of one that fails says nothing about those that do not.
+        """
+        if self._model_server is None:
+            return None
+        self.resident_bytes, peak = self._model_server.memory_bytes()
+        return peak if self.came_up and peak else None
+
+    def go_live(self) -> None:
+        """Its generation is the one that serves: it may take work."""
+        self._live.set()
+
+    def drain(self) -> None:
+        """Take no more work; end when what is in flight is done. Before it is in service: end now."""
+        self._draining.set()
+        if self._agent is not None:
+            self._agent.drain()
+
+    def abort(self) -> None:
+        """End now: hand back what is in flight."""
+        self._draining.set()
+        self._aborting.set()
+
+    async def run(
+        self,
+        *,
+        launch: Callable[[], Awaitable[Launch]],
+        stream: LogStream,
+        startup_timeout_s: float,
+        on_start: Callable[[int], Awaitable[None]],
+        on_in_service: Callable[[], Awaitable[None]],
+        make_agent: Callable[["RunningInstance"], Agent],
+    ) -> Ending:
+        """Live until drained, aborted or lost. Raises nothing.
+
+        launch: fetches the model's files and says how to start it; on_start: gets the process id.
+        """
+        try:
+            start = self._start(launch, stream, startup_timeout_s, on_start)
+            if not await self._unless_drained(start):
+                return Ending(State.STOPPED, "not wanted any more before it was in service")
+            self.came_up = True
+            await on_in_service()
+            if not await self._unless_drained(self._wait_for_generation()):
+                return Ending(State.STOPPED, "drained")
+            return await self._serve(make_agent)
+        except (ModelFailed, ModelUnavailable) as error:
+            return Ending(State.FAILED, str(error))
+        except Exception:
+            # One instance's trouble is not the fleet's; whatever it was, the process must not stay behind.
+            log.exception("instance %s failed", self.id)
+            return Ending(State.FAILED, "the instance failed; the server's log has the trace")
+        finally:
+            if self._model_server is not None:
+                await self._model_server.stop(0 if self._aborting.is_set() else STOP_GRACE_S)
+            stream.close()
+
+    async def _start(
+        self,
+        launch: Callable[[], Awaitable[Launch]],
+        stream: LogStream,
+        startup_timeout_s: float,
+        on_start: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._model_server = await ModelServer.start(await launch(), stream)
+        await on_start(self._model_server.pid)
+        await self._model_server.ready(startup_timeout_s)
+
+    async def _wait_for_generation(self) -> None:
+        live = asyncio.create_task(self._live.wait())
+        await asyncio.wait({live, self.model_server.exited}, return_when=asyncio.FIRST_COMPLETED)
+        live.cancel()
+        if self.model_server.exited.done():
+            raise ModelFailed(self.model_server.describe_end())
+
+    async def _serve(self, make_agent: Callable[["RunningInstance"], Agent]) -> Ending:
+        agent = self._agent = make_agent(self)
+        serving = asyncio.create_task(agent.run())
+        hung = asyncio.create_task(agent.replace_requested.wait())
+        aborting = asyncio.create_task(self._aborting.wait())
+        lost = self.model_server.exited
+        await asyncio.wait({serving, hung, aborting, lost}, return_when=asyncio.FIRST_COMPLETED)
+        hung.cancel()
+        aborting.cancel()
+        if serving.done():
+            serving.result()
+            return Ending(State.STOPPED, "drained")
+        if self._aborting.is_set():
+            ending = Ending(State.STOPPED, "ended with work in flight, which was handed back")
+            await agent.abort()
+        else:
+            if not lost.done():
+                ending = Ending(State.FAILED, "the model server went on computing what had timed out")
+                # Requests in it end with its connections, and the agent puts them back.
+                await self.model_server.stop(0)
+            else:
+                ending = Ending(State.FAILED, self.model_server.describe_end())
+            agent.drain()
+        await asyncio.wait({serving}, timeout=HAND_BACK_S)
+        if not serving.done():
+            await agent.abort()
+            await serving
+        return ending
+
+    async def _unless_drained(self, work: Awaitable[None]) -> bool:
+        """Do the work, and say so; on a drain give it up half way."""
+        working = asyncio.ensure_future(work)
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({working, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        if working.done():
+            await working
+            return True
+        working.cancel()
+        await asyncio.wait({working})
+        return False
