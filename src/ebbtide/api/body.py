@@ -1,0 +1,134 @@
+"""A request's body as it arrives: bounded and whole for most operations, streamed for S3's objects."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from ebbtide.errors import ServiceError
+from ebbtide.wire.chunked import ChunkedDecoder, incomplete_body
+from ebbtide.wire.sigv4 import payload_mismatch
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+BLOCK_BYTES = 512 * 1024
+"""The size in which a stream hands on what arrives in pieces of a few kilobytes: fewer, larger writes."""
+
+THREAD_HASH_BYTES = 64 * 1024
+"""From here a hash takes longer (0.4 to 2 GB/s) than the way to a thread and back: it leaves the loop."""
+
+MAX_DRAIN_BYTES = 16 * 1024 * 1024
+"""How much of an unwanted body is read so that its sender, still writing, comes to read our answer."""
+
+
+class TooLarge(Exception):
+    """The body is longer than the operation takes."""
+
+
+class Body:
+    """One request's body. Iterate it, or `read` it, once."""
+
+    def __init__(self, receive: Receive, *, length_bytes: int | None) -> None:
+        """length_bytes: the declared length of the data, after decoding, where it is declared."""
+        self.trailers: dict[str, str] = {}
+        """Trailing headers of an aws-chunked body, names in lower case; complete at the body's end."""
+        self._receive = receive
+        self._length_bytes = length_bytes
+        self._expected_sha256: str | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._ended = False
+
+    def expect_sha256(self, digest: str) -> None:
+        """Check the data against a hash in hex at its end."""
+        self._expected_sha256 = digest.lower()
+
+    def decode_with(self, decoder: ChunkedDecoder) -> None:
+        """Take the body for aws-chunked."""
+        self._decoder = decoder
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises TooLarge, and ServiceError as iterating does."""
+        if self._length_bytes is not None and self._length_bytes > limit_bytes:
+            raise TooLarge
+        if self._decoder is None and self._expected_sha256 is None:
+            return await self._read_plain(limit_bytes)
+        blocks = []
+        size = 0
+        async for block in self:
+            blocks.append(block)
+            size += len(block)
+            if size > limit_bytes:
+                raise TooLarge
+        return b"".join(blocks)
+
+    async def _read_plain(self, limit_bytes: int) -> bytes:
+        piece = await self._next()
+        if self._ended:
+            whole = piece
+        else:
+            pieces = bytearray(piece)
+            while not self._ended:
+                pieces += await self._next()
+                if len(pieces) > limit_bytes:
+                    raise TooLarge
+            whole = bytes(pieces)
+        if len(whole) > limit_bytes:
+            raise TooLarge
+        return whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The data in blocks of about BLOCK_BYTES.
+
+        Raises ServiceError when the body ends early, is not what was signed or is malformed: what was
+        given by then must not be used.
+        """
+        digest = hashlib.sha256() if self._expected_sha256 is not None else None
+        size = 0
+        async for block in self._blocks():
+            if digest is not None:
+                if len(block) < THREAD_HASH_BYTES:
+                    digest.update(block)
+                else:
+                    await asyncio.to_thread(digest.update, block)
+            size += len(block)
+            yield block
+        if self._decoder is not None:
+            self._decoder.finish()
+            self.trailers.update(self._decoder.trailers)
+        if self._length_bytes is not None and size != self._length_bytes:
+            raise incomplete_body()
+        if digest is not None and digest.hexdigest() != self._expected_sha256:
+            raise payload_mismatch()
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        pieces: list[bytes] = []
+        size = 0
+        while not self._ended:
+            piece = await self._next()
+            decoded = self._decoder.feed(piece) if self._decoder is not None else (piece,)
+            for data in decoded:
+                pieces.append(data)
+                size += len(data)
+            if size >= BLOCK_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        if size:
+            yield b"".join(pieces)
+
+    async def drain(self) -> None:
+        """Read and forget what is left, up to MAX_DRAIN_BYTES."""
+        size = 0
+        while not self._ended and size < MAX_DRAIN_BYTES:
+            try:
+                size += len(await self._next())
+            except ServiceError:
+                return
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self._ended = True
+            raise incomplete_body()
+        self._ended = not message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece

@@ -1,0 +1,138 @@
+"""Whether parameters keep the model's constraints, said in AWS's own words."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from ebbtide.wire.models import Operation, Shape
+
+Params = dict[str, Any]
+
+
+def validate(operation: Operation, params: Params) -> str | None:
+    """AWS's message on all constraints that `params` breaks, None when it keeps them.
+
+    Constraints: required, length, range, pattern, enumeration. Names of instance types are not checked
+    against the model's: an operator may add types, and AWS adds some each month.
+    """
+    if operation.input is None:
+        return None
+    broken = list(_structure(operation.input, params, ""))
+    if not broken:
+        return None
+    noun = "error" if len(broken) == 1 else "errors"
+    return f"{len(broken)} validation {noun} detected: {'; '.join(broken)}"
+
+
+def _structure(shape: Shape, params: Params, path: str) -> Iterator[str]:
+    for name in shape.required:
+        if params.get(name) is None and not shape.members[name].streaming:
+            yield _broken(None, _join(path, name), "Member must not be null")
+    for name, value in params.items():
+        member = shape.members[name]
+        if value is not None and not member.streaming:
+            yield from _value(member.shape, value, _join(path, name))
+
+
+def _join(path: str, name: str) -> str:
+    name = name[0].lower() + name[1:]
+    return f"{path}.{name}" if path else name
+
+
+def _value(shape: Shape, value: Any, path: str) -> Iterator[str]:
+    kind = shape.kind
+    if kind == "string":
+        yield from _string(shape, value, path)
+    elif kind == "structure":
+        yield from _structure(shape, value, path)
+    elif kind == "list":
+        assert shape.element is not None
+        yield from _length(shape, len(value), value, path)
+        for number, item in enumerate(value, 1):
+            if item is not None:
+                yield from _value(shape.element.shape, item, f"{path}.{number}.member")
+    elif kind == "map":
+        assert shape.key is not None
+        assert shape.value is not None
+        yield from _length(shape, len(value), value, path)
+        for key, item in value.items():
+            yield from _value(shape.key.shape, key, f"{path}.key")
+            if item is not None:
+                yield from _value(shape.value.shape, item, f"{path}.{key}.member")
+    elif kind == "blob":
+        yield from _length(shape, len(value), "java.nio.HeapByteBuffer", path)
+    elif kind in ("integer", "long", "double", "float"):
+        if shape.maximum is not None and value > shape.maximum:
+            yield _broken(value, path, f"Member must have value less than or equal to {shape.maximum}")
+        if shape.minimum is not None and value < shape.minimum:
+            yield _broken(value, path, f"Member must have value greater than or equal to {shape.minimum}")
+
+
+def _string(shape: Shape, value: str, path: str) -> Iterator[str]:
+    yield from _length(shape, len(value), value, path)
+    if shape.pattern is not None and not pattern(shape.pattern).fullmatch(value):
+        yield _broken(value, path, f"Member must satisfy regular expression pattern: {shape.pattern}")
+    if shape.enum and value not in shape.enum and not shape.name.endswith("InstanceType"):
+        yield _broken(value, path, f"Member must satisfy enum value set: [{', '.join(shape.enum)}]")
+
+
+def _length(shape: Shape, length: int, value: Any, path: str) -> Iterator[str]:
+    if shape.maximum is not None and length > shape.maximum:
+        yield _broken(value, path, f"Member must have length less than or equal to {shape.maximum}")
+    if shape.minimum is not None and length < shape.minimum:
+        yield _broken(value, path, f"Member must have length greater than or equal to {shape.minimum}")
+
+
+def _broken(value: Any, path: str, rule: str) -> str:
+    shown = "null" if value is None else f"'{_shown(value)}'"
+    return f"Value {shown} at '{path}' failed to satisfy constraint: {rule}"
+
+
+SHOWN_CHARACTERS = 1024
+"""Most of a value that a message repeats."""
+
+
+def _shown(value: Any) -> str:
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+# Patterns: the models write them in Java's dialect
+
+
+@cache
+def pattern(source: str) -> re.Pattern[str]:
+    """Python's expression for a pattern of a service model, to be matched against the whole value."""
+    text = source.replace(r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF")
+    # Java takes a "-" after a class such as \w for itself; Python takes it for a broken range.
+    text = re.sub(r"(\\[wdsWDS])-(?=[^\]])", r"\1\\-", text)
+    # Two quantifiers in a row, `${1,128}`: Java lets an anchor repeat.
+    text = re.sub(r"\$\{\d+,\d+\}$", "$", text)
+    text = text.replace(r"\z", r"\Z")
+    text = re.sub(r"\[?\\p\{(\w+)\}\]?", _property, text)
+    return re.compile(text)
+
+
+_POSIX = {"ASCII": r"\x00-\x7f", "Alnum": "a-zA-Z0-9", "Print": r"\x20-\x7e", "Graph": r"\x21-\x7e"}
+
+
+def _property(found: re.Match[str]) -> str:
+    ranges = _POSIX.get(found[1]) or _category(found[1])
+    return found[0].replace(rf"\p{{{found[1]}}}", ranges) if found[0][0] == "[" else ranges
+
+
+@cache
+def _category(prefix: str) -> str:
+    """The characters whose Unicode category begins with `prefix`, as ranges of a character class."""
+    ranges: list[str] = []
+    start = None
+    for code in range(0x110001):
+        inside = code < 0x110000 and unicodedata.category(chr(code)).startswith(prefix)
+        if inside and start is None:
+            start = code
+        elif not inside and start is not None:
+            ranges.append(f"\\U{start:08x}-\\U{code - 1:08x}")
+            start = None
+    return "".join(ranges)
