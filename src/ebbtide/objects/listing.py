@@ -41,7 +41,7 @@ def page(scan: "Scan[K]", *, prefix: str, delimiter: str, after: str, limit: int
     prefixes: list[str] = []
     last = None
     cursor: str | None = max(prefix, _following(after)) if after else prefix
-    if common := _common_prefix(after, prefix, delimiter):
+    if common := common_prefix(after, prefix, delimiter):
         cursor = _beyond(common)
     while cursor is not None and limit > 0:
         size = BATCH if delimiter else limit - len(contents) + 1
@@ -53,7 +53,7 @@ def page(scan: "Scan[K]", *, prefix: str, delimiter: str, after: str, limit: int
                 continue  # in the common prefix just listed
             if len(contents) + len(prefixes) == limit:
                 return Page(contents, prefixes, last)
-            if common := _common_prefix(item.key, prefix, delimiter):
+            if common := common_prefix(item.key, prefix, delimiter):
                 prefixes.append(common)
                 last, cursor = common, _beyond(common)
             else:
@@ -64,7 +64,7 @@ def page(scan: "Scan[K]", *, prefix: str, delimiter: str, after: str, limit: int
     return Page(contents, prefixes, None)
 
 
-def _common_prefix(key: str, prefix: str, delimiter: str) -> str | None:
+def common_prefix(key: str, prefix: str, delimiter: str) -> str | None:
     """The key up to and with the first delimiter behind the prefix."""
     if not delimiter or not key.startswith(prefix):
         return None

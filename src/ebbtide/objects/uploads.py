@@ -225,13 +225,13 @@ def complete(
     *,
     at: float,
     size_bytes: int | None = None,
-    checksum: str | None = None,
+    stated: Mapping[str, str] | None = None,
     if_match: str | None = None,
     if_none_match: str | None = None,
 ) -> ObjectRecord:
     """Make the named parts the object, and forget the others.
 
-    size_bytes, checksum: what the client says of the whole, if it does.
+    size_bytes, stated: the size and the checksums that the client says the whole has, where it does.
     Raises InvalidPart, InvalidPartOrder, EntityTooSmall, BadDigest, InvalidRequest, NoSuchUpload,
     NoSuchBucket, PreconditionFailed; the upload then goes on. Source: CompleteMultipartUpload, S3 2006-03-01.
     """
@@ -257,8 +257,9 @@ def complete(
         checksum_type=upload.checksum_type,
         tags=upload.tags,
     )
-    if checksum is not None and checksum not in record.checksums.values():
-        raise BadDigest(f"{upload.checksum_algorithm}")
+    for algorithm, value in (stated or {}).items():
+        if record.checksums.get(algorithm) != value:
+            raise BadDigest(algorithm)
     records.put_object(connection, record, if_match=if_match, if_none_match=if_none_match)
     records.join_contents(connection, [part.content_id for part in chosen], upload.id)
     abort(connection, upload, at=at, but=chosen)
