@@ -82,9 +82,7 @@ def building(endpoint: Endpoint) -> Deployment | None:
 
 def model_digest(variant: Variant) -> str:
     """What instances that run the same model in the same way have in common."""
-    model = variant.model
-    containers = [model["PrimaryContainer"]] if "PrimaryContainer" in model else model.get("Containers")
-    return hashlib.sha256(json.dumps(containers, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(variant.container, sort_keys=True).encode()).hexdigest()
 
 
 def decide(seen: Observation, types: InstanceTypes, new_id: Callable[[], str]) -> Moves:

@@ -42,7 +42,7 @@ from ebbtide.instances.decision import (
     deployments_of,
     model_digest,
 )
-from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, container_of, size_bytes_of
+from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, size_bytes_of
 from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFailed
 from ebbtide.instances.plan import RETRY_WINDOW_S
 from ebbtide.instances.records import IllegalMove, Instance, State
@@ -137,7 +137,8 @@ class Fleet:
         for instance in list(self._running.values()):
             instance.abort()
         await asyncio.gather(*tasks, *self._preparations.values(), return_exceptions=True)
-        await self._record_endings()
+        async with self._stepping:
+            await self._record_endings()
 
     async def step(self, now: float) -> float:
         """Bring the instances one step nearer to what the endpoints want; the delay before the next, in s."""
@@ -308,7 +309,7 @@ class Fleet:
 
     async def _launch(self, running: RunningInstance, variant: Variant) -> Launch:
         """Have the model's files here. Raises ModelUnavailable."""
-        container = container_of(variant.model)
+        container = variant.container
         instance_type = self._types.get(variant.instance_type)
         count = threads(
             cores=machine.cores(),
@@ -396,7 +397,7 @@ class Fleet:
             self.wake()
 
     async def _prepare_variant(self, endpoint: Endpoint, deployment: Deployment, variant: Variant) -> None:
-        container = container_of(variant.model)
+        container = variant.container
         environment = container.get("Environment", {})
         directory = await self._files.fetch(container)
         stream = self._logs.stream(

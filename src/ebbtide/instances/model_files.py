@@ -54,17 +54,6 @@ class Source:
     prefix: bool
 
 
-def container_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The one container of CreateModel's input. Raises ModelUnavailable for a pipeline of several."""
-    containers = [model["PrimaryContainer"]] if "PrimaryContainer" in model else model.get("Containers", [])
-    if len(containers) != 1:
-        raise ModelUnavailable(f"a model needs one container, this one has {len(containers)}")
-    container: Mapping[str, Any] = containers[0]
-    if container.get("Mode") == "MultiModel":
-        raise ModelUnavailable("multi-model containers are not supported")
-    return container
-
-
 def source_of(container: Mapping[str, Any]) -> Source | None:
     """Where a container definition says that its model lies; None when it names no files.
 
