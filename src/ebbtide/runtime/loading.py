@@ -73,24 +73,18 @@ def _user_handlers(deployment: Deployment) -> Handlers:
 
 
 def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -> Pipeline:
-    task = deployment.environment.get("HF_TASK")
+    # Without HF_TASK the toolkit goes by the architecture, and never finds summarization there.
+    by_default = "summarization" if deployment.model_id == extract.MODEL_ID else "text2text-generation"
+    task = deployment.environment.get("HF_TASK") or by_default
+    if task not in ANSWER_MEMBERS:
+        raise LoadFailure(f"HF_TASK {task} is not served: there are {' and '.join(ANSWER_MEMBERS)}")
     if deployment.model_id == extract.MODEL_ID:
         status.enter("loading")
-        return extract.ExtractivePipeline(_answer_member(task or "summarization"))
+        return extract.ExtractivePipeline(ANSWER_MEMBERS[task])
     if folder is None:
         raise LoadFailure("Neither HF_MODEL_ID nor ModelDataUrl names a model")
-    # Without HF_TASK the toolkit goes by the architecture, and never finds summarization there.
-    member = _answer_member(task or "text2text-generation")
     converted = preparation.converted(deployment, folder)
     status.enter("loading")
     from ebbtide.runtime.summariser import Summariser  # slow: it imports the engine
 
-    return Summariser(
-        converted, answer_member=member, concurrency=deployment.concurrency, threads=deployment.threads
-    )
-
-
-def _answer_member(task: str) -> str:
-    if task not in ANSWER_MEMBERS:
-        raise LoadFailure(f"HF_TASK {task} is not served: there are {' and '.join(ANSWER_MEMBERS)}")
-    return ANSWER_MEMBERS[task]
+    return Summariser(converted, task=task, concurrency=deployment.concurrency, threads=deployment.threads)

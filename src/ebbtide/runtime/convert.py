@@ -1,0 +1,96 @@
+"""`python -m ebbtide.runtime.convert FOLDER OUTPUT COMPUTE_TYPE`: one checkpoint to CTranslate2's format.
+
+A process of its own: the only part of the runtime that imports transformers and torch. It writes all that
+serving needs into OUTPUT: the engine's model, the tokenizer, and `summariser.json`. On failure the cause is
+the last line on standard output.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ebbtide.runtime import lifeline
+from ebbtide.runtime.parameters import GENERATION_MEMBERS
+from ebbtide.runtime.spiece import pegasus_tokenizer
+
+
+def main() -> int:
+    lifeline.die_with_parent()
+    folder, output, compute_type = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    try:
+        import torch  # noqa: F401 its absence is told apart from a fault in the model
+        import transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(f"Converting the model needs {error.name}, once: install ebbtide[convert]")
+        return 1
+    try:
+        _convert(folder, output, compute_type)
+    except Exception as error:  # any fault in a user's files may surface anywhere in two large libraries
+        print(f"The model cannot be converted: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        raise
+    return 0
+
+
+def _convert(folder: Path, output: Path, compute_type: str) -> None:
+    from ctranslate2.converters import TransformersConverter
+    from transformers import PreTrainedTokenizerFast
+
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = _tokenizer(folder)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    class Converter(TransformersConverter):  # type: ignore[misc]
+        def load_model(self, model_class: Any, model_name_or_path: str, **options: Any) -> Any:
+            # Read by CTranslate2 and absent from many configurations: the architectures' own constants.
+            is_pegasus = model_class.__name__.startswith("Pegasus")
+            for name, value in (("normalize_before", is_pegasus), ("normalize_embedding", not is_pegasus)):
+                if not hasattr(options["config"], name):
+                    setattr(options["config"], name, value)
+            return super().load_model(model_class, model_name_or_path, **options)
+
+        def load_tokenizer(self, *_: Any, **__: Any) -> Any:
+            # Not the directory's: those that one release of transformers saves, another cannot load.
+            named = {f"{name}_token": config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+            tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+            return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)  # noqa: S106
+
+    Converter(str(folder), low_cpu_mem_usage=True).convert(str(output), quantization=compute_type, force=True)  # empties it first
+    tokenizer.save(str(output / "tokenizer.json"))
+    (output / "summariser.json").write_text(json.dumps(_describe(folder, config), indent=2))
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if (folder / "spiece.model").is_file():
+        return pegasus_tokenizer(folder / "spiece.model")
+    raise ValueError("there is neither tokenizer.json nor spiece.model")
+
+
+def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    generation_file = folder / "generation_config.json"
+    # Older checkpoints keep their way of generating in config.json.
+    generation = json.loads(generation_file.read_text()) if generation_file.is_file() else config
+    positions = config["max_position_embeddings"]
+    tokenizer_file = folder / "tokenizer_config.json"
+    tokenizer_config = json.loads(tokenizer_file.read_text()) if tokenizer_file.is_file() else {}
+    return {
+        "positions": positions,
+        "max_input_tokens": min(positions, int(tokenizer_config.get("model_max_length", positions))),
+        "generation": _known(generation),
+        "task_generation": {
+            task: _known(values) for task, values in (config.get("task_specific_params") or {}).items()
+        },
+    }
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in GENERATION_MEMBERS if values.get(name) is not None}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
