@@ -1,0 +1,383 @@
+"""Application Auto Scaling, 2016-02-06, of endpoint variants' instance counts: scalable targets, their
+policies and activities. Nothing is scaled here; the scaler is woken after each change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ebbtide import endpoints
+from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.pages import page
+from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT
+from ebbtide.errors import ServiceError
+from ebbtide.identifiers import arn, time_ordered_id
+from ebbtide.scaling import configurations, targets
+from ebbtide.scaling.targets import Activity, ObjectNotFound, Policy, ScalableTarget
+
+__all__ = [
+    "delete_scaling_policy",
+    "deregister_scalable_target",
+    "describe_scalable_targets",
+    "describe_scaling_activities",
+    "describe_scaling_policies",
+    "list_tags_for_resource",
+    "put_scaling_policy",
+    "register_scalable_target",
+    "tag_resource",
+    "untag_resource",
+]
+
+PAGE_SIZE = 50
+POLICIES_PAGE_SIZE = 10
+MAX_TAGS = 50
+
+SERVICE_LINKED_ROLE = (
+    "arn:aws:iam::{account}:role/aws-service-role/sagemaker.application-autoscaling.amazonaws.com/"
+    "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+)
+
+
+async def register_scalable_target(params: Params, call: Call) -> Result:
+    """Let a variant scale between two counts, or change them; it is moved between them at once.
+
+    Raises ServiceError when the variant does not exist, or the limits contradict each other or its kind:
+    only an asynchronous endpoint may go to zero. Source: RegisterScalableTarget.
+    """
+    resource = _resource(params)
+
+    def register(connection: Connection) -> ScalableTarget:
+        known = targets.find_target(connection, call.account, params["ResourceId"])
+        minimum, maximum = _capacities(params, known)
+        endpoint = _scalable_endpoint(connection, call, resource)
+        if minimum == 0 and endpoint.async_config is None:
+            raise ServiceError("MinCapacity must be at least 1 for an endpoint without AsyncInferenceConfig.")
+        if known is None:
+            target = _new_target(params, call, resource, minimum, maximum)
+            targets.add_target(connection, target)
+        else:
+            target = replace(
+                known,
+                min_capacity=minimum,
+                max_capacity=maximum,
+                suspended=dict(known.suspended) | params.get("SuspendedState", {}),
+            )
+            targets.change_target(connection, target)
+        return target
+
+    target = await call.parts.database.write(register)
+    call.parts.scaler.wake()
+    return {"ScalableTargetARN": target.arn}
+
+
+async def describe_scalable_targets(params: Params, call: Call) -> Result:
+    """Source: DescribeScalableTargets."""
+    _check_namespace(params)
+    wanted = params.get("ResourceIds")
+    known = await call.parts.database.read(targets.all_targets)
+    listed, token = page(
+        (
+            target
+            for target in known
+            if target.account == call.account
+            and (not wanted or target.resource_id in wanted)
+            and params.get("ScalableDimension") in (None, configurations.DIMENSION)
+        ),
+        lambda target: (target.resource_id,),
+        limit=_limit(params, PAGE_SIZE),
+        token=params.get("NextToken"),
+        error_code="InvalidNextTokenException",
+    )
+    return {"ScalableTargets": [_describe_target(target) for target in listed]} | _next(token)
+
+
+async def deregister_scalable_target(params: Params, call: Call) -> Result:
+    """Forget a target and its policies; the variant keeps the count it has.
+
+    Raises ObjectNotFound. Source: DeregisterScalableTarget.
+    """
+    _resource(params)
+    await call.parts.database.write(
+        lambda connection: targets.remove_target(
+            connection, targets.get_target(connection, call.account, params["ResourceId"])
+        )
+    )
+    return {}
+
+
+async def put_scaling_policy(params: Params, call: Call) -> Result:
+    """Give a target a policy, or replace the one of that name, which keeps its ARN.
+
+    Raises ObjectNotFound without a target; ServiceError for a configuration that is not its type's, or
+    not supported. Source: PutScalingPolicy.
+    """
+    _resource(params)
+    name = params["PolicyName"]
+
+    def put(connection: Connection) -> Policy:
+        target = targets.get_target(connection, call.account, params["ResourceId"])
+        known = {policy.name: policy for policy in targets.policies_of(connection, target)}.get(name)
+        type_, configuration = _configuration(params, known)
+        policy = Policy(
+            arn=known.arn if known else _policy_arn(call, params["ResourceId"], name),
+            target_id=target.id,
+            name=name,
+            type=type_,
+            configuration=configuration,
+            created_at=known.created_at if known else call.now,
+            put_at=call.now,
+        )
+        targets.put_policy(connection, policy)
+        return policy
+
+    policy = await call.parts.database.write(put)
+    call.parts.scaler.wake()
+    return {"PolicyARN": policy.arn, "Alarms": _alarms(policy, params["ResourceId"])}
+
+
+async def describe_scaling_policies(params: Params, call: Call) -> Result:
+    """Source: DescribeScalingPolicies."""
+    _check_namespace(params)
+    names, resource_id = params.get("PolicyNames"), params.get("ResourceId")
+
+    def read(connection: Connection) -> list[tuple[ScalableTarget, Policy]]:
+        by_target = targets.all_policies(connection)
+        return [
+            (target, policy)
+            for target in targets.all_targets(connection)
+            for policy in by_target.get(target.id, ())
+            if target.account == call.account
+            and resource_id in (None, target.resource_id)
+            and (not names or policy.name in names or policy.arn in names)
+        ]
+
+    listed, token = page(
+        await call.parts.database.read(read),
+        lambda put: (put[0].resource_id, put[1].name),
+        limit=_limit(params, POLICIES_PAGE_SIZE),
+        token=params.get("NextToken"),
+        error_code="InvalidNextTokenException",
+    )
+    return {"ScalingPolicies": [_describe_policy(target, policy) for target, policy in listed]} | _next(token)
+
+
+async def delete_scaling_policy(params: Params, call: Call) -> Result:
+    """Raises ObjectNotFound. Source: DeleteScalingPolicy."""
+    _resource(params)
+
+    def delete(connection: Connection) -> None:
+        target = targets.get_target(connection, call.account, params["ResourceId"])
+        for policy in targets.policies_of(connection, target):
+            if policy.name == params["PolicyName"]:
+                return targets.remove_policy(connection, policy)
+        raise ObjectNotFound(f"No scaling policy found for policy name: {params['PolicyName']}")
+
+    await call.parts.database.write(delete)
+    return {}
+
+
+async def describe_scaling_activities(params: Params, call: Call) -> Result:
+    """What was scaled in the last six weeks and why, newest first. Decisions not to scale are not kept.
+
+    Source: DescribeScalingActivities.
+    """
+    _check_namespace(params)
+    limit = _limit(params, PAGE_SIZE)
+    listed = await call.parts.database.read(
+        lambda connection: targets.activities_of(
+            connection,
+            call.account,
+            params.get("ResourceId"),
+            limit=limit + 1,
+            before_id=params.get("NextToken"),
+        )
+    )
+    token = listed[limit - 1].id if len(listed) > limit else None
+    return {"ScalingActivities": [_describe_activity(activity) for activity in listed[:limit]]} | _next(token)
+
+
+async def tag_resource(params: Params, call: Call) -> Result:
+    """Source: TagResource."""
+
+    def tag(connection: Connection) -> None:
+        target = _tagged(connection, call, params["ResourceARN"])
+        tags = dict(target.tags) | params["Tags"]
+        if len(tags) > MAX_TAGS:
+            raise ServiceError(f"At most {MAX_TAGS} tags are allowed.", code="TooManyTagsException")
+        targets.change_target(connection, replace(target, tags=tags))
+
+    await call.parts.database.write(tag)
+    return {}
+
+
+async def untag_resource(params: Params, call: Call) -> Result:
+    """Source: UntagResource."""
+
+    def untag(connection: Connection) -> None:
+        target = _tagged(connection, call, params["ResourceARN"])
+        tags = {key: value for key, value in target.tags.items() if key not in params["TagKeys"]}
+        targets.change_target(connection, replace(target, tags=tags))
+
+    await call.parts.database.write(untag)
+    return {}
+
+
+async def list_tags_for_resource(params: Params, call: Call) -> Result:
+    """Source: ListTagsForResource."""
+    target = await call.parts.database.read(
+        lambda connection: _tagged(connection, call, params["ResourceARN"])
+    )
+    return {"Tags": dict(target.tags)}
+
+
+def _resource(params: Params) -> configurations.Resource:
+    return configurations.parse_resource(
+        params["ServiceNamespace"], params["ResourceId"], params["ScalableDimension"]
+    )
+
+
+def _check_namespace(params: Params) -> None:
+    if params["ServiceNamespace"] != "sagemaker":
+        raise ServiceError(f"Unsupported service namespace: {params['ServiceNamespace']}.")
+
+
+def _capacities(params: Params, known: ScalableTarget | None) -> tuple[int, int]:
+    minimum = params.get("MinCapacity", known.min_capacity if known else None)
+    maximum = params.get("MaxCapacity", known.max_capacity if known else None)
+    if minimum is None or maximum is None:
+        raise ServiceError("MinCapacity and MaxCapacity must be given to register a new scalable target.")
+    if minimum < 0 or maximum > MAX_INSTANCE_COUNT:
+        raise ServiceError(f"Capacities must be 0 to {MAX_INSTANCE_COUNT}, not {minimum} to {maximum}.")
+    if minimum > maximum:
+        raise ServiceError(f"MinCapacity {minimum} must not be above MaxCapacity {maximum}.")
+    return minimum, maximum
+
+
+def _scalable_endpoint(
+    connection: Connection, call: Call, resource: configurations.Resource
+) -> endpoints.Endpoint:
+    try:
+        endpoint = endpoints.get_endpoint(connection, call.account, resource.endpoint)
+    except endpoints.EndpointNotFound as missing:
+        named = arn("sagemaker", call.region, call.account, f"endpoint/{resource.endpoint}")
+        raise ServiceError(f'Could not find endpoint "{named}".') from missing
+    if endpoint.live.variant(resource.variant) is None:
+        raise ServiceError(f'Endpoint "{endpoint.arn}" has no variant "{resource.variant}".')
+    return endpoint
+
+
+def _new_target(
+    params: Params, call: Call, resource: configurations.Resource, minimum: int, maximum: int
+) -> ScalableTarget:
+    id_ = time_ordered_id(call.now)
+    return ScalableTarget(
+        id=id_,
+        account=call.account,
+        resource_id=params["ResourceId"],
+        arn=arn("application-autoscaling", call.region, call.account, f"scalable-target/{id_}"),
+        endpoint_name=resource.endpoint,
+        variant=resource.variant,
+        min_capacity=minimum,
+        max_capacity=maximum,
+        role_arn=SERVICE_LINKED_ROLE.format(account=call.account),
+        suspended=params.get("SuspendedState", {}),
+        tags=params.get("Tags", {}),
+        created_at=call.now,
+    )
+
+
+def _configuration(params: Params, known: Policy | None) -> tuple[str, Mapping[str, Any]]:
+    """The policy's type and its checked configuration. Source: PutScalingPolicy."""
+    type_ = params.get("PolicyType", known.type if known else "StepScaling")
+    if type_ == "PredictiveScaling":
+        raise ServiceError("PolicyType PredictiveScaling is not supported.")
+    member = f"{type_}PolicyConfiguration"
+    given = {name for name in params if name.endswith("PolicyConfiguration")}
+    if given != {member}:
+        raise ServiceError(f"A policy of type {type_} must have {member}, and no other configuration.")
+    configuration: Mapping[str, Any] = params[member]
+    if type_ == "TargetTrackingScaling":
+        configurations.check_target_tracking(configuration)
+    else:
+        configurations.check_step_scaling(configuration)
+    return type_, configuration
+
+
+def _policy_arn(call: Call, resource_id: str, name: str) -> str:
+    resource = f"resource/sagemaker/{resource_id}:policyName/{name}"
+    return arn(
+        "autoscaling", call.region, call.account, f"scalingPolicy:{time_ordered_id(call.now)}:{resource}"
+    )
+
+
+def _alarms(policy: Policy, resource_id: str) -> list[dict[str, str]]:
+    return configurations.alarms(policy.arn, policy.type, policy.configuration, resource_id=resource_id)
+
+
+def _tagged(connection: Connection, call: Call, target_arn: str) -> ScalableTarget:
+    target = targets.find_target_of_arn(connection, target_arn)
+    if target is None or target.account != call.account:
+        raise ServiceError(f"No scalable target found: {target_arn}", code="ResourceNotFoundException")
+    return target
+
+
+def _named(resource_id: str) -> dict[str, str]:
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": resource_id,
+        "ScalableDimension": configurations.DIMENSION,
+    }
+
+
+def _describe_target(target: ScalableTarget) -> dict[str, Any]:
+    suspensions = (
+        "DynamicScalingInSuspended",
+        "DynamicScalingOutSuspended",
+        "ScheduledScalingSuspended",
+    )
+    return _named(target.resource_id) | {
+        "MinCapacity": target.min_capacity,
+        "MaxCapacity": target.max_capacity,
+        "RoleARN": target.role_arn,
+        "CreationTime": target.created_at,
+        "SuspendedState": {name: target.suspended.get(name, False) for name in suspensions},
+        "ScalableTargetARN": target.arn,
+    }
+
+
+def _describe_policy(target: ScalableTarget, policy: Policy) -> dict[str, Any]:
+    return _named(target.resource_id) | {
+        "PolicyARN": policy.arn,
+        "PolicyName": policy.name,
+        "PolicyType": policy.type,
+        f"{policy.type}PolicyConfiguration": policy.configuration,
+        "Alarms": _alarms(policy, target.resource_id),
+        "CreationTime": policy.created_at,
+    }
+
+
+def _describe_activity(activity: Activity) -> dict[str, Any]:
+    described = _named(activity.resource_id) | {
+        "ActivityId": activity.id,
+        "Description": f"Setting desired instance count to {activity.desired}.",
+        "Cause": activity.cause,
+        "StartTime": activity.started_at,
+        "StatusCode": activity.status,
+        "StatusMessage": activity.message,
+    }
+    if activity.ended_at is not None:
+        described["EndTime"] = activity.ended_at
+    return described
+
+
+def _limit(params: Params, most: int) -> int:
+    limit: int = params.get("MaxResults", most)
+    if not 1 <= limit <= most:
+        raise ServiceError(f"MaxResults must be 1 to {most}, not {limit}.")
+    return limit
+
+
+def _next(token: str | None) -> dict[str, Any]:
+    return {} if token is None else {"NextToken": token}
