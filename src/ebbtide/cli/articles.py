@@ -59,7 +59,7 @@ _NOT_PROSE = [
         (r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL),  # fenced code
         (r"<!--.*?-->", re.DOTALL),
         (r"<(style|script|svg|table|picture)\b.*?</\1>", re.DOTALL | re.IGNORECASE),
-        (r"</?[a-zA-Z][^<>]*>", 0),  # other HTML tags
+        (r"</?[a-zA-Z][\w-]*(\s[^<>]*)?/?>", 0),  # other HTML tags
         (
             r"^\.\. [^\n]*(\n([ \t][^\n]*)?)*?(?=\n\S|\Z)",
             re.MULTILINE,
