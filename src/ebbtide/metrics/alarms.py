@@ -370,7 +370,7 @@ def _datapoints(connection: Connection, alarm: Alarm, end: float) -> list[float 
     """The datapoints of an evaluation, oldest first, the newest ending at `end`."""
     periods = alarm.definition["EvaluationPeriods"] + EXTRA_PERIODS
     start = end - periods * alarm.period_s
-    (answer,) = data.answer(connection, alarm.queries, start=start, end=end, now=end)
+    answer, *_ = data.answer(connection, alarm.queries, start=start, end=end, now=end)
     return [answer.points.get(int(start) + slot * alarm.period_s) for slot in range(periods)]
 
 

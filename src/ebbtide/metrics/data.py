@@ -44,8 +44,11 @@ def dimensions(given: Sequence[Mapping[str, str]]) -> Dimensions:
     return tuple(sorted((dimension["Name"], dimension["Value"]) for dimension in given))
 
 
-def check(queries: Sequence[Query]) -> None:
-    """Raises InvalidQuery unless ids are unique and well formed and expressions can be evaluated."""
+def check(queries: Sequence[Query]) -> int:
+    """How many time series the queries return when every metric has data.
+
+    Raises InvalidQuery unless ids are unique and well formed and expressions can be evaluated.
+    """
     ids = [query["Id"] for query in queries]
     for query in queries:
         key = query["Id"]
@@ -59,7 +62,9 @@ def check(queries: Sequence[Query]) -> None:
             raise InvalidQuery(f"The query {key} must have either MetricStat or Expression")
         if stat := query.get("MetricStat"):
             _check_stat(key, stat)
-    _evaluate(queries, {query["Id"]: _label(query, queries) for query in queries}, _nothing, lambda _: ())
+    values = _evaluate(queries, {}, lambda _: {0: 1.0}, lambda _: (0,))
+    returned = [values[query["Id"]] for query in queries if query.get("ReturnData", True)]
+    return sum(len(value) if isinstance(value, list) else 1 for value in returned)
 
 
 def answer(
@@ -120,10 +125,6 @@ def check_period(period_s: int) -> None:
         raise InvalidQuery(f"Period {period_s} must be 1, 5, 10, 20, 30 or a multiple of 60")
 
 
-def _nothing(_stat: Mapping[str, Any]) -> Mapping[int, float]:
-    return {}
-
-
 def _evaluate(
     queries: Sequence[Query],
     labels: Mapping[str, str],
@@ -132,7 +133,9 @@ def _evaluate(
 ) -> dict[str, Value]:
     """The value of each query by id; expressions may refer to any other, in any order."""
     metrics = {
-        query["Id"]: Series(labels[query["Id"]], query["MetricStat"]["Period"], read(query["MetricStat"]))
+        query["Id"]: Series(
+            labels.get(query["Id"], ""), query["MetricStat"]["Period"], read(query["MetricStat"])
+        )
         for query in queries
         if "MetricStat" in query
     }

@@ -88,10 +88,8 @@ def find(
     name: str | None = None,
     dimensions: Mapping[str, str | None] = {},
     active_since: float | None = None,
-    after: Metric | None = None,
-    limit: int,
 ) -> list[Metric]:
-    """Up to `limit` metrics in the order of namespace, name and dimensions, those behind `after`.
+    """The metrics that have points, or points since `active_since`, of that namespace, name and dimensions.
 
     dimensions: name to value, or to None when any value will do; the metric may have others besides.
     """
@@ -101,18 +99,13 @@ def find(
             "namespace": namespace,
             "name": name,
             "active_since": active_since,
-            "after_namespace": after.namespace if after else "",
-            "after_name": after.name if after else "",
-            "after_dimensions": encode(after.dimensions) if after else "",
         },
     )
     matching: list[Metric] = []
     for row in found:
-        of_series = dict(json.loads(row.dimensions))
-        if all(key in of_series and value in (None, of_series[key]) for key, value in dimensions.items()):
-            matching.append(Metric(row.namespace, row.name, tuple(of_series.items())))
-            if len(matching) == limit:
-                break
+        own = dict(json.loads(row.dimensions))
+        if all(key in own and value in (None, own[key]) for key, value in dimensions.items()):
+            matching.append(Metric(row.namespace, row.name, tuple(own.items())))
     return matching
 
 
@@ -146,6 +139,4 @@ SELECT DISTINCT namespace, name, dimensions FROM metric_series
    AND (:active_since IS NULL OR EXISTS (
          SELECT 1 FROM metric_points
           WHERE series_id = metric_series.id AND resolution_s = 1 AND starts_at >= :active_since))
-   AND (namespace, name, dimensions) > (:after_namespace, :after_name, :after_dimensions)
- ORDER BY namespace, name, dimensions
 """)
