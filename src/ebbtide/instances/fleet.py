@@ -304,7 +304,7 @@ class Fleet:
         if not running.came_up:
             self._broken[generation] = (
                 f"The primary container for production variant {running.variant} did not pass the ping "
-                f"health check: {cause}. Please check CloudWatch logs for this endpoint."
+                f"health check: {cause.rstrip('.')}. Please check CloudWatch logs for this endpoint."
             )
 
     async def _launch(self, running: RunningInstance, variant: Variant) -> Launch:

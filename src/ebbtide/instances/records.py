@@ -8,7 +8,6 @@ Pending waits for the machine to hold it, and its cause says for what. A Pending
 wanted is Stopped at once, a Starting one passes through Draining. Every state has its time stamp.
 """
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -176,24 +175,6 @@ def of_endpoint(connection: Connection, endpoint_id: str) -> list[Instance]:
         .order_by(instances.c.created_at, instances.c.id)
     )
     return [_instance(row) for row in rows]
-
-
-def counts(connection: Connection, endpoint_id: str, state: State = State.IN_SERVICE) -> dict[str, int]:
-    """How many instances each variant has in `state`; a variant with none is absent."""
-    rows = connection.execute(
-        select(instances.c.variant).where(instances.c.endpoint_id == endpoint_id, instances.c.state == state)
-    )
-    return dict(Counter(row.variant for row in rows))
-
-
-def pending_causes(connection: Connection, endpoint_id: str) -> dict[str, str]:
-    """For each variant with a Pending instance, what its oldest waits for: VariantStatus's StatusMessage."""
-    rows = connection.execute(
-        select(instances.c.variant, instances.c.cause)
-        .where(instances.c.endpoint_id == endpoint_id, instances.c.state == State.PENDING)
-        .order_by(instances.c.created_at.desc())
-    )
-    return {row.variant: row.cause for row in rows}
 
 
 def instance_seconds(connection: Connection, endpoint_id: str, now: float) -> float:
