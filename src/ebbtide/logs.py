@@ -26,6 +26,8 @@ SEGMENT_BYTES = 4 << 20
 MAX_SEGMENTS = 16
 """A stream keeps at least SEGMENT_BYTES * (MAX_SEGMENTS - 1) of its newest events."""
 
+PIECE_BYTES = 16 << 10
+
 MAX_MESSAGE_BYTES = 256 * 1024
 """A longer line is cut into several events. Source: PutLogEvents, size of an event."""
 
@@ -131,28 +133,32 @@ class LogStream:
         for index, (start, path) in enumerate(segments):
             if index + 1 < len(segments) and segments[index + 1][0] <= position:
                 continue
-            with path.open("rb") as file:
-                here = max(start, position)
-                file.seek(here - start)
-                for line in file:
-                    if not line.endswith(b"\n"):  # a crash cut it; what was written next begins a line
-                        break
-                    if int(line[:13]) >= since_ms:
-                        yield _event(line, here)
-                    here += len(line)
+            here = max(start, position)
+            # One byte early, at the end of the line before: a position that is not ours finds a line's end.
+            early = int(here > start)
+            lines = _lines(path, here - start - early)
+            if early:
+                here += len(next(lines, b""))
+            for line in lines:
+                if int(line[:13]) >= since_ms:
+                    yield _event(line, here)
+                here += len(line) + 1
 
     def backward(self, position: int | None) -> Iterator[Event]:
         """The events before `position` (None: the end), newest first."""
         for start, path in reversed(self.segments()):
             if position is not None and start >= position:
                 continue
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # dropped since the segments were listed, and with it all older ones
+                return
             if position is not None:
                 data = data[: position - start]
             end = data.rfind(b"\n") + 1
             while end > 0:
                 begin = data.rfind(b"\n", 0, end - 1) + 1
-                yield _event(data[begin:end], start + begin)
+                yield _event(data[begin : end - 1], start + begin)
                 end = begin
 
     def _append(self, data: bytes) -> None:
@@ -190,7 +196,27 @@ def _parts(message: str) -> Iterator[str]:
 
 
 def _event(line: bytes, position: int) -> Event:
-    return Event(int(line[:13]), int(line[14:27]), json.loads(line[28:]), position, position + len(line))
+    return Event(int(line[:13]), int(line[14:27]), json.loads(line[28:]), position, position + len(line) + 1)
+
+
+def _lines(path: Path, offset: int) -> Iterator[bytes]:
+    """The whole lines of a segment from `offset`, without their ends; none of one that is dropped meanwhile.
+
+    The file is open only while a piece is read: a search goes through very many streams at once.
+    """
+    rest = b""
+    while True:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                piece = file.read(PIECE_BYTES)
+        except FileNotFoundError:
+            return
+        if not piece:
+            return
+        offset += len(piece)
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
 
 
 class LogStore:
