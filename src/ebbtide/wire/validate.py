@@ -111,16 +111,21 @@ def pattern(source: str) -> re.Pattern[str]:
     # Two quantifiers in a row, `${1,128}`: Java lets an anchor repeat.
     text = re.sub(r"\$\{\d+,\d+\}$", "$", text)
     text = text.replace(r"\z", r"\Z")
-    text = re.sub(r"\[?\\p\{(\w+)\}\]?", _property, text)
+    text = _CLASS_OR_PROPERTY.sub(_with_ranges, text)
     return re.compile(text)
 
 
 _POSIX = {"ASCII": r"\x00-\x7f", "Alnum": "a-zA-Z0-9", "Print": r"\x20-\x7e", "Graph": r"\x21-\x7e"}
 
 
-def _property(found: re.Match[str]) -> str:
-    ranges = _POSIX.get(found[1]) or _category(found[1])
-    return found[0].replace(rf"\p{{{found[1]}}}", ranges) if found[0][0] == "[" else ranges
+_PROPERTY = re.compile(r"\\p\{(\w+)\}")
+_CLASS_OR_PROPERTY = re.compile(rf"\[(?:\\.|[^\]\\])*\]|{_PROPERTY.pattern}")
+
+
+def _with_ranges(found: re.Match[str]) -> str:
+    """A character class with its properties as ranges; a property outside of one becomes a class."""
+    ranges = _PROPERTY.sub(lambda each: _POSIX.get(each[1]) or _category(each[1]), found[0])
+    return ranges if found[0].startswith("[") else f"[{ranges}]"
 
 
 @cache
