@@ -97,7 +97,7 @@ class Deliveries:
         """Deliver until told to stop; what is then under way gets 2 s, and is repeated after a restart."""
         await loops.run("deliveries", self.step, stop, self._woken)
         self.arrivals.close()
-        await self._close()
+        await self.close()
 
     async def step(self, now: float) -> float:
         """Start a lane for each subscription with something due; the wait until the next is, in s."""
@@ -126,9 +126,10 @@ class Deliveries:
             await self._database.write(lambda connection: _move_to_queue(connection, batch, parcels, now))
             self.arrivals.notify(batch.subscription.endpoint)
         else:
+            started = time.monotonic()
             failures = await asyncio.gather(*(self._attempt(batch, parcel) for parcel in parcels))
             attempts = list(zip(parcels, failures, strict=True))
-            ended_at = time.time()
+            ended_at = now + time.monotonic() - started
             await self._database.write(lambda connection: _record(connection, batch, attempts, ended_at))
         if batch.subscription.redrive_arn is not None:
             self.arrivals.notify(batch.subscription.redrive_arn)
@@ -188,7 +189,8 @@ class Deliveries:
             mail.compose(server, batch.subscription.endpoint, subject, parcel.body, sender_name=sender_name),
         )
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Wait 2 s for attempts under way, then cut them off."""
         lanes = list(self._lanes.values())
         if lanes:
             await asyncio.wait(lanes, timeout=CLOSE_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """Posting messages to HTTP receivers."""
 
+import errno
 import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 15.0
 TOO_MANY_REQUESTS = 429
-
-
-class _Refused(OSError):
-    """The address is one that deliveries must not connect to."""
 
 
 def open_session(*, private_delivery: bool) -> "ClientSession":
@@ -42,7 +39,9 @@ async def post(session: "ClientSession", url: str, body: str, headers: Mapping[s
         async with session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
             status = response.status
     except aiohttp.ClientConnectorError as error:
-        raise Undelivered(str(error), final=isinstance(error.os_error, _Refused)) from error
+        # Refused by us, most likely; an operator's packet filter says the same.
+        refused = isinstance(error.os_error, PermissionError)
+        raise Undelivered(f"{error.host}:{error.port}: {error.os_error}", final=refused) from error
     except aiohttp.InvalidURL as error:
         raise Undelivered(f"{url} is not a valid URL", final=True) from error
     except TimeoutError as error:
@@ -58,7 +57,7 @@ def _guard(*, private_delivery: bool) -> Callable[[tuple[Any, ...]], socket.sock
         # The last step before connecting, so no name that resolves anew to another address gets past it.
         family, kind, protocol, _, address = address_info
         if reason := refusal(address[0], private_delivery=private_delivery):
-            raise _Refused(reason)
+            raise PermissionError(errno.EACCES, reason)
         return socket.socket(family=family, type=kind, proto=protocol)
 
     return connectable

@@ -109,7 +109,8 @@ def check_attributes(attributes: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises ServiceError for message attributes that no message can have."""
     if len(attributes) > MAX_ATTRIBUTES:
         raise invalid_value(
-            f"Number of message attributes [{len(attributes)}] exceeds the allowed maximum [{MAX_ATTRIBUTES}]."
+            f"Number of message attributes [{len(attributes)}] exceeds the allowed maximum "
+            f"[{MAX_ATTRIBUTES}]."
         )
     for name, attribute in attributes.items():
         _check_attribute(name, attribute)

@@ -68,8 +68,10 @@ class DeliveryPolicy:
             case "arithmetic":
                 grown = span * share * (retry / rising)
             case "geometric":
-                ratio = self.max_delay_target / max(self.min_delay_target, 1)
-                return float(max(self.min_delay_target, 1) * ratio**share)
+                # A factor needs something to multiply: a least delay of 0 s grows from 1 s.
+                first = max(self.min_delay_target, 1.0)
+                longest = max(self.max_delay_target, first)
+                return float(min(first * (longest / first) ** share, self.max_delay_target))
             case "exponential":
                 grown = span * (2.0 ** (retry - 1) - 1) / max(2.0 ** (rising - 1) - 1, 1)
             case _:
