@@ -23,7 +23,7 @@ from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.settings import Credentials
-from ebbtide.wire import models, sigv4
+from ebbtide.wire import models, sigv2, sigv4
 from ebbtide.wire.chunked import ChunkedDecoder, ChunkSigner
 from ebbtide.wire.parse import parse
 from ebbtide.wire.request import Request, Response
@@ -153,11 +153,13 @@ class Application:
         account, access_key_id, region = ACCOUNT, "", self._parts.settings.region
         if target.signed:
             try:
-                signature, request = await self._authenticate(request, body, operation, now)
+                if operation.service.name == "s3" and sigv2.is_presigned(request):
+                    known, request = await self._authenticate_v2(request, body, operation, now)
+                else:
+                    known, region, request = await self._authenticate(request, body, operation, now)
             except sigv4.Refused as refused:
                 raise sigv4.as_service_error(refused, target.protocol) from refused
-            access_key_id, region = signature.access_key_id, signature.region
-            account = self._credentials(signature).account
+            account, access_key_id = known.account, known.access_key_id
         params = parse(operation, target.protocol, _decompressed(request, operation), labels)
         if operation.streams_input:
             assert operation.input is not None
@@ -180,10 +182,11 @@ class Application:
 
     async def _authenticate(
         self, request: Request, body: Body, operation: models.Operation, now: float
-    ) -> tuple[sigv4.Signature, Request]:
-        """Check who sent the request; give it back with its body, unless the operation streams that.
+    ) -> tuple[Credentials, str, Request]:
+        """Check who sent the request, and by which region's name; give it back with its body, unless the
+        operation streams that: then a body with a declared hash is compared with it while it is read.
 
-        A body with a declared hash is compared with it while it is read. Raises Refused, ServiceError.
+        Raises Refused, ServiceError, TooLarge.
         """
         signature = sigv4.read_signature(request)
         if signature is None:
@@ -193,7 +196,8 @@ class Application:
             raise sigv4.Refused(
                 sigv4.Reason.MISMATCH, f"Credential should be scoped to correct service: '{signing_name}'."
             )
-        secret = self._credentials(signature).secret_access_key
+        known = self._credentials(signature.access_key_id)
+        secret = known.secret_access_key
         declared = sigv4.declared_payload_hash(request, signature)
         if declared is not None and declared.startswith(sigv4.STREAMING_PREFIX):
             sigv4.verify(request, signature, secret, payload_hash=declared, now=now)
@@ -212,10 +216,19 @@ class Application:
             sigv4.verify(request, signature, secret, payload_hash=declared or computed, now=now)
             if declared not in (None, sigv4.UNSIGNED_PAYLOAD, computed):
                 raise sigv4.payload_mismatch()
-        return signature, request
+        return known, signature.region, request
 
-    def _credentials(self, signature: sigv4.Signature) -> Credentials:
-        known = self._lookup(signature.access_key_id)
+    async def _authenticate_v2(
+        self, request: Request, body: Body, operation: models.Operation, now: float
+    ) -> tuple[Credentials, Request]:
+        known = self._credentials(sigv2.access_key_id(request))
+        sigv2.verify_presigned(request, _bucket_in_path(request), known.secret_access_key, now=now)
+        if not operation.streams_input:
+            request = await _with_body(request, body, operation)
+        return known, request
+
+    def _credentials(self, access_key_id: str) -> Credentials:
+        known = self._lookup(access_key_id)
         if known is None:
             raise sigv4.Refused(
                 sigv4.Reason.UNKNOWN_KEY, "The security token included in the request is invalid."

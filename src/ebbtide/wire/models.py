@@ -43,6 +43,8 @@ class Member:
     shape: Shape
     wire_name: str
     """The name on the wire; for a header its lower case."""
+    xml_name: str
+    """The name in XML documents and in the query protocol's parameters."""
     location: str | None = None
     """header, headers (a prefix), querystring, uri, statusCode; None is the body."""
     flattened: bool = False
@@ -178,9 +180,10 @@ class Service:
         traits = {**self._raw_shapes[reference["shape"]], **reference}
         location = traits.get("location")
         flattened = bool(traits.get("flattened"))
-        wire_name = traits.get("locationName") or self._query_names.get((owner, name)) or name
-        if flattened and shape.element is not None and shape.element.wire_name != "member":
-            wire_name = shape.element.wire_name
+        wire_name = traits.get("locationName", name)
+        xml_name = self._query_names.get((owner, name), wire_name)
+        if flattened and shape.element is not None and shape.element.xml_name != "member":
+            xml_name = shape.element.xml_name
         if location in ("header", "headers"):
             wire_name = wire_name.lower()
         namespace = traits.get("xmlNamespace")
@@ -192,6 +195,7 @@ class Service:
             name=name,
             shape=shape,
             wire_name=wire_name,
+            xml_name=xml_name,
             location=location,
             flattened=flattened,
             timestamp_format=traits.get("timestampFormat"),

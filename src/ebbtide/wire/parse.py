@@ -7,7 +7,7 @@ What is malformed raises ServiceError with the protocol's own code; whether the 
 import base64
 import binascii
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -194,7 +194,7 @@ def _query_structure(shape: Shape, tree: dict[str, Any]) -> Params:
 
 def _query_members(shape: Shape, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, member in shape.members.items():
-        node = tree.get(member.wire_name)
+        node = tree.get(member.xml_name)
         if node is not None:
             yield name, _query_value(member, node)
 
@@ -205,15 +205,15 @@ def _query_value(member: Member, node: dict[str, Any]) -> Any:
         return dict(_query_members(shape, node))
     if shape.kind == "list":
         assert shape.element is not None
-        items = node if member.flattened else node.get(shape.element.wire_name, {})
+        items = node if member.flattened else node.get(shape.element.xml_name, {})
         return [_query_value(shape.element, item) for item in _numbered(items)]
     if shape.kind == "map":
         assert shape.key is not None
         assert shape.value is not None
         entries = node if member.flattened else node.get("entry", {})
         return {
-            _text(entry.get(shape.key.wire_name, {})): _query_value(
-                shape.value, entry.get(shape.value.wire_name, {})
+            _text(entry.get(shape.key.xml_name, {})): _query_value(
+                shape.value, entry.get(shape.value.xml_name, {})
             )
             for entry in _numbered(entries)
         }
@@ -252,12 +252,8 @@ def _rest(operation: Operation, protocol: str, request: Request, labels: dict[st
                     if texts is not None:
                         found[name] = _argument(member, texts)
                 case "headers":
-                    prefix = member.wire_name
-                    found[name] = {
-                        header[len(prefix) :]: value
-                        for header, value in request.headers.items()
-                        if header.startswith(prefix)
-                    }
+                    if values := _prefixed(request.headers, member.wire_name):
+                        found[name] = values
                 case None:
                     bare = True
     except _Unreadable as error:
@@ -282,6 +278,10 @@ def _header_value(member: Member, text: str) -> Any:
     if member.shape.kind == "timestamp" and member.timestamp_format is None:
         return timestamp(text)
     return from_text(member, text)
+
+
+def _prefixed(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name[len(prefix) :]: value for name, value in headers.items() if name.startswith(prefix)}
 
 
 def _header_items(text: str) -> Iterator[str]:
@@ -348,11 +348,11 @@ def _xml_structure(shape: Shape, node: Element) -> Params:
         if member.location is not None:
             continue
         if member.xml_attribute:
-            wanted = member.wire_name.rpartition(":")[2]
+            wanted = member.xml_name.rpartition(":")[2]
             text = next((v for key, v in node.attrib.items() if _local(key) == wanted), None)
             if text is not None:
                 found[name] = from_text(member, text)
-        elif elements := children.get(member.wire_name):
+        elif elements := children.get(member.xml_name):
             found[name] = _xml_value(member, elements)
     return found
 
@@ -367,7 +367,7 @@ def _xml_value(member: Member, elements: list[Element]) -> Any:
         items = (
             elements
             if member.flattened
-            else [child for child in first if _local(child.tag) == shape.element.wire_name]
+            else [child for child in first if _local(child.tag) == shape.element.xml_name]
         )
         return [_xml_value(shape.element, [item]) for item in items]
     if shape.kind == "map":
@@ -376,7 +376,7 @@ def _xml_value(member: Member, elements: list[Element]) -> Any:
         entries = elements if member.flattened else list(first)
         pairs = ({_local(child.tag): child for child in entry} for entry in entries)
         return {
-            (pair[shape.key.wire_name].text or ""): _xml_value(shape.value, [pair[shape.value.wire_name]])
+            (pair[shape.key.xml_name].text or ""): _xml_value(shape.value, [pair[shape.value.xml_name]])
             for pair in pairs
         }
     return from_text(member, first.text or "")

@@ -298,7 +298,7 @@ def _xml_document(service: Service, root: str, shape: Shape, result: Result) -> 
 
 def _xml_members(shape: Shape, result: Result) -> str:
     return "".join(
-        _xml_value(shape.members[name], shape.members[name].wire_name, value)
+        _xml_value(shape.members[name], shape.members[name].xml_name, value)
         for name, value in result.items()
         if value is not None and not shape.members[name].xml_attribute
     )
@@ -309,7 +309,7 @@ def _xml_value(member: Member, tag: str, value: Any) -> str:
     namespace = _namespace(member)
     if shape.kind == "structure":
         attributes = "".join(
-            f' {m.wire_name}="{_escape(str(value[name]))}"'
+            f' {m.xml_name}="{_escape(str(value[name]))}"'
             for name, m in shape.members.items()
             if m.xml_attribute and value.get(name) is not None
         )
@@ -317,7 +317,7 @@ def _xml_value(member: Member, tag: str, value: Any) -> str:
     if shape.kind == "list":
         assert shape.element is not None
         element = shape.element
-        item_tag = tag if member.flattened else element.wire_name
+        item_tag = tag if member.flattened else element.xml_name
         items = "".join(_xml_value(element, item_tag, item) for item in value)
         return items if member.flattened else f"<{tag}{namespace}>{items}</{tag}>"
     if shape.kind == "map":
@@ -325,8 +325,8 @@ def _xml_value(member: Member, tag: str, value: Any) -> str:
         assert shape.value is not None
         entry_tag = tag if member.flattened else "entry"
         entries = "".join(
-            f"<{entry_tag}>{_xml_value(shape.key, shape.key.wire_name, key)}"
-            f"{_xml_value(shape.value, shape.value.wire_name, item)}</{entry_tag}>"
+            f"<{entry_tag}>{_xml_value(shape.key, shape.key.xml_name, key)}"
+            f"{_xml_value(shape.value, shape.value.xml_name, item)}</{entry_tag}>"
             for key, item in value.items()
         )
         return entries if member.flattened else f"<{tag}{namespace}>{entries}</{tag}>"
