@@ -1,0 +1,239 @@
+"""From what a model names in object storage to the directory its model servers read."""
+
+import asyncio
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebbtide.database import Database, metadata
+from ebbtide.identifiers import Location
+from ebbtide.instances import model_files
+from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, Source, source_of
+from ebbtide.objects.buckets import Bucket, create_bucket
+from ebbtide.objects.store import ObjectStore
+
+ARCHIVE = {"ModelDataUrl": "s3://models/m.tar.gz"}
+NOT_WHOLE, FORBIDDEN = "is not a whole tar.gz archive", "holds what may not be unpacked"
+
+
+class Storage:
+    """A bucket, and the model files made from what lies in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.database = Database(root / "ebbtide.db")
+        with self.database.engine.begin() as connection:
+            metadata.create_all(connection)
+            create_bucket(connection, Bucket("models", "123456789012", "us-east-1", 0.0))
+        self.objects = ObjectStore(root / "objects", self.database)
+        self.directories = root / "models"
+        self.files = ModelFiles(self.directories, self.objects, self.database)
+
+    async def put(self, key: str, body: bytes) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield body
+
+        await self.objects.put("models", key, chunks(), at=0.0)
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
+    storage = Storage(tmp_path)
+    yield storage
+    storage.database.close()
+
+
+def archive(files: dict[str, bytes], *, mode: str = "w:gz") -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def archive_of(member: tarfile.TarInfo) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        tar.addfile(member)
+    return packed.getvalue()
+
+
+def link(target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo("link")
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+def device() -> tarfile.TarInfo:
+    member = tarfile.TarInfo("null")
+    member.type, member.devmajor, member.devminor = tarfile.CHRTYPE, 1, 3
+    return member
+
+
+def names_in(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir()]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+async def test_an_archive_is_unpacked(storage, mode):
+    files = {"config.json": b"{}", "code/inference.py": b"pass"}
+    await storage.put("m.tar.gz", archive(files, mode=mode))
+
+    assert contents(await storage.files.fetch(ARCHIVE)) == files
+
+
+async def test_the_same_content_is_unpacked_once_for_all(storage):
+    await storage.put("m.tar.gz", archive({"a": b"1"}))
+    await storage.put("copy.tar.gz", archive({"a": b"1"}))
+
+    first, second = await asyncio.gather(storage.files.fetch(ARCHIVE), storage.files.fetch(ARCHIVE))
+    third = await storage.files.fetch(
+        {"ModelDataUrl": "https://models.s3.us-east-1.amazonaws.com/copy.tar.gz"}
+    )
+
+    assert first == second == third
+    assert names_in(storage.directories) == [first.name]
+
+
+async def test_a_replaced_archive_is_another_directory(storage):
+    await storage.put("m.tar.gz", archive({"a": b"1"}))
+    before = await storage.files.fetch(ARCHIVE)
+    await storage.put("m.tar.gz", archive({"a": b"2"}))
+
+    after = await storage.files.fetch(ARCHIVE)
+
+    assert (contents(before), contents(after)) == ({"a": b"1"}, {"a": b"2"})
+
+
+async def test_a_prefix_is_copied_with_its_folders(storage):
+    for key in ("m/config.json", "m/code/inference.py", "m/", "mine/other", "n/other"):
+        await storage.put(key, key.encode())
+    container = {
+        "ModelDataSource": {
+            "S3DataSource": {"S3Uri": "s3://models/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        }
+    }
+
+    assert contents(await storage.files.fetch(container)) == {
+        "config.json": b"m/config.json",
+        "code/inference.py": b"m/code/inference.py",
+    }
+
+
+async def test_a_prefix_of_many_objects_is_copied_whole(storage, monkeypatch):
+    monkeypatch.setattr(model_files, "SCAN", 3)
+    keys = [f"m/{n}" for n in range(8)]
+    for key in [*keys, "n/other"]:
+        await storage.put(key, b"")
+    container = {
+        "ModelDataSource": {
+            "S3DataSource": {"S3Uri": "s3://models/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        }
+    }
+
+    assert len(contents(await storage.files.fetch(container))) == len(keys)
+
+
+async def test_a_model_without_files_has_no_directory(storage):
+    assert await storage.files.fetch({"Image": "image", "Environment": {"HF_MODEL_ID": "a/b"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(b"no archive", "is not a whole tar.gz archive", id="not an archive"),
+        pytest.param(archive({"a": os.urandom(50_000)})[:-5000], "is not a whole tar.gz archive", id="cut"),
+        pytest.param(archive({"../evil": b""}), "holds what may not be unpacked", id="a path that leads out"),
+        pytest.param(
+            archive_of(link("/etc/passwd")), "holds what may not be unpacked", id="an absolute link"
+        ),
+        pytest.param(
+            archive_of(link("../../x")), "holds what may not be unpacked", id="a link that leads out"
+        ),
+        pytest.param(archive_of(device()), "holds what may not be unpacked", id="a device"),
+    ],
+)
+async def test_a_bad_archive_is_refused_and_leaves_nothing(storage, tmp_path, body, reason):
+    await storage.put("m.tar.gz", body)
+
+    with pytest.raises(ModelUnavailable, match=rf"^model data s3://models/m\.tar\.gz {reason}"):
+        await storage.files.fetch(ARCHIVE)
+
+    assert names_in(storage.directories) == []
+    assert not (tmp_path / "evil").exists()
+
+
+async def test_an_archive_larger_than_the_disk_is_refused(storage, monkeypatch):
+    monkeypatch.setattr(model_files, "LEFT_FREE_BYTES", 2**60)
+    await storage.put("m.tar.gz", archive({"a": b"1"}))
+
+    with pytest.raises(ModelUnavailable, match="unpacks to more than"):
+        await storage.files.fetch(ARCHIVE)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        pytest.param("s3://models/none.tar.gz", "The specified key does not exist", id="no such key"),
+        pytest.param("s3://none/m.tar.gz", "The specified bucket does not exist", id="no such bucket"),
+    ],
+)
+async def test_missing_model_data_is_named(storage, url, reason):
+    with pytest.raises(ModelUnavailable, match=f"^model data {url}: {reason}"):
+        await storage.files.fetch({"ModelDataUrl": url})
+
+
+async def test_an_instance_that_is_given_up_does_not_take_the_files_from_the_others(storage):
+    await storage.put("m.tar.gz", archive({"a": b"1"}))
+    given_up = asyncio.create_task(storage.files.fetch(ARCHIVE))
+    kept = asyncio.create_task(storage.files.fetch(ARCHIVE))
+    await asyncio.sleep(0)
+
+    given_up.cancel()
+
+    assert contents(await kept) == {"a": b"1"}
+
+
+async def test_what_is_left_half_made_or_long_unused_is_swept(storage):
+    await storage.put("m.tar.gz", archive({"a": b"1"}))
+    used = await storage.files.fetch(ARCHIVE)
+    (storage.directories / ".unfinished-x" / "model").mkdir(parents=True)
+    (storage.directories / "old").mkdir()
+    os.utime(storage.directories / "old", (0, 0))
+
+    storage.files.sweep(now=used.stat().st_mtime + 86400)
+
+    assert names_in(storage.directories) == [used.name]
+
+
+def s3_source(kind: str, compression: str) -> dict[str, Any]:
+    given = {"S3Uri": "s3://b/k", "S3DataType": kind, "CompressionType": compression}
+    return {"ModelDataSource": {"S3DataSource": given}}
+
+
+@pytest.mark.parametrize(
+    ("container", "source"),
+    [
+        pytest.param({"ModelDataUrl": "s3://b/k"}, ("s3://b/k", True, False), id="ModelDataUrl"),
+        pytest.param(s3_source("S3Object", "Gzip"), ("s3://b/k", True, False), id="one archive"),
+        pytest.param(s3_source("S3Object", "None"), ("s3://b/k", False, False), id="one file"),
+        pytest.param(s3_source("S3Prefix", "None"), ("s3://b/k", False, True), id="a folder"),
+        pytest.param({"ModelDataUrl": ""}, None, id="an empty URL is none"),
+    ],
+)
+def test_where_a_container_says_its_model_lies(container, source):
+    expected = source and Source(source[0], Location("b", "k"), archive=source[1], prefix=source[2])
+
+    assert source_of(container) == expected
