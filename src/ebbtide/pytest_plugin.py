@@ -11,7 +11,7 @@ directory, for the whole test session. Tests share it, so they choose names of t
 # Loaded into every pytest run where ebbtide is installed: what is slow to import waits for the fixture.
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from ebbtide.cli.running import RunningServer
     from ebbtide.settings import Credentials
+
+LOG_LINES_SHOWN = 40
 
 
 class Ebbtide:
@@ -78,3 +80,18 @@ def ebbtide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
     data = tmp_path_factory.mktemp("ebbtide")
     with started(data) as server:
         yield Ebbtide(server, data)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the server's log with a failed test that used the server."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("ebbtide")
+    if report.failed and isinstance(server, Ebbtide):
+        from ebbtide.cli.running import LOG_FILE
+
+        lines = (server.data / LOG_FILE).read_text().splitlines()
+        report.sections.append(("ebbtide server log, its end", "\n".join(lines[-LOG_LINES_SHOWN:])))
+    return report
