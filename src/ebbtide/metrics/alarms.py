@@ -294,18 +294,24 @@ class Alarms:
         await loops.run("alarms", self.step, stop)
 
     async def step(self, now: float) -> float:
-        """Evaluate the alarms whose period has ended since they last were, then run the actions due.
+        """Evaluate the alarms whose period has ended since they last were, and run the actions due.
 
         Returns the delay to the next step, in s.
         """
+        # First what is due: an evaluation may undo a state that was set, its actions must run nevertheless.
+        await self._run_due(now)
         alarms = await self._database.read(_all)
         due = [alarm for alarm in alarms if self._evaluated.get(alarm.arn) != _newest_end(alarm, now)]
         for alarm in due:
             await self._evaluate(alarm, now)
         self._evaluated = {alarm.arn: _newest_end(alarm, now) for alarm in alarms}
+        if due:
+            await self._run_due(now)
+        return IDLE_STEP_S
+
+    async def _run_due(self, now: float) -> None:
         for alarm in await self._database.read(lambda connection: _due(connection, now)):
             await self._run_actions(alarm, now)
-        return IDLE_STEP_S
 
     async def _evaluate(self, alarm: Alarm, now: float) -> None:
         end = _newest_end(alarm, now)
