@@ -5,7 +5,7 @@ service models no other error for it, and waiters, SDKs and terraform match on b
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -51,6 +51,9 @@ __all__ = [
 
 PAGE_SIZE = 10
 """MaxResults of the lists when none is given."""
+
+MAX_STATUS_MESSAGE_LENGTH = 1024
+"""Characters. Source: VariantStatusMessage."""
 
 TEST_NOTIFICATION = json.dumps(
     {"eventVersion": "1.0", "eventSource": "aws:sagemaker", "eventName": "TestNotification"}
@@ -197,13 +200,11 @@ async def describe_endpoint(params: Params, call: Call) -> Result:
     Source: DescribeEndpoint.
     """
 
-    def read(connection: Connection) -> tuple[Endpoint, list[instances.Instance]]:
+    def read(connection: Connection) -> tuple[Endpoint, dict[tuple[int, str], str]]:
         endpoint = _endpoint(connection, call, params["EndpointName"])
-        return endpoint, [
-            instance for instance in instances.active(connection) if instance.endpoint_id == endpoint.id
-        ]
+        return endpoint, _pending_causes(connection, endpoint.id)
 
-    endpoint, running = await call.parts.database.read(read)
+    endpoint, pending = await call.parts.database.read(read)
     current = call.parts.fleet.current_counts(endpoint.id)
     result: Result = {
         "EndpointName": endpoint.name,
@@ -213,7 +214,7 @@ async def describe_endpoint(params: Params, call: Call) -> Result:
         "CreationTime": endpoint.created_at,
         "LastModifiedTime": endpoint.modified_at,
         "ProductionVariants": [
-            _variant_summary(endpoint, endpoint.live, variant, running)
+            _variant_summary(endpoint, endpoint.live, variant, pending)
             | {
                 "CurrentInstanceCount": current.get(variant.name, 0),
                 "DeployedImages": [_deployed_image(endpoint.live, variant)],
@@ -231,7 +232,7 @@ async def describe_endpoint(params: Params, call: Call) -> Result:
             "EndpointConfigName": endpoint.target.config_name,
             "StartTime": endpoint.target.started_at,
             "ProductionVariants": [
-                _variant_summary(endpoint, endpoint.target, variant, running)
+                _variant_summary(endpoint, endpoint.target, variant, pending)
                 for variant in endpoint.target.variants
             ],
         }
@@ -451,9 +452,19 @@ def _wake(call: Call) -> None:
     call.parts.deliveries.wake()
 
 
+def _pending_causes(connection: Connection, endpoint_id: str) -> dict[tuple[int, str], str]:
+    """What the instances that cannot start yet wait for, by generation and variant name."""
+    return {
+        (instance.generation, instance.variant): instance.cause
+        for instance in instances.active(connection)
+        if instance.endpoint_id == endpoint_id and instance.state == instances.State.PENDING
+    }
+
+
 def _variant_summary(
-    endpoint: Endpoint, deployment: Deployment, variant: Variant, running: Iterable[instances.Instance]
+    endpoint: Endpoint, deployment: Deployment, variant: Variant, pending: Mapping[tuple[int, str], str]
 ) -> dict[str, Any]:
+    """pending: what instances wait for, by generation and variant name."""
     summary: dict[str, Any] = {
         "VariantName": variant.name,
         "DesiredInstanceCount": variant.desired_instance_count,
@@ -461,19 +472,12 @@ def _variant_summary(
         "CurrentWeight": variant.current_weight,
     }
     if endpoint.status in (CREATING, UPDATING):
-        waiting = {
-            instance.cause: None
-            for instance in running
-            if instance.generation == deployment.generation
-            and instance.variant == variant.name
-            and instance.state == instances.State.PENDING
-        }
-        status = {
+        status: dict[str, Any] = {
             "Status": CREATING if deployment is endpoint.target else endpoint.status,
-            "StartTime": deployment.started_at if endpoint.target else endpoint.modified_at,
+            "StartTime": endpoint.modified_at,
         }
-        if waiting:
-            status["StatusMessage"] = "; ".join(waiting)[:1024]
+        if cause := pending.get((deployment.generation, variant.name)):
+            status["StatusMessage"] = cause[:MAX_STATUS_MESSAGE_LENGTH]
         summary["VariantStatus"] = [status]
     return summary
 
