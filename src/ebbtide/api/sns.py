@@ -306,8 +306,10 @@ async def publish_batch(params: Params, call: Call) -> Result:
             try:
                 message_id = _publication(entry, topic_arn, call)(connection)
             except ServiceError as error:
+                # An entry's code is as errors have it on the wire, where the shapes' suffix is left out.
+                code = error.code.removesuffix("Exception")
                 failed.append(
-                    {"Id": entry["Id"], "Code": error.code, "Message": error.message, "SenderFault": True}
+                    {"Id": entry["Id"], "Code": code, "Message": error.message, "SenderFault": True}
                 )
             else:
                 successful.append({"Id": entry["Id"], "MessageId": message_id})

@@ -1,0 +1,337 @@
+"""SQS as boto3 sees it: queues, messages, visibility, long polling, dead letters."""
+
+import json
+import threading
+import urllib.parse
+import urllib.request
+import uuid
+
+import boto3
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError
+
+
+@pytest.fixture
+def sqs(ebbtide):
+    return ebbtide.client("sqs")
+
+
+@pytest.fixture
+def queue(sqs):
+    """The URL of an empty queue."""
+    return sqs.create_queue(QueueName=f"q-{uuid.uuid4()}")["QueueUrl"]
+
+
+def arn(sqs, queue):
+    return attributes(sqs, queue)["QueueArn"]
+
+
+def attributes(sqs, queue):
+    return sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+
+
+def bodies(answer):
+    return sorted(message["Body"] for message in answer.get("Messages", []))
+
+
+def test_a_message_is_received_as_it_was_sent_and_gone_when_deleted(sqs, queue):
+    sent = sqs.send_message(
+        QueueUrl=queue,
+        MessageBody="Grüße ☃",
+        MessageAttributes={
+            "n": {"DataType": "Number", "StringValue": "7"},
+            "b": {"DataType": "Binary.png", "BinaryValue": b"\x00\xff"},
+        },
+        MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-2"}},
+    )
+
+    [got] = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=["All"], AttributeNames=["All"])[
+        "Messages"
+    ]
+    sqs.delete_message(QueueUrl=queue, ReceiptHandle=got["ReceiptHandle"])
+
+    # boto3 has compared the digests of the body and the attributes with its own.
+    assert got["MessageId"] == sent["MessageId"]
+    assert got["Body"] == "Grüße ☃"
+    assert got["MessageAttributes"]["n"] == {"DataType": "Number", "StringValue": "7"}
+    assert got["MessageAttributes"]["b"] == {"DataType": "Binary.png", "BinaryValue": b"\x00\xff"}
+    assert got["Attributes"]["ApproximateReceiveCount"] == "1"
+    assert got["Attributes"]["AWSTraceHeader"] == "Root=1-2"
+    assert attributes(sqs, queue)["ApproximateNumberOfMessages"] == "0"
+    assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        pytest.param([], [], id="none unless asked for"),
+        pytest.param(["a.x"], ["a.x"], id="by name"),
+        pytest.param(["a.*"], ["a.x", "a.y"], id="by prefix"),
+        pytest.param([".*"], ["a.x", "a.y", "b"], id="all"),
+    ],
+)
+def test_a_receiver_gets_the_attributes_it_asks_for(sqs, queue, asked, got):
+    sqs.send_message(
+        QueueUrl=queue,
+        MessageBody="m",
+        MessageAttributes={name: {"DataType": "String", "StringValue": "v"} for name in ("a.x", "a.y", "b")},
+    )
+
+    [message] = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=asked)["Messages"]
+
+    assert sorted(message.get("MessageAttributes", {})) == got
+    assert "Attributes" not in message
+
+
+def test_a_received_message_is_hidden_until_its_visibility_ends(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m")
+    [first] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=600)["Messages"]
+    hidden = sqs.receive_message(QueueUrl=queue)
+    in_flight = attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"]
+
+    sqs.change_message_visibility(QueueUrl=queue, ReceiptHandle=first["ReceiptHandle"], VisibilityTimeout=0)
+
+    [again] = sqs.receive_message(QueueUrl=queue, MessageSystemAttributeNames=["ApproximateReceiveCount"])[
+        "Messages"
+    ]
+    assert "Messages" not in hidden
+    assert in_flight == "1"
+    assert again["MessageId"] == first["MessageId"]
+    assert again["Attributes"] == {"ApproximateReceiveCount": "2"}
+
+
+def test_a_receiver_that_was_replaced_can_neither_delete_nor_hold_the_message(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m")
+    [first] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)["Messages"]
+    [second] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=600)["Messages"]
+
+    sqs.delete_message(QueueUrl=queue, ReceiptHandle=first["ReceiptHandle"])
+    with pytest.raises(ClientError) as raised:
+        sqs.change_message_visibility(
+            QueueUrl=queue, ReceiptHandle=first["ReceiptHandle"], VisibilityTimeout=60
+        )
+
+    assert raised.value.response["Error"]["Code"] == "AWS.SimpleQueueService.MessageNotInflight"
+    assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "1"
+    sqs.delete_message(QueueUrl=queue, ReceiptHandle=second["ReceiptHandle"])
+    assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_a_long_poll_answers_as_soon_as_a_message_arrives(sqs, queue):
+    got = []
+    waiting = threading.Thread(
+        target=lambda: got.append(sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20))
+    )
+    waiting.start()
+
+    sqs.send_message(QueueUrl=queue, MessageBody="here")
+
+    waiting.join(timeout=10)
+    assert bodies(got[0]) == ["here"]
+
+
+def test_a_long_poll_sees_a_message_that_becomes_visible_again(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m")
+    sqs.receive_message(QueueUrl=queue, VisibilityTimeout=1)
+
+    again = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)
+
+    assert bodies(again) == ["m"]
+
+
+def test_a_delayed_message_waits(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m", DelaySeconds=600)
+
+    assert "Messages" not in sqs.receive_message(QueueUrl=queue)
+    assert attributes(sqs, queue)["ApproximateNumberOfMessagesDelayed"] == "1"
+
+
+def test_messages_received_too_often_go_to_the_dead_letter_queue(sqs, queue):
+    dead = sqs.create_queue(QueueName=f"dead-{uuid.uuid4()}")["QueueUrl"]
+    policy = json.dumps({"deadLetterTargetArn": arn(sqs, dead), "maxReceiveCount": "2"})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": policy})
+    sqs.send_message(QueueUrl=queue, MessageBody="poison")
+
+    for _ in range(2):
+        assert bodies(sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)) == ["poison"]
+    third = sqs.receive_message(QueueUrl=queue)
+
+    assert "Messages" not in third
+    [moved] = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
+    assert moved["Body"] == "poison"
+    assert moved["Attributes"]["DeadLetterQueueSourceArn"] == arn(sqs, queue)
+    assert sqs.list_dead_letter_source_queues(QueueUrl=dead)["queueUrls"] == [queue]
+
+
+def test_a_batch_is_sent_received_and_deleted(sqs, queue):
+    entries = [{"Id": str(i), "MessageBody": f"m{i}"} for i in range(10)]
+
+    sent = sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+    got = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
+    deleted = sqs.delete_message_batch(
+        QueueUrl=queue,
+        Entries=[{"Id": m["Body"], "ReceiptHandle": m["ReceiptHandle"]} for m in got["Messages"]],
+    )
+
+    assert len(sent["Successful"]) == 10
+    assert bodies(got) == [f"m{i}" for i in range(10)]
+    assert len(deleted["Successful"]) == 10
+    assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_an_entry_that_fails_leaves_the_others_of_its_batch(sqs, queue):
+    answer = sqs.delete_message_batch(QueueUrl=queue, Entries=[{"Id": "a", "ReceiptHandle": "nonsense"}])
+    sent = sqs.send_message_batch(
+        QueueUrl=queue,
+        Entries=[{"Id": "good", "MessageBody": "m"}, {"Id": "bad", "MessageBody": "\x01"}],
+    )
+
+    assert [each["Code"] for each in answer["Failed"]] == ["ReceiptHandleIsInvalid"]
+    assert [each["Id"] for each in sent["Successful"]] == ["good"]
+    assert [(each["Id"], each["Code"]) for each in sent["Failed"]] == [("bad", "InvalidMessageContents")]
+
+
+def test_creating_a_queue_again_finds_it_unless_its_attributes_differ(sqs):
+    name = f"q-{uuid.uuid4()}"
+    first = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "60"})["QueueUrl"]
+
+    again = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "60"})["QueueUrl"]
+    with pytest.raises(sqs.exceptions.QueueNameExists) as raised:
+        sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "61"})
+
+    assert again == first
+    assert sqs.get_queue_url(QueueName=name)["QueueUrl"] == first
+    assert raised.value.response["Error"]["Code"] == "QueueAlreadyExists"
+
+
+def test_a_queue_shows_its_attributes_and_their_defaults(sqs, queue):
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"MessageRetentionPeriod": "600"})
+
+    shown = attributes(sqs, queue)
+
+    assert shown["MessageRetentionPeriod"] == "600"
+    assert shown["VisibilityTimeout"] == "30"
+    assert shown["MaximumMessageSize"] == "1048576"
+    assert shown["QueueArn"] == f"arn:aws:sqs:us-east-1:123456789012:{queue.rpartition('/')[2]}"
+
+
+def test_queues_are_listed_by_prefix_in_pages(sqs):
+    prefix = f"listed-{uuid.uuid4()}"
+    made = [sqs.create_queue(QueueName=f"{prefix}-{i}")["QueueUrl"] for i in range(3)]
+
+    pages = list(
+        sqs.get_paginator("list_queues").paginate(QueueNamePrefix=prefix, PaginationConfig={"PageSize": 2})
+    )
+
+    assert [page["QueueUrls"] for page in pages] == [made[:2], made[2:]]
+
+
+def test_tags_of_a_queue(sqs, queue):
+    sqs.tag_queue(QueueUrl=queue, Tags={"team": "research", "stage": "test"})
+    sqs.untag_queue(QueueUrl=queue, TagKeys=["stage"])
+
+    assert sqs.list_queue_tags(QueueUrl=queue)["Tags"] == {"team": "research"}
+
+
+def test_a_purged_queue_is_empty(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m")
+
+    sqs.purge_queue(QueueUrl=queue)
+
+    assert "Messages" not in sqs.receive_message(QueueUrl=queue)
+
+
+def test_a_deleted_queue_is_gone(sqs, queue):
+    sqs.delete_queue(QueueUrl=queue)
+
+    with pytest.raises(sqs.exceptions.QueueDoesNotExist) as raised:
+        sqs.receive_message(QueueUrl=queue)
+
+    assert raised.value.response["Error"]["Code"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+BAD_CALLS = [
+    pytest.param("create_queue", {"QueueName": "a b"}, "InvalidParameterValue", id="a bad name"),
+    pytest.param(
+        "create_queue",
+        {"QueueName": "a.fifo"},
+        "AWS.SimpleQueueService.UnsupportedOperation",
+        id="a FIFO queue",
+    ),
+    pytest.param(
+        "create_queue",
+        {"QueueName": "a", "Attributes": {"VisibilityTimeout": "-1"}},
+        "InvalidAttributeValue",
+        id="an attribute out of range",
+    ),
+    pytest.param(
+        "receive_message", {"MaxNumberOfMessages": 11}, "InvalidParameterValue", id="more than ten messages"
+    ),
+    pytest.param("receive_message", {"WaitTimeSeconds": 21}, "InvalidParameterValue", id="too long a wait"),
+    pytest.param("send_message", {"MessageBody": "\x00"}, "InvalidMessageContents", id="control characters"),
+    pytest.param("send_message", {"MessageBody": "m" * 1_048_577}, "InvalidParameterValue", id="too long"),
+    pytest.param(
+        "send_message",
+        {"MessageBody": "m", "MessageAttributes": {"a": {"DataType": "Text", "StringValue": "x"}}},
+        "InvalidParameterValue",
+        id="an unknown attribute type",
+    ),
+    pytest.param(
+        "send_message",
+        {"MessageBody": "m", "MessageAttributes": {"a": {"DataType": "String"}}},
+        "InvalidParameterValue",
+        id="an attribute without value",
+    ),
+    pytest.param(
+        "delete_message", {"ReceiptHandle": "nonsense"}, "ReceiptHandleIsInvalid", id="a bad handle"
+    ),
+    pytest.param(
+        "send_message_batch", {"Entries": []}, "AWS.SimpleQueueService.EmptyBatchRequest", id="an empty batch"
+    ),
+    pytest.param(
+        "send_message_batch",
+        {"Entries": [{"Id": "a", "MessageBody": "m"}] * 2},
+        "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",
+        id="an id twice",
+    ),
+    pytest.param(
+        "send_message_batch",
+        {"Entries": [{"Id": str(i), "MessageBody": "m"} for i in range(11)]},
+        "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
+        id="eleven entries",
+    ),
+]
+
+
+@pytest.mark.parametrize(("operation", "params", "code"), BAD_CALLS)
+def test_bad_input_gets_the_error_that_sqs_gives(sqs, queue, operation, params, code):
+    target = {} if operation == "create_queue" else {"QueueUrl": queue}
+
+    with pytest.raises(ClientError) as raised:
+        getattr(sqs, operation)(**target, **params)
+
+    assert raised.value.response["Error"]["Code"] == code
+
+
+def test_clients_of_the_query_protocol_are_served_too(ebbtide, sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="<old & new>")
+    form = urllib.parse.urlencode(
+        {"Action": "ReceiveMessage", "Version": "2012-11-05", "AttributeName.1": "All", "QueueUrl": queue}
+    )
+    request = AWSRequest(
+        "POST", queue, data=form, headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    key = boto3.Session(
+        ebbtide.credentials.access_key_id, ebbtide.credentials.secret_access_key
+    ).get_credentials()
+    SigV4Auth(key, "sqs", ebbtide.region).add_auth(request)
+
+    sent = urllib.request.Request(queue, form.encode(), dict(request.headers.items()))
+    with urllib.request.urlopen(sent) as answer:
+        text = answer.read().decode()
+
+    assert "<ReceiveMessageResponse" in text
+    assert "<Body>&lt;old &amp; new&gt;</Body>" in text
+    assert "<Name>ApproximateReceiveCount</Name><Value>1</Value>" in text
