@@ -104,6 +104,11 @@ class Alarm:
         return self.state == ALARM and any(map(is_scaling_policy, self.actions))
 
     @property
+    def change_is_due(self) -> bool:
+        """Whether the actions of the last change of state have not run yet."""
+        return self.actions_due_at == self.transitioned_at
+
+    @property
     def metric_value(self) -> float | None:
         """The newest value that led to the state, as StateReasonData tells it."""
         try:
@@ -298,23 +303,20 @@ class Alarms:
 
         Returns the delay to the next step, in s.
         """
-        # First what is due: an evaluation may undo a state that was set, its actions must run nevertheless.
-        await self._run_due(now)
         alarms = await self._database.read(_all)
-        due = [alarm for alarm in alarms if self._evaluated.get(alarm.arn) != _newest_end(alarm, now)]
-        for alarm in due:
-            await self._evaluate(alarm, now)
-        self._evaluated = {alarm.arn: _newest_end(alarm, now) for alarm in alarms}
-        if due:
-            await self._run_due(now)
-        return IDLE_STEP_S
-
-    async def _run_due(self, now: float) -> None:
+        known = {alarm.arn for alarm in alarms}
+        self._evaluated = {arn: end for arn, end in self._evaluated.items() if arn in known}
+        for alarm in alarms:
+            end = _newest_end(alarm, now)
+            # A state that was set acts before an evaluation may undo it.
+            if self._evaluated.get(alarm.arn) != end and not alarm.change_is_due:
+                await self._evaluate(alarm, end, now)
+                self._evaluated[alarm.arn] = end
         for alarm in await self._database.read(lambda connection: _due(connection, now)):
             await self._run_actions(alarm, now)
+        return IDLE_STEP_S
 
-    async def _evaluate(self, alarm: Alarm, now: float) -> None:
-        end = _newest_end(alarm, now)
+    async def _evaluate(self, alarm: Alarm, end: float, now: float) -> None:
         try:
             datapoints = await self._database.read(lambda connection: _datapoints(connection, alarm, end))
         except ServiceError as error:
@@ -335,11 +337,9 @@ class Alarms:
 
     async def _run_actions(self, alarm: Alarm, now: float) -> None:
         if alarm.actions_enabled:
-            repeated = alarm.actions_due_at != alarm.transitioned_at
             for action in alarm.actions:
-                if repeated and not is_scaling_policy(action):
-                    continue
-                await self._run_action(alarm, action, now)
+                if alarm.change_is_due or is_scaling_policy(action):
+                    await self._run_action(alarm, action, now)
         next_at = now + REPEAT_S if alarm.repeats_actions else None
 
         def store(connection: Connection) -> None:
