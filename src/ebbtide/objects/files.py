@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -121,8 +121,14 @@ def remove(directory: Path, name: str) -> None:
 
 def written_before(directory: Path, before: float) -> list[str]:
     """The files last written before that time."""
+    old = []
     with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if entry.stat().st_mtime < before]
+        for entry in entries:
+            # It may be removed while we look.
+            with suppress(FileNotFoundError):
+                if entry.stat().st_mtime < before:
+                    old.append(entry.name)
+    return old
 
 
 def _sync_directory(directory: Path) -> None:

@@ -121,7 +121,7 @@ class ObjectStore:
         """Commit `work`, which makes the staged bytes part of something; discard them when it fails."""
         try:
             return await self._database.write(work)
-        except Exception:
+        except Exception:  # not when cancelled: the work may be committed all the same
             await self.discard(staged)
             raise
 

@@ -1,0 +1,23 @@
+import pytest
+
+from ebbtide.database import Database, metadata
+from ebbtide.objects import buckets
+from ebbtide.objects.buckets import Bucket
+from ebbtide.objects.store import ObjectStore
+
+
+@pytest.fixture
+async def database(tmp_path):
+    database = Database(tmp_path / "ebbtide.db")
+    with database.engine.begin() as connection:
+        metadata.create_all(connection)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def store(tmp_path, database):
+    """A store with one bucket, `b`, its files in tmp_path/objects."""
+    bucket = Bucket("b", "123456789012", "us-east-1", created_at=0.0)
+    await database.write(lambda connection: buckets.create_bucket(connection, bucket))
+    return ObjectStore(tmp_path / "objects", database)

@@ -1,0 +1,79 @@
+"""Conditional and range requests."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.objects.conditions import Conditions, byte_range, check_write
+from ebbtide.objects.errors import InvalidRange, PreconditionFailed
+
+ETAG, MODIFIED_AT = "abc", 1000.75
+
+
+@pytest.mark.parametrize(
+    ("conditions", "not_modified"),
+    [
+        pytest.param(Conditions(), False, id="no condition"),
+        pytest.param(Conditions(if_match='"abc"'), False, id="the tag matches"),
+        pytest.param(Conditions(if_match='"x", "abc"'), False, id="one of the tags matches"),
+        pytest.param(Conditions(if_match="*"), False, id="any tag will do"),
+        pytest.param(Conditions(if_none_match='"x"'), False, id="the reader has another"),
+        pytest.param(Conditions(if_none_match='W/"abc"'), True, id="the reader has this one"),
+        pytest.param(Conditions(if_modified_since=999.0), False, id="modified since"),
+        pytest.param(Conditions(if_modified_since=1000.0), True, id="modified within that second"),
+        pytest.param(Conditions(if_unmodified_since=1000.0), False, id="not modified after that second"),
+        pytest.param(
+            Conditions(if_match="abc", if_unmodified_since=5.0), False, id="a matching tag outweighs the time"
+        ),
+        pytest.param(
+            Conditions(if_none_match="x", if_modified_since=2000.0), False, id="another tag outweighs it too"
+        ),
+    ],
+)
+def test_what_may_be_read(conditions, not_modified):
+    assert conditions.not_modified(ETAG, MODIFIED_AT) is not_modified
+
+
+@pytest.mark.parametrize("conditions", [Conditions(if_match='"x"'), Conditions(if_unmodified_since=999.0)])
+def test_what_may_not_be_read(conditions):
+    with pytest.raises(PreconditionFailed):
+        conditions.not_modified(ETAG, MODIFIED_AT)
+
+
+@pytest.mark.parametrize(
+    ("there", "conditions", "allowed"),
+    [
+        pytest.param(None, {"if_none_match": "*"}, True, id="create"),
+        pytest.param("abc", {"if_none_match": "*"}, False, id="create over another"),
+        pytest.param("abc", {"if_match": '"abc"'}, True, id="replace what was read"),
+        pytest.param("abc", {"if_match": '"x"'}, False, id="replace what has changed"),
+        pytest.param(None, {"if_match": '"abc"'}, False, id="replace what is gone"),
+        pytest.param("abc", {}, True, id="no condition"),
+    ],
+)
+def test_what_may_be_written(there, conditions, allowed):
+    given = {"if_match": None, "if_none_match": None} | conditions
+    if allowed:
+        check_write(there, **given)
+    else:
+        with pytest.raises(PreconditionFailed):
+            check_write(there, **given)
+
+
+@given(size=st.integers(1, 50), start=st.integers(0, 60), end=st.integers(0, 60))
+def test_a_range_is_what_slicing_gives(size, start, end):
+    body = bytes(range(size))
+    if end < start:
+        assert byte_range(f"bytes={start}-{end}", size) is None
+    elif start >= size:
+        with pytest.raises(InvalidRange):
+            byte_range(f"bytes={start}-{end}", size)
+    else:
+        offset, length = byte_range(f"bytes={start}-{end}", size)
+        assert body[offset : offset + length] == body[start : end + 1]
+
+
+@pytest.mark.parametrize("header", ["bytes=0-", "bytes=-1", "bytes=-0"])
+def test_an_empty_object_has_no_ranges(header):
+    with pytest.raises(InvalidRange):
+        byte_range(header, 0)

@@ -1,0 +1,205 @@
+"""The embedded object store, without its API."""
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from ebbtide.errors import ServiceError
+from ebbtide.objects import records
+from ebbtide.objects.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
+from ebbtide.objects.store import INLINE_BYTES, ORPHAN_AGE_S, REMOVAL_DELAY_S, ObjectStore
+
+LARGE = os.urandom(3_000_000)
+SMALL = b"small"
+
+
+async def chunks(body, size=100_000):
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+async def broken(body):
+    yield body
+    raise ServiceError("The body ended early", code="IncompleteBody")
+
+
+async def read(store, key, **stretch):
+    _, body = await store.open("b", key, **stretch)
+    return b"".join([chunk async for chunk in body])
+
+
+def files(store_root):
+    return sorted(path.name for path in store_root.iterdir())
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "objects"
+
+
+@pytest.mark.parametrize("body", [b"", SMALL, b"x" * INLINE_BYTES, b"x" * (INLINE_BYTES + 1), LARGE])
+async def test_what_was_put_is_read(store, body):
+    record = await store.put("b", "k", chunks(body), content_type="text/plain", at=5.0)
+
+    assert await read(store, "k") == body
+    assert await store.head("b", "k") == record
+    assert (record.size_bytes, record.content_type, record.modified_at) == (len(body), "text/plain", 5.0)
+
+
+@pytest.mark.parametrize("body", [SMALL * 100, LARGE])
+@pytest.mark.parametrize(("start", "length"), [(0, 10), (7, 1), (13, None), (0, None), (400, 10**9)])
+async def test_a_stretch_is_read(store, body, start, length):
+    await store.put("b", "k", chunks(body), at=0.0)
+
+    expected = body[start:] if length is None else body[start : start + length]
+    assert await read(store, "k", start=start, length=length) == expected
+
+
+async def test_only_large_objects_have_files_and_none_is_named_by_its_key(store, root):
+    await store.put("b", "small", chunks(SMALL), at=0.0)
+    await store.put("b", "../large", chunks(LARGE), at=0.0)
+
+    assert len(files(root)) == 1
+    assert "large" not in files(root)[0]
+
+
+async def test_staged_bytes_are_seen_when_published_and_not_before(store, database):
+    staged = await store.stage(chunks(LARGE))
+    with pytest.raises(NoSuchKey):
+        await store.head("b", "k")
+
+    await database.write(
+        lambda connection: store.publish(connection, "b", "k", staged, content_type="text/plain", at=0.0)
+    )
+
+    assert await read(store, "k") == LARGE
+
+
+async def test_a_transaction_that_fails_publishes_nothing(store, database):
+    staged = await store.stage(chunks(SMALL))
+
+    def work(connection):
+        store.publish(connection, "b", "k", staged, content_type=None, at=0.0)
+        raise ServiceError("the outcome was another's")
+
+    with pytest.raises(ServiceError):
+        await database.write(work)
+
+    with pytest.raises(NoSuchKey):
+        await store.head("b", "k")
+
+
+async def test_a_missing_bucket_takes_nothing(store, root):
+    with pytest.raises(NoSuchBucket):
+        await store.put("absent", "k", chunks(LARGE), at=0.0)
+
+    assert files(root) == []
+
+
+async def test_a_body_that_breaks_off_leaves_nothing(store, root):
+    with pytest.raises(ServiceError):
+        await store.put("b", "k", broken(LARGE), at=0.0)
+
+    assert files(root) == []
+    with pytest.raises(NoSuchKey):
+        await store.head("b", "k")
+
+
+async def test_a_body_given_up_leaves_nothing(store, root):
+    arrived = asyncio.Event()
+
+    async def stalled():
+        yield LARGE
+        arrived.set()
+        await asyncio.Event().wait()
+
+    staging = asyncio.create_task(store.stage(stalled()))
+    await arrived.wait()
+    staging.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await staging
+    assert files(root) == []
+
+
+async def test_discarded_bytes_are_gone(store, root):
+    staged = await store.stage(chunks(LARGE))
+
+    await store.discard(staged)
+
+    assert files(root) == []
+
+
+async def test_a_reader_keeps_its_bytes_when_the_key_is_overwritten_and_swept(store, root):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    _, body = await store.open("b", "k")
+    first = await anext(body)
+
+    await store.put("b", "k", chunks(LARGE[::-1]), at=1.0)
+    await store.step(now=2 * REMOVAL_DELAY_S)
+
+    rest = [chunk async for chunk in body]
+    assert first + b"".join(rest) == LARGE
+    assert await read(store, "k") == LARGE[::-1]
+
+
+async def test_a_replaced_file_is_removed_after_a_while_when_nobody_reads_it(store, root):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    await store.put("b", "k", chunks(SMALL), at=100.0)
+
+    await store.step(now=100.0 + REMOVAL_DELAY_S / 2)
+    kept = files(root)
+    await store.step(now=100.0 + REMOVAL_DELAY_S)
+
+    assert len(kept) == 1
+    assert files(root) == []
+
+
+async def test_a_deleted_objects_file_is_removed_too(store, database, root):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+
+    await database.write(lambda connection: records.delete_object(connection, "b", "k", at=1.0))
+    await store.step(now=1.0 + REMOVAL_DELAY_S)
+
+    assert files(root) == []
+
+
+async def test_what_a_crash_left_is_swept_when_old_and_nothing_else(store, database, root):
+    now = time.time()
+    await store.put("b", "k", chunks(LARGE), at=now)
+    abandoned = await store.stage(chunks(LARGE))
+    after_the_crash = ObjectStore(root, database)
+
+    await after_the_crash.step(now=now)
+    young = files(root)
+    later = ObjectStore(root, database)
+    await later.step(now=now + ORPHAN_AGE_S + 60)
+
+    assert len(young) == 2
+    assert abandoned.file_name not in files(root)
+    assert await read(later, "k") == LARGE
+
+
+async def test_two_writers_who_read_the_same_object_do_not_both_replace_it(store, database):
+    etag = (await store.put("b", "k", chunks(SMALL), at=0.0)).etag
+
+    async def replace(body):
+        staged = await store.stage(chunks(body))
+        await database.write(
+            lambda connection: store.publish(
+                connection, "b", "k", staged, content_type=None, at=0.0, if_match=etag
+            )
+        )
+
+    outcomes = await asyncio.gather(replace(b"one"), replace(b"two"), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes].count(PreconditionFailed) == 1
+
+
+async def test_checksums_are_computed_as_the_bytes_pass(store):
+    staged = await store.stage(chunks(b"123456789"), checksum_algorithms=("CRC32C", "CRC64NVME"))
+
+    assert staged.checksums == {"CRC32C": "4waSgw==", "CRC64NVME": "rosUhgp5mIg="}
+    assert staged.etag == "25f9e794323b453885f5181f1b624d0b"
