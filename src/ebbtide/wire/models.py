@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ebbtide.wire.names import QUERY_ERROR_CODES, QUERY_NAMES, XML_NAMESPACES
+from ebbtide.wire.names import QUERY_ERROR_CODES, QUERY_NAMES, VALIDATION_CODES, XML_NAMESPACES
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +88,7 @@ class Service:
         self.target_prefix: str | None = metadata.get("targetPrefix")
         self.json_version: str = metadata.get("jsonVersion", "1.1")
         self.xml_namespace: str | None = metadata.get("xmlNamespace", XML_NAMESPACES.get(name))
+        self.validation_code = VALIDATION_CODES.get(name, "ValidationError")
         self.query_compatible = "awsQueryCompatible" in metadata
         self.operations: dict[str, dict[str, Any]] = model["operations"]
         self._raw_shapes: dict[str, dict[str, Any]] = model["shapes"]

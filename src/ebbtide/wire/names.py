@@ -100,3 +100,12 @@ ROOT_ELEMENTS = {
     "ListPartsOutput": "ListPartsResult",
 }
 """S3's output shapes -> root elements of their documents (trait xmlName); botocore does not look at them."""
+
+VALIDATION_CODES = {
+    "sagemaker": "ValidationException",
+    "application-autoscaling": "ValidationException",
+    "logs": "InvalidParameterException",
+    "s3": "InvalidArgument",
+    "sqs": "InvalidParameterValue",
+}
+"""What a service calls a parameter outside its constraints, where that is not ValidationError."""

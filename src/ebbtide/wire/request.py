@@ -6,10 +6,11 @@ from functools import cached_property
 from urllib.parse import parse_qsl
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Request:
     """One HTTP request. `path` and `query` are as sent, not decoded; header names are in lower case and
-    a header sent several times is joined by commas. `body` is empty where the payload is streamed."""
+    a header sent several times is joined by commas. `body` is filled when it was read; where the
+    operation streams its payload it stays empty."""
 
     method: str
     path: str

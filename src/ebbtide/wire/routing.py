@@ -23,10 +23,11 @@ class _Candidate:
     required_headers: frozenset[str]
 
     def fits(self, request: Request) -> bool:
+        arguments = request.arguments
         return (
-            all(value in request.arguments.get(name, ()) for name, value in self.literals)
-            and self.required_arguments <= request.arguments.keys()
-            and self.required_headers <= request.headers.keys()
+            self.required_headers <= request.headers.keys()
+            and self.required_arguments <= arguments.keys()
+            and not any(value not in arguments.get(name, ()) for name, value in self.literals)
         )
 
 
@@ -36,10 +37,13 @@ class _Route:
     candidates: tuple[_Candidate, ...]
 
 
-def route(service: Service, request: Request) -> tuple[Operation, dict[str, str]] | None:
-    """The operation and its decoded path labels, None when no operation has that method, path and query."""
+def route(service: Service, request: Request, path: str) -> tuple[Operation, dict[str, str]] | None:
+    """The operation and its decoded path labels, None when no operation has that method, path and query.
+
+    path: the request's, with S3's bucket in front also where the host's name holds it.
+    """
     for known in _routes(service).get(request.method, ()):
-        labels = known.pattern.fullmatch(request.path)
+        labels = known.pattern.fullmatch(path)
         if labels is None:
             continue
         for candidate in known.candidates:

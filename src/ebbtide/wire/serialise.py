@@ -110,8 +110,11 @@ def _json_body(shape: Shape | None, result: Result) -> bytes:
     return b"{}" if shape is None else _json_dumps(_json_structure(shape, result))
 
 
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def _json_dumps(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encode_json(document).encode()
 
 
 def _json_structure(shape: Shape | None, result: Result) -> dict[str, Any]:

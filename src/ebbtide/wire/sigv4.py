@@ -99,6 +99,11 @@ class Signature:
         return f"{self.date}/{self.region}/{self.service}/aws4_request"
 
 
+def is_signed(request: Request) -> bool:
+    """Whether the request claims an identity at all, by whatever version of signature."""
+    return "authorization" in request.headers or "Signature=" in request.query
+
+
 def read_signature(request: Request) -> Signature | None:
     """The signature in the Authorization header or the query string; None when there is none.
 

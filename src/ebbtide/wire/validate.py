@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from ebbtide.wire.models import Operation, Shape
+from ebbtide.wire.models import Member, Operation, Shape
 
 Params = dict[str, Any]
 
@@ -24,6 +24,14 @@ def validate(operation: Operation, params: Params) -> str | None:
         return None
     noun = "error" if len(broken) == 1 else "errors"
     return f"{len(broken)} validation {noun} detected: {'; '.join(broken)}"
+
+
+def too_long(payload: Member) -> str:
+    """AWS's message on a payload over its maximum, which nobody reads to its end to say more."""
+    return (
+        f"1 validation error detected: Value at '{_join('', payload.name)}' failed to satisfy constraint: "
+        f"Member must have length less than or equal to {payload.shape.maximum}"
+    )
 
 
 def _structure(shape: Shape, params: Params, path: str) -> Iterator[str]:

@@ -1,0 +1,141 @@
+"""Who sent a request: its signature is checked, and its body read or made ready to be streamed.
+
+The two belong together because a signature covers the body, by a hash that is declared in a header
+or, for most services, is that of the body as it arrived.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ebbtide.api.body import Body, TooLarge
+from ebbtide.api.targets import SIGNING_NAMES, path_with_bucket
+from ebbtide.errors import ServiceError
+from ebbtide.settings import Credentials
+from ebbtide.wire import models, sigv2, sigv4
+from ebbtide.wire.chunked import ChunkedDecoder, ChunkSigner
+from ebbtide.wire.request import Request
+from ebbtide.wire.validate import too_long
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""For what is read whole and has no limit in its model: 1 MiB of SQS message, form-encoded, fits."""
+
+MAX_XML_BYTES = 8 * 1024 * 1024
+"""For S3's documents: 10,000 parts with checksums make 4 MB."""
+
+Lookup = Callable[[str], Credentials | None]
+"""The credentials of an access key id, None for an unknown one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request. `region` is None where the signature names none."""
+
+    account: str
+    access_key_id: str
+    region: str | None
+
+
+async def authenticate(
+    request: Request, body: Body, operation: models.Operation, lookup: Lookup, *, now: float
+) -> Caller:
+    """Check the signature, and give the request its body unless the operation streams that.
+
+    A streamed body is compared with its declared hash, and decoded, while the operation reads it.
+    Raises Refused; TooLarge; ServiceError for a body that is not the one signed.
+    """
+    signature = sigv4.read_signature(request)
+    if signature is not None:
+        known = _known(lookup, signature.access_key_id)
+        await _verify(request, body, operation, signature, known.secret_access_key, now)
+        return Caller(known.account, known.access_key_id, signature.region)
+    if operation.service.name == "s3" and sigv2.is_presigned(request):
+        known = _known(lookup, sigv2.access_key_id(request))
+        sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=now)
+        if not operation.streams_input:
+            await read_body(request, body, operation)
+        return Caller(known.account, known.access_key_id, None)
+    raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
+
+
+def _known(lookup: Lookup, access_key_id: str) -> Credentials:
+    known = lookup(access_key_id)
+    if known is None:
+        raise sigv4.Refused(
+            sigv4.Reason.UNKNOWN_KEY, "The security token included in the request is invalid."
+        )
+    return known
+
+
+async def _verify(
+    request: Request,
+    body: Body,
+    operation: models.Operation,
+    signature: sigv4.Signature,
+    secret: str,
+    now: float,
+) -> None:
+    signing_name = SIGNING_NAMES.get(operation.service.name, operation.service.name)
+    if signature.service != signing_name:
+        raise sigv4.Refused(
+            sigv4.Reason.MISMATCH, f"Credential should be scoped to correct service: '{signing_name}'."
+        )
+    declared = sigv4.declared_payload_hash(request, signature)
+    if declared is not None and declared.startswith(sigv4.STREAMING_PREFIX):
+        sigv4.verify(request, signature, secret, payload_hash=declared, now=now)
+        body.decode_with(_chunk_decoder(declared, signature, secret))
+        request.headers = _decoded_headers(request.headers)
+        if not operation.streams_input:
+            await read_body(request, body, operation)
+    elif operation.streams_input:
+        payload_hash = declared or sigv4.UNSIGNED_PAYLOAD
+        sigv4.verify(request, signature, secret, payload_hash=payload_hash, now=now)
+        if payload_hash != sigv4.UNSIGNED_PAYLOAD:
+            body.expect_sha256(payload_hash)
+    else:
+        await read_body(request, body, operation)
+        computed = hashlib.sha256(request.body).hexdigest()
+        sigv4.verify(request, signature, secret, payload_hash=declared or computed, now=now)
+        if declared not in (None, sigv4.UNSIGNED_PAYLOAD, computed):
+            raise sigv4.payload_mismatch()
+
+
+def _chunk_decoder(declared: str, signature: sigv4.Signature, secret: str) -> ChunkedDecoder:
+    match declared.removeprefix(sigv4.STREAMING_PREFIX):
+        case "UNSIGNED-PAYLOAD-TRAILER":
+            return ChunkedDecoder(None)
+        case "AWS4-HMAC-SHA256-PAYLOAD" | "AWS4-HMAC-SHA256-PAYLOAD-TRAILER":
+            key = sigv4.signing_key(secret, signature.date, signature.region, signature.service)
+            return ChunkedDecoder(ChunkSigner(key, signature.timestamp, signature.scope, signature.value))
+    raise ServiceError(f"x-amz-content-sha256 {declared} is not supported.", code="InvalidArgument")
+
+
+def _decoded_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers as if the data had come without the aws-chunked encoding, which is not the object's."""
+    encodings = [part.strip() for part in headers.get("content-encoding", "").split(",")]
+    kept = ",".join(part for part in encodings if part and part != "aws-chunked")
+    decoded = {name: value for name, value in headers.items() if name != "content-encoding"}
+    if kept:
+        decoded["content-encoding"] = kept
+    if "x-amz-decoded-content-length" in headers:
+        decoded["content-length"] = headers["x-amz-decoded-content-length"]
+    return decoded
+
+
+async def read_body(request: Request, body: Body, operation: models.Operation) -> None:
+    """Read the whole body into the request, if that was not done.
+
+    Raises TooLarge, or ServiceError where a payload exceeds its own maximum in the model.
+    """
+    if request.body:
+        return
+    shape = operation.input
+    payload = shape.members[shape.payload] if shape is not None and shape.payload else None
+    if payload is None or payload.shape.maximum is None:
+        limit = MAX_XML_BYTES if operation.service.name == "s3" else MAX_BODY_BYTES
+        request.body = await body.read(limit)
+        return
+    try:
+        request.body = await body.read(int(payload.shape.maximum))
+    except TooLarge:
+        raise ServiceError(too_long(payload), code=operation.service.validation_code) from None
