@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import STDOUT, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -70,8 +70,11 @@ def scrubbed_environment(
 class RuntimeProcess:
     """One running process. `exited` gives its exit status once it has ended and its output is logged."""
 
-    def __init__(self, process: Process, log: LogStream) -> None:
+    def __init__(self, process: Process, lifeline: int, output: "_Output", log: LogStream) -> None:
+        """lifeline: our end of its standard input."""
         self._process = process
+        self._lifeline = lifeline
+        self._output = output
         self.pid = process.pid
         self.exited: asyncio.Task[int] = asyncio.create_task(self._follow(log))
 
@@ -86,21 +89,33 @@ class RuntimeProcess:
         log: LogStream,
     ) -> "RuntimeProcess":
         """Start it. No code of ours runs between fork and exec: this process has threads, and their locks."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # the working directory is the model's to write to, not ours to import from
-            "-m",
-            "ebbtide.runtime",
-            *arguments,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=STDOUT,
-            cwd=directory,
-            env=environment,
-            start_new_session=True,
-        )
+        # Pipes of our own: with asyncio's, a process has not ended before its children have closed them.
+        its_input, lifeline = os.pipe()
+        ours, its_output = os.pipe()
+        output = await _Output.connect(ours)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the working directory is the model's to write to, not ours to import from
+                "-m",
+                "ebbtide.runtime",
+                *arguments,
+                stdin=its_input,
+                stdout=its_output,
+                stderr=STDOUT,
+                cwd=directory,
+                env=environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(lifeline)
+            output.close()
+            raise
+        finally:
+            os.close(its_input)
+            os.close(its_output)
         _bound(process.pid, memory_limit_bytes)
-        return cls(process, log)
+        return cls(process, lifeline, output, log)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, which lets what runs finish, and after the grace SIGKILL, for the whole group."""
@@ -121,18 +136,36 @@ class RuntimeProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _follow(self, log: LogStream) -> int:
-        output = asyncio.create_task(self._log_output(log))
+        logging = asyncio.create_task(self._output.log_to(log))
         status = await self._process.wait()
         # At once: later, the group's number may be another's.
         self._kill_group()
-        await asyncio.wait({output}, timeout=DRAIN_OUTPUT_S)
-        output.cancel()
+        os.close(self._lifeline)
+        await asyncio.wait({logging}, timeout=DRAIN_OUTPUT_S)
+        logging.cancel()
+        self._output.close()
         return status
 
-    async def _log_output(self, log: LogStream) -> None:
-        assert self._process.stdout is not None
+
+class _Output:
+    """Our end of the pipe that a process prints to."""
+
+    def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
+        self._reader = reader
+        self.close = transport.close
+
+    @classmethod
+    async def connect(cls, descriptor: int) -> "_Output":
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+        )
+        return cls(reader, transport)
+
+    async def log_to(self, log: LogStream) -> None:
+        """Log what arrives, a line an event, until the pipe's other end is closed."""
         rest = b""
-        while chunk := await self._process.stdout.read(65536):
+        while chunk := await self._reader.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > MAX_LINE_BYTES:
                 lines, rest = [*lines, rest], b""
@@ -160,4 +193,5 @@ def _bound(pid: int, memory_limit_bytes: int | None) -> None:
 
 def _log(log: LogStream, lines: Sequence[bytes]) -> None:
     now = time.time()
-    log.append([(int(now * 1000), line.rstrip(b"\r").decode(errors="replace")) for line in lines], now)
+    for line in lines:
+        log.write(line.rstrip(b"\r").decode(errors="replace"), now)

@@ -1,0 +1,291 @@
+"""A model server's process: how it is started, spoken to, bounded, and how it ends."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ebbtide.instances.model_server import Launch, ModelFailed, ModelServer, prepare
+from ebbtide.instances.processes import describe_exit, scrubbed_environment
+from ebbtide.logs import LogStream
+
+IMAGE = "huggingface-pytorch-inference"
+ECHO = {"HF_MODEL_ID": "ebbtide/echo"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LogStream:
+    (tmp_path / "log").mkdir()
+    return LogStream("group", "stream", 0, tmp_path / "log")
+
+
+def launch(tmp_path: Path, *, code: str | None = None, **given: Any) -> Launch:
+    """How to start the built-in echo, or a model that is only its code/inference.py."""
+    directory = None
+    if code is not None:
+        directory = tmp_path / "model"
+        (directory / "code").mkdir(parents=True)
+        (directory / "code" / "inference.py").write_text(code)
+    defaults: dict[str, Any] = {
+        "image": IMAGE,
+        "model_directory": directory,
+        "cache": tmp_path / "cache",
+        "environment": ECHO if code is None else {},
+        "region": "us-east-1",
+        "concurrency": 2,
+        "threads": 1,
+    }
+    return Launch(**defaults | given)
+
+
+@pytest.fixture
+async def start(log: LogStream) -> AsyncIterator[Callable[..., Any]]:
+    """Starts model servers that end with the test."""
+    started: list[ModelServer] = []
+
+    async def start(launch: Launch, timeout_s: float = 30.0) -> ModelServer:
+        server = await ModelServer.start(launch, log)
+        started.append(server)
+        await server.ready(timeout_s)
+        return server
+
+    yield start
+    for server in started:
+        await server.stop(0)
+
+
+def printed(log: LogStream) -> list[str]:
+    return [event.message for event in log.forward(0)]
+
+
+async def ask(server: ModelServer, body: Any) -> Any:
+    headers = {"Content-Type": "application/json"}
+    async with server.session.post("http://model/invocations", json=body, headers=headers) as answer:
+        return json.loads(await answer.read())
+
+
+async def gone(pid: int) -> bool:
+    """Whether the process ends, given a while."""
+    for _ in range(500):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_a_model_server_answers_once_it_is_ready(start, tmp_path):
+    server = await start(launch(tmp_path))
+
+    assert await ask(server, {"inputs": "text"}) == {"inputs": "text"}
+
+
+async def test_what_the_model_prints_is_its_log(start, tmp_path, log):
+    code = """
+import sys
+def model_fn(model_dir):
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    sys.stdout.write("no newline at its end")
+def predict_fn(data, model):
+    return data
+"""
+    server = await start(launch(tmp_path, code=code))
+    await server.stop(5)
+
+    lines = printed(log)
+    assert "to stdout" in lines
+    assert any("to stderr" in line for line in lines)
+    assert any("no newline at its end" in line for line in lines)
+
+
+async def test_a_model_that_cannot_be_loaded_says_why(start, tmp_path):
+    code = """
+def model_fn(model_dir):
+    raise RuntimeError("the weights are not there")
+def predict_fn(data, model):
+    return data
+"""
+    with pytest.raises(ModelFailed, match="the weights are not there"):
+        await start(launch(tmp_path, code=code))
+
+
+async def test_a_model_that_ends_its_process_has_an_exit_status(start, tmp_path):
+    code = """
+import os
+def model_fn(model_dir):
+    os._exit(7)
+def predict_fn(data, model):
+    return data
+"""
+    with pytest.raises(ModelFailed, match="the model server exited with status 7"):
+        await start(launch(tmp_path, code=code))
+
+
+async def test_a_model_that_does_not_come_up_in_its_time_has_failed(start, tmp_path):
+    code = """
+import time
+def model_fn(model_dir):
+    time.sleep(1000)
+def predict_fn(data, model):
+    return data
+"""
+    with pytest.raises(ModelFailed, match=r"within 0 s \(ContainerStartupHealthCheckTimeoutInSeconds\)"):
+        await start(launch(tmp_path, code=code), timeout_s=0.2)
+
+
+async def test_a_model_sees_nothing_of_the_servers_keys(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("EBBTIDE_SECRET_ACCESS_KEY", "secret")
+    code = """
+import os
+def model_fn(model_dir):
+    return dict(os.environ)
+def predict_fn(data, model):
+    return model
+"""
+    server = await start(launch(tmp_path, code=code, environment={"HF_TASK": "mine"}))
+
+    environment = await ask(server, {"inputs": "x"})
+
+    assert "secret" not in environment.values()
+    assert environment["HF_TASK"] == "mine"
+    assert environment["SAGEMAKER_REGION"] == "us-east-1"
+
+
+async def test_its_children_end_with_it(start, tmp_path):
+    code = """
+import subprocess
+def model_fn(model_dir):
+    return subprocess.Popen(["sleep", "1000"]).pid
+def predict_fn(data, model):
+    return model
+"""
+    server = await start(launch(tmp_path, code=code))
+    child = await ask(server, {"inputs": "x"})
+
+    await server.stop(5)
+
+    assert await gone(child)
+    assert await gone(server.pid)
+
+
+async def test_it_leaves_no_files_behind(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "places"))
+    (tmp_path / "places").mkdir()
+    server = await start(launch(tmp_path))
+    assert (tmp_path / "places").stat().st_nlink > 2
+
+    await server.stop(5)
+
+    assert not any((tmp_path / "places").iterdir())
+
+
+async def test_its_socket_is_its_owners_alone(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    await start(launch(tmp_path))
+
+    (place,) = tmp_path.glob("ebbtide-*")
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+async def test_its_memory_is_bounded(start, tmp_path):
+    code = """
+def model_fn(model_dir):
+    return bytearray(400 * 1024 * 1024)
+def predict_fn(data, model):
+    return data
+"""
+    with pytest.raises(ModelFailed, match="MemoryError"):
+        await start(launch(tmp_path, code=code, memory_limit_bytes=300 * 2**20))
+
+
+async def test_what_it_takes_is_measured_with_its_children(start, tmp_path):
+    server = await start(launch(tmp_path))
+
+    resident, peak = await asyncio.to_thread(server.memory_bytes)
+
+    assert 10 * 2**20 < resident <= peak < 500 * 2**20
+
+
+async def test_it_is_the_kernels_choice_when_memory_runs_out(start, tmp_path):
+    server = await start(launch(tmp_path))
+
+    assert int(Path(f"/proc/{server.pid}/oom_score_adj").read_text()) == 500
+
+
+async def test_it_dies_with_the_server_that_started_it(tmp_path):
+    parent = tmp_path / "parent.py"
+    parent.write_text(f"""
+import asyncio
+from pathlib import Path
+from ebbtide.instances.model_server import Launch, ModelServer
+from ebbtide.logs import LogStream
+
+async def main():
+    log = LogStream("group", "stream", 0, Path({str(tmp_path)!r}))
+    launch = Launch({IMAGE!r}, None, Path({str(tmp_path)!r}), {ECHO!r}, "us-east-1", 1, 1)
+    server = await ModelServer.start(launch, log)
+    await server.ready(30)
+    print(server.pid, flush=True)
+    await server.exited
+
+asyncio.run(main())
+""")
+    process = subprocess.Popen([sys.executable, str(parent)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pid = int(await asyncio.to_thread(process.stdout.readline))
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert await gone(pid)
+
+
+async def test_preparing_says_why_it_cannot(tmp_path, log):
+    with pytest.raises(ModelFailed, match="/nowhere, which does not exist"):
+        await prepare(launch(tmp_path, environment={"HF_MODEL_ID": "/nowhere"}), log)
+
+
+async def test_preparing_a_built_in_model_is_nothing(tmp_path, log):
+    await prepare(launch(tmp_path), log)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        pytest.param(0, "exited with status 0", id="an exit"),
+        pytest.param(-signal.SIGSEGV, "was killed (SIGSEGV)", id="a crash"),
+        pytest.param(
+            -signal.SIGKILL,
+            "was killed (SIGKILL), as the kernel does when memory runs out",
+            id="out of memory",
+        ),
+    ],
+)
+def test_how_a_process_ended_in_words(status, words):
+    assert describe_exit(status) == words
+
+
+def test_the_models_own_environment_wins():
+    environment = scrubbed_environment(
+        {"PATH": "/bin", "EBBTIDE_DATA": "/data", "SECRET": "s", "HTTPS_PROXY": "http://proxy"},
+        {"OMP_NUM_THREADS": "8"},
+        region="eu-west-1",
+        threads=2,
+        gpus=(1, 3),
+        temporary=Path("/tmp/x"),
+    )
+
+    assert environment.keys() >= {"PATH", "HTTPS_PROXY", "TMPDIR"}
+    assert not environment.keys() & {"EBBTIDE_DATA", "SECRET"}
+    assert environment["OMP_NUM_THREADS"] == "8"
+    assert environment["OPENBLAS_NUM_THREADS"] == "2"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,3"
