@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
 from ebbtide.database import Database, metadata
-from ebbtide.endpoints.tables import endpoints
 from ebbtide.queue import invocations
 from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Invocation, LeaseLost
 
@@ -33,20 +32,16 @@ REQUEST = Invocation(
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database in which one endpoint exists."""
     database = Database(tmp_path / "ebbtide.db")
     with database.engine.begin() as connection:
         metadata.create_all(connection)
-        values = dict.fromkeys((column.name for column in endpoints.columns if not column.nullable), "x")
-        values |= {"id": ENDPOINT, "created_at": 0.0, "modified_at": 0.0}
-        connection.execute(insert(endpoints), values)
     yield database
     database.close()
 
 
 async def accept(database: Database, *requests: Invocation) -> None:
     for request in requests:
-        assert await database.write(lambda connection, one=request: invocations.accept(connection, one))
+        await database.write(lambda connection, one=request: invocations.accept(connection, one))
 
 
 async def claim(database: Database, *, limit: int = 10, now: float = 101.0) -> list[Claim]:
@@ -70,15 +65,6 @@ async def test_claims_go_to_the_oldest_first_and_at_most_as_many_as_asked(databa
 
     assert [held.invocation.id for held in taken] == ["a", "b"]
     assert [held.invocation.id for held in await claim(database)] == ["c"]
-
-
-async def test_a_request_for_an_endpoint_that_is_gone_is_not_accepted(database: Database) -> None:
-    lost = replace(REQUEST, endpoint_id="endpoint-2")
-
-    accepted = await database.write(lambda connection: invocations.accept(connection, lost))
-
-    assert not accepted
-    assert await database.read(lambda connection: invocations.backlogs(connection)) == {}
 
 
 async def test_a_late_agent_cannot_end_what_its_successor_holds(database: Database) -> None:

@@ -4,9 +4,12 @@ import asyncio
 import re
 import time
 
+from sqlalchemy import Connection
+
 from ebbtide import metrics
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.endpoints import Endpoint, get_endpoint
+from ebbtide.endpoints.states import DELETING, FAILED
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location, time_ordered_id
 from ebbtide.instances.agent import ModelServerLost, once, request_headers
@@ -35,12 +38,16 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     21600 and 900. Raises ValidationError for an endpoint that does not exist or is real-time, and unless
     exactly one of Body and InputLocation is given. Source: InvokeEndpointAsync, SageMaker Runtime 2017-05-13.
     """
-    endpoint = await _endpoint(call, params["EndpointName"])
-    invocation = _invocation(params, endpoint, account=call.account, now=call.now)
-    accepted = await call.parts.database.write(lambda connection: invocations.accept(connection, invocation))
-    if not accepted:
-        raise _not_found(params["EndpointName"], call.account)
-    call.parts.wakeups.notify(endpoint.id)
+
+    def accept(connection: Connection) -> Invocation:
+        # Looked up where it is inserted: an endpoint deleted in between would never work on it.
+        endpoint = get_endpoint(connection, call.account, params["EndpointName"])
+        invocation = _invocation(params, endpoint, account=call.account, now=call.now)
+        invocations.accept(connection, invocation)
+        return invocation
+
+    invocation = await call.parts.database.write(accept)
+    call.parts.wakeups.notify(invocation.endpoint_id)
     result = {"InferenceId": invocation.inference_id, "OutputLocation": invocation.output_uri}
     if invocation.failure_uri is not None:
         result["FailureLocation"] = invocation.failure_uri
@@ -54,7 +61,9 @@ async def invoke_endpoint(params: Params, call: Call) -> Result:
     model answers with an error or not within 60 s, Unavailable when no instance is in service.
     Source: InvokeEndpoint, SageMaker Runtime 2017-05-13.
     """
-    endpoint = await _endpoint(call, params["EndpointName"])
+    endpoint = await call.parts.database.read(
+        lambda connection: get_endpoint(connection, call.account, params["EndpointName"])
+    )
     if endpoint.async_config is not None:
         raise _wrong_type(endpoint)
     running = call.parts.fleet.in_service(endpoint.id)
@@ -111,6 +120,11 @@ def _invocation(params: Params, endpoint: Endpoint, *, account: str, now: float)
     config = endpoint.async_config
     if config is None:
         raise _wrong_type(endpoint)
+    if endpoint.status in (DELETING, FAILED):
+        # Nothing would ever work on it: better told now than found out when its TTL is over.
+        raise ValidationError(
+            f"Endpoint {endpoint.name} of account {account} takes no requests: its status is {endpoint.status}."
+        )
     # botocore's blob arrives as bytes; an absent body and an empty one look the same on the wire.
     body = params.get("Body") or None
     input_uri = params.get("InputLocation")
@@ -152,17 +166,6 @@ def _invocation(params: Params, endpoint: Endpoint, *, account: str, now: float)
 def _join(base: str, *parts: str | None) -> str:
     """Append to a location with single slashes between. An extension's own inner slashes are kept."""
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part and part.strip("/"))])
-
-
-async def _endpoint(call: Call, name: str) -> Endpoint:
-    try:
-        return await call.parts.database.read(lambda connection: get_endpoint(connection, call.account, name))
-    except ServiceError as error:
-        raise _not_found(name, call.account) from error
-
-
-def _not_found(name: str, account: str) -> ValidationError:
-    return ValidationError(f"Endpoint {name} of account {account} not found.")
 
 
 def _wrong_type(endpoint: Endpoint) -> ValidationError:

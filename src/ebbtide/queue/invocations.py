@@ -167,12 +167,10 @@ _COLUMNS = (
     "accept, custom_attributes, output_uri, failure_uri, body"
 )
 
-# The endpoint may be deleted while a request for it is under way: then nothing is inserted.
 _ACCEPT = text(
     f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) "
-    "SELECT :id, :inference_id, :account, :endpoint_id, :accepted_at, :expires_at, :timeout_s, :input_uri, "
-    ":content_type, :accept, :custom_attributes, :output_uri, :failure_uri, :body, 'queued', 0, 0 "
-    "WHERE EXISTS (SELECT 1 FROM endpoints WHERE id = :endpoint_id AND status <> 'Deleting')"
+    "VALUES (:id, :inference_id, :account, :endpoint_id, :accepted_at, :expires_at, :timeout_s, :input_uri, "
+    ":content_type, :accept, :custom_attributes, :output_uri, :failure_uri, :body, 'queued', 0, 0)"
 )
 
 _CLAIM = text(
@@ -237,10 +235,9 @@ SELECT d.endpoint_id, d.queued, d.claimed,
 )
 
 
-def accept(connection: Connection, invocation: Invocation) -> bool:
-    """Queue it. False when its endpoint is gone; then nothing was written."""
-    values = {name: getattr(invocation, name) for name in Invocation.__slots__}
-    return bool(connection.execute(_ACCEPT, values).rowcount)
+def accept(connection: Connection, invocation: Invocation) -> None:
+    """Queue it. The caller has found its endpoint in the same transaction."""
+    connection.execute(_ACCEPT, {name: getattr(invocation, name) for name in Invocation.__slots__})
 
 
 def claim(
