@@ -6,6 +6,7 @@ nothing does. It only says how many instances are desired: the fleet starts and 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.endpoints.states import DELETING, IN_SERVICE, SERVING
 from ebbtide.errors import ServiceError
-from ebbtide.metrics import alarms
+from ebbtide.metrics.alarms import Alarm
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import configurations, observation, policies, targets
 from ebbtide.scaling.policies import Decision
@@ -68,16 +69,14 @@ class Scaler:
                 self._fleet_wake()
         return ACTIVE_S if any(seen.active(endpoint) for endpoint in seen.endpoints) else IDLE_S
 
-    async def execute_policy(
-        self, policy_arn: str, alarm_name: str, metric_value: float | None, now: float
-    ) -> None:
+    async def execute_policy(self, policy_arn: str, alarm: Alarm) -> None:
         """Carry out a step policy that an alarm set off; a target-tracking policy looks at its own metric.
 
-        Raises ServiceError when the policy is gone, or the alarm says no value that a step could answer.
+        Raises ServiceError when the policy is gone, its endpoint cannot be scaled now, or the alarm says no
+        value that a step could answer: SetAlarmState without StateReasonData.
         """
-        scaled = await self._database.write(
-            lambda connection: _execute(connection, policy_arn, alarm_name, metric_value, now)
-        )
+        now = time.time()
+        scaled = await self._database.write(lambda connection: _execute(connection, policy_arn, alarm, now))
         if scaled:
             self._fleet_wake()
 
@@ -185,18 +184,16 @@ def _scale(
     log.info("%s: %d instances desired: %s", target.resource_id, decision.desired, decision.cause)
 
 
-def _execute(
-    connection: Connection, policy_arn: str, alarm_name: str, metric_value: float | None, now: float
-) -> bool:
+def _execute(connection: Connection, policy_arn: str, alarm: Alarm, now: float) -> bool:
+    """Whether the policy changed a count."""
     found = targets.find_policy(connection, policy_arn)
     if found is None:
         raise targets.ObjectNotFound(f"No scaling policy found: {policy_arn}")
     policy, target = found
     if policy.type != "StepScaling":
         return False
-    if metric_value is None:
-        raise ServiceError(f"Alarm {alarm_name} gives no metric value, which policy {policy.name} needs.")
-    alarm = alarms.get(connection, target.account, alarm_name)
+    if alarm.metric_value is None:
+        raise ServiceError(f"Alarm {alarm.name} gives no metric value, which policy {policy.name} needs.")
     endpoint = endpoints.get_endpoint(connection, target.account, target.endpoint_name)
     variant = endpoint.live.variant(target.variant)
     if variant is None or not scalable(endpoint):
@@ -205,11 +202,11 @@ def _execute(
     decision = policies.step(
         target.limits,
         configurations.step_scaling(policy.name, policy.configuration),
-        metric_value - alarm.definition["Threshold"],
+        alarm.metric_value - alarm.definition["Threshold"],
         observed,
     )
     if decision is None:
         return False
-    cause = f"monitor alarm {alarm_name} in state ALARM triggered policy {policy.name}"
+    cause = f"monitor alarm {alarm.name} in state ALARM triggered policy {policy.name}"
     _scale(connection, target, endpoint, Decision(decision.desired, cause), now)
     return True
