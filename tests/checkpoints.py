@@ -11,7 +11,7 @@ from typing import Any
 
 VOCABULARY = 400
 POSITIONS = 128
-END_BIAS = 6.0
+END_BIAS = 4.0
 
 
 def documents(count: int, *, min_words: int = 60) -> list[str]:
@@ -23,7 +23,9 @@ def documents(count: int, *, min_words: int = 60) -> list[str]:
             texts.append(description)
         if len(texts) == count:
             return texts
-    raise LookupError(f"Only {len(texts)} installed packages describe themselves in {min_words} words or more")
+    raise LookupError(
+        f"Only {len(texts)} installed packages describe themselves in {min_words} words or more"
+    )
 
 
 def make_pegasus(

@@ -1,4 +1,4 @@
-"""`python -m ebbtide.runtime serve|prepare`: the model server of one instance, and what it needs done first."""
+"""`python -m ebbtide.runtime serve|prepare`: one instance's model server, and what it needs done first."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ebbtide.runtime import lifeline
+from ebbtide.runtime import contract, lifeline, loading
 from ebbtide.runtime.deployment import Deployment, repository_of
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.status import StatusFile
@@ -33,10 +33,6 @@ def main() -> int:
             concurrency=given.concurrency,
         )
         if given.command == "prepare":
-            from ebbtide.runtime import (
-                loading,
-            )  # what serving alone needs stays out of here, and the other way round
-
             status.enter("preparing")
             loading.prepare(deployment)
             status.enter("ready")
@@ -50,11 +46,8 @@ def main() -> int:
 
 
 async def _serve(deployment: Deployment, socket: Path, status: StatusFile) -> None:
-    from ebbtide.runtime import contract
-    from ebbtide.runtime.loading import load
-
     code = await contract.run(
-        socket, lambda: load(deployment, status), status, concurrency=deployment.concurrency
+        socket, lambda: loading.load(deployment, status), status, concurrency=deployment.concurrency
     )
     contract.exit_now(code)
 
@@ -67,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     common.add_argument("--cache", type=Path, required=True, help="where prepared models are kept, shared")
     common.add_argument("--image", required=True, help="the image URI, whose repository selects the runtime")
     common.add_argument(
-        "--status", type=Path, required=True, help="the JSON file that says how far it has come"
+        "--status", type=Path, required=True, help="the JSON file to say how far it has come in"
     )
     serve = commands.add_parser("serve", parents=[common])
     serve.add_argument("--socket", type=Path, required=True)

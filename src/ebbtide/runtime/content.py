@@ -1,7 +1,8 @@
 """Content types in and out, as the Hugging Face inference toolkit reads and writes them. No I/O.
 
-More is accepted than there: text/plain is the text to summarise, and a body without a type, or with the one that
-S3 gives objects uploaded without (binary/octet-stream), is taken as JSON if it is a JSON object, else as text.
+More is accepted than there: text/plain is the text to summarise, and a body without a type, or with the one
+that S3 gives objects uploaded without any (binary/octet-stream), is taken as JSON if it is a JSON object,
+else as text.
 """
 
 import csv
@@ -48,9 +49,8 @@ def text_of(body: bytes) -> str:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRequest(
-            f"The body is not UTF-8 text: byte {error.start} is 0x{body[error.start]:02x}"
-        ) from error
+        found = f"byte {error.start} is 0x{body[error.start]:02x}"
+        raise BadRequest(f"The body is not UTF-8 text: {found}") from error
     if "\0" in text:
         raise BadRequest(f"The body is binary, not text: character {text.index(chr(0))} is NUL")
     return text
@@ -143,6 +143,6 @@ def _plain(value: Any) -> Any:
 def _unsupported(content_type: str | None) -> str:
     # The toolkit's own sentence, its doubled word aside: clients search logs for it.
     return (
-        f"Content type {content_type or '(none)'} is not supported by this framework. Please implement input_fn to "
-        "deserialize the request data or an output_fn to serialize the response."
+        f"Content type {content_type or '(none)'} is not supported by this framework. Please implement "
+        "input_fn to deserialize the request data or an output_fn to serialize the response."
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.errors import LoadFailure, one_line
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Answer, Service, failure
 
@@ -32,7 +32,7 @@ Loader = Callable[[], "Service | Echo"]
 
 
 class Echo:
-    """`HF_MODEL_ID=ebbtide/echo`: answers the body it got, as it comes, in flat memory. For benches and tests."""
+    """`HF_MODEL_ID=ebbtide/echo`: answers the body it gets, streamed, in flat memory. For benches, tests."""
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": request.headers.get("Content-Type", "")})
@@ -98,7 +98,8 @@ async def run(
     """Serve on the socket from now, a model once it is loaded, until SIGTERM; the process's exit code.
 
     SIGTERM while loading ends it at once; later, requests under way are finished first, within stop_timeout_s
-    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives 1, its cause in status.
+    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives 1, and its cause in
+    status.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -120,10 +121,10 @@ async def run(
         server.serve(loading.result())
     except LoadFailure as cause:
         status.enter("failed", reason=str(cause))
-        logger.error("The model cannot be served: %s", cause)  # noqa: TRY400 the cause says all
+        logger.error("The model cannot be served: %s", cause)
         return 1
     except Exception as error:  # a user's model_fn may raise anything
-        status.enter("failed", reason=f"{type(error).__name__}: {_first_line(error)}")
+        status.enter("failed", reason=f"The model could not be loaded: {one_line(error)}")
         logger.exception("The model could not be loaded")
         return 1
     status.enter("ready")
@@ -143,13 +144,9 @@ def _answer_or_exit(model: Service, body: bytes, request: web.Request) -> Answer
     try:
         return model.answer(body, request.headers)
     except SystemExit as ending:  # user code that calls sys.exit() means the process, not this thread
-        logger.error("The model ended the process: exit(%s)", ending.code)  # noqa: TRY400 no failure of ours
+        logger.error("The model ended the process: exit(%s)", ending.code)
         exit_now(1)
         raise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _response(answer: Answer) -> web.Response:

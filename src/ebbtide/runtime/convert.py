@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ebbtide.runtime import lifeline
+from ebbtide.runtime.errors import one_line
 from ebbtide.runtime.parameters import GENERATION_MEMBERS
 from ebbtide.runtime.spiece import pegasus_tokenizer
 
@@ -29,16 +30,16 @@ def main() -> int:
     try:
         _convert(folder, output, compute_type)
     except Exception as error:  # any fault in a user's files may surface anywhere in two large libraries
-        print(f"The model cannot be converted: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        print(f"The model cannot be converted: {one_line(error)}")
         raise
     return 0
 
 
 def _convert(folder: Path, output: Path, compute_type: str) -> None:
     from ctranslate2.converters import TransformersConverter
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoConfig, PreTrainedTokenizerFast
 
-    config = json.loads((folder / "config.json").read_text())
+    config = AutoConfig.from_pretrained(folder)
     tokenizer = _tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -54,13 +55,17 @@ def _convert(folder: Path, output: Path, compute_type: str) -> None:
 
         def load_tokenizer(self, *_: Any, **__: Any) -> Any:
             # Not the directory's: those that one release of transformers saves, another cannot load.
-            named = {f"{name}_token": config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+            named = {f"{name}_token": getattr(config, f"{name}_token_id") for name in ("bos", "eos", "pad")}
             tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
-            return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)  # noqa: S106
+            made: Any = PreTrainedTokenizerFast
+            return made(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)  # noqa: S106 not a password
 
-    Converter(str(folder), low_cpu_mem_usage=True).convert(str(output), quantization=compute_type, force=True)  # empties it first
+    # It empties the folder first, so what serving needs beside the model follows.
+    Converter(str(folder), low_cpu_mem_usage=True).convert(str(output), quantization=compute_type, force=True)
     tokenizer.save(str(output / "tokenizer.json"))
-    (output / "summariser.json").write_text(json.dumps(_describe(folder, config), indent=2))
+    (output / "summariser.json").write_text(
+        json.dumps(_describe(folder, config.max_position_embeddings), indent=2)
+    )
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -71,11 +76,11 @@ def _tokenizer(folder: Path) -> Tokenizer:
     raise ValueError("there is neither tokenizer.json nor spiece.model")
 
 
-def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _describe(folder: Path, positions: int) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text())
     generation_file = folder / "generation_config.json"
     # Older checkpoints keep their way of generating in config.json.
     generation = json.loads(generation_file.read_text()) if generation_file.is_file() else config
-    positions = config["max_position_embeddings"]
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = json.loads(tokenizer_file.read_text()) if tokenizer_file.is_file() else {}
     return {

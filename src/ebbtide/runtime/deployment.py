@@ -1,4 +1,4 @@
-"""What an instance is to serve: the image, the model's files and its environment, as CreateModel gave them."""
+"""What an instance is to serve: image, model files and environment, as CreateModel gave them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ def repository_of(image: str) -> str:
     repository = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     if repository not in (HUGGING_FACE, PYTORCH):
         raise LoadFailure(
-            f"No runtime serves the image repository {repository or '(empty)'}: there are {HUGGING_FACE} and {PYTORCH}"
+            f"No runtime serves the image repository {repository or '(empty)'}; "
+            f"there are {HUGGING_FACE} and {PYTORCH}"
         )
     return repository

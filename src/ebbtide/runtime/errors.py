@@ -7,3 +7,9 @@ class LoadFailure(Exception):
 
 class BadRequest(Exception):
     """The request cannot be served as it is; the caller gets 400 and this message."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's kind and the first line of its message: the trace and the rest are in the log."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

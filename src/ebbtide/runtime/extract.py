@@ -31,9 +31,8 @@ class ExtractivePipeline(Pipeline):
 def _lengths(parameters: Mapping[str, Any]) -> tuple[int | None, int]:
     refused = set(parameters) - {"max_length", "min_length", "truncation", "do_sample"}
     if refused:
-        raise BadRequest(
-            f"{MODEL_ID} takes max_length and min_length, in words, not {', '.join(sorted(refused))}"
-        )
+        names = ", ".join(sorted(refused))
+        raise BadRequest(f"{MODEL_ID} takes max_length and min_length, in words, not {names}")
     if parameters.get("do_sample"):
         raise BadRequest(f"{MODEL_ID} draws nothing at random: do_sample cannot be true")
     max_words, min_words = parameters.get("max_length"), parameters.get("min_length")

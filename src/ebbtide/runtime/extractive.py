@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 DEFAULT_MAX_WORDS = 120
 DEFAULT_SHARE = 1 / 3
@@ -26,33 +27,37 @@ RELEVANCE = 0.7
 
 MIN_WORDS, MAX_WORDS = 5, 80
 """A sentence outside these is a heading, a table or a list rather than prose."""
-MIN_LETTERS = 0.75
-"""The share of letters and spaces below which a sentence is code, a table or figures."""
+MIN_LETTERS = 0.92
+"""The share of letters, spaces and a sentence's own marks below which it is code, a table or figures."""
 
 Vector = dict[str, float]
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’\-]\w+)*")
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[*+•#>|=~-]|\d+[.)])\s*)")
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]*[^\W_a-zà-ÿ])|[。！？]+[」』”]*")
+_PROSE = re.compile(r"[^\W\d_]|[\s,.;'’\"“”()\-–—]")
+_ENDED = re.compile(r"[.!?…。！？][\"'”’)\]」』]*$")
+_MARK = re.compile(r"^(?:[*+•#>-]+|\d+[.)])\s+")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[])(?:[A-Z]|e\.g|i\.e|al|ca|cf|vs|etc|approx|resp|Fig|Figs|Eq|Eqs|Ref|Refs|Sec|Tab|Vol|No|pp|Dr|Mr|Mrs"
     r"|Ms|Prof|St|Jr|Sr|Inc|Ltd|Co|Corp|U\.S|U\.K|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)\.$"
 )
 _STOP_WORDS = frozenset(
-    """a about above after again against all also am an and any are as at be because been before being below between
-    both but by can cannot could did do does doing down during each few for from further had has have having he her
-    here hers him his how i if in into is it its itself just may me might more most must my no nor not now of off on
-    once only or other our ours out over own same she should so some such than that the their theirs them then there
-    these they this those through to too under until up upon us very was we were what when where which while who whom
-    why will with within without would you your yours""".split()
+    """a about above after again against all also am an and any are as at be because been before being
+    below between both but by can cannot could did do does doing down during each few for from further
+    had has have having he her here hers him his how i if in into is it its itself just may me might
+    more most must my no nor not now of off on once only or other our ours out over own same she should
+    so some such than that the their theirs them then there these they this those through to too under
+    until up upon us very was we were what when where which while who whom why will with within without
+    would you your yours""".split()  # noqa: SIM905 a list of so many words would fill a page
 )
 
 
 def summarise(text: str, *, max_words: int | None = None, min_words: int = 0) -> str:
     """Summarise a text by some of its sentences, in its own order.
 
-    max_words: bound on the summary's words; by default 120, or a third of the text when that is less. A single
-    sentence that is longer than an explicit bound is cut there and ends in an ellipsis.
+    max_words: bound on the summary's words; by default 120, or a third of the text when that is less. Where
+    every sentence is longer than an explicit bound, the shortest is cut there and ends in an ellipsis.
     min_words: sentences are added, alike or not, until the summary has that many, as far as max_words and the
     text allow. A text without words gives the empty string.
     """
@@ -81,10 +86,11 @@ def summarise(text: str, *, max_words: int | None = None, min_words: int = 0) ->
 def split_sentences(text: str) -> Iterator[str]:
     """Split a text into sentences; a blank line, a list item and a heading's mark end one too.
 
-    Abbreviations, initials and decimal points do not. Lines wrapped within a paragraph are joined.
+    Abbreviations, initials and decimal points do not. Lines wrapped within a paragraph are joined, and the mark
+    of a list item or a heading is left out.
     """
     for paragraph in _PARAGRAPH.split(text):
-        joined = " ".join(paragraph.split())
+        joined = _MARK.sub("", " ".join(paragraph.split()))
         start = 0
         for end in _END.finditer(joined):
             # The dot belongs to an abbreviation when it is the mark's first and only sign.
@@ -193,12 +199,11 @@ def _singular(word: str) -> str:
 
 
 def _is_prose(sentence: str, words: int) -> bool:
-    letters = sum(character.isalpha() or character.isspace() for character in sentence)
-    return MIN_WORDS <= words <= MAX_WORDS and letters >= MIN_LETTERS * len(sentence)
+    if not MIN_WORDS <= words <= MAX_WORDS or "://" in sentence or not _ENDED.search(sentence):
+        return False
+    return len(_PROSE.findall(sentence)) >= MIN_LETTERS * len(sentence)
 
 
 def _cut(sentence: str, words: int) -> str:
-    last = None
-    for _, last in zip(range(words), _WORD.finditer(sentence), strict=False):
-        pass
-    return f"{sentence[: last.end()]}…" if last else ""
+    *_, last = islice(_WORD.finditer(sentence), words)
+    return f"{sentence[: last.end()]}…"

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.errors import LoadFailure, one_line
 
 ARGUMENTS = {
     "model_fn": ("model_dir",),
@@ -49,8 +49,8 @@ class Context:
     def set_response_content_type(self, _index: int, value: str) -> None:
         self.response_headers["Content-Type"] = value
 
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        """`phrase` and `idx` are there for callers that name them: a reason phrase has no effect in HTTP."""
+    def set_response_status(self, code: int = 200, *_: object, **__: object) -> None:
+        """Further arguments, the reason phrase and the index in a batch, make no difference here."""
         self.response_status = code
 
 
@@ -71,8 +71,8 @@ class Handlers:
 def load(code: Path, program: str) -> Handlers:
     """Import `program` from the folder `code`, which joins the import path.
 
-    Raises LoadFailure when it cannot be imported, takes arguments nobody gives, or has transform_fn beside the
-    functions that transform_fn stands for.
+    Raises LoadFailure when it cannot be imported, when a handler takes arguments that nobody gives, and when
+    transform_fn stands beside the functions that it replaces.
     """
     sys.path.insert(0, str(code))
     module = _import(code / program)
@@ -97,15 +97,15 @@ def _import(path: Path) -> ModuleType:
         hint = "; code/requirements.txt is not installed by the server" if _asks(path, error.name) else ""
         raise LoadFailure(f"code/{path.name}: {error}{hint}") from error
     except Exception as error:  # the user's own code may raise anything: each is the cause to name
-        raise LoadFailure(f"code/{path.name}: {type(error).__name__}: {error}") from error
+        raise LoadFailure(f"code/{path.name}: {one_line(error)}") from error
     return module
 
 
 def _asks(path: Path, module: str | None) -> bool:
     requirements = path.with_name("requirements.txt")
-    return (
-        module is not None and requirements.is_file() and module.partition(".")[0] in requirements.read_text()
-    )
+    if module is None or not requirements.is_file():
+        return False
+    return module.partition(".")[0] in requirements.read_text()
 
 
 def _adapted(name: str, function: Any) -> Handler:

@@ -28,21 +28,17 @@ def load(deployment: Deployment, status: StatusFile) -> Service | Echo:
         return Echo()
     user = _user_handlers(deployment)
     framework: Framework = HuggingFace() if deployment.repository == HUGGING_FACE else PyTorch()
-    if deployment.repository != HUGGING_FACE and not (
-        user.model_fn and (user.predict_fn or user.transform_fn)
-    ):
+    if deployment.repository != HUGGING_FACE and not user.model_fn:
         raise LoadFailure(
-            f"{deployment.repository} serves an archive whose code/{deployment.program} has model_fn, and predict_fn "
-            "or transform_fn"
+            f"{deployment.repository} needs code/{deployment.program} with model_fn in its archive"
         )
     folder = deployment.model_dir
     if deployment.model_id not in (None, extract.MODEL_ID):
         folder = preparation.fetched(deployment)
     if user.model_fn:
         status.enter("loading")
-        model: Any = user.model_fn(
-            str(folder or ""), Context({"model_dir": str(folder or ""), "gpu_id": None})
-        )
+        directory = str(folder or "")
+        model: Any = user.model_fn(directory, Context({"model_dir": directory, "gpu_id": None}))
     else:
         model = _pipeline(deployment, folder, status)
     return Service(framework, user, model, folder)
@@ -61,13 +57,13 @@ def prepare(deployment: Deployment) -> None:
 
 
 def _user_handlers(deployment: Deployment) -> Handlers:
-    """The handlers in the archive, or in the model's directory when HF_MODEL_ID names one; none if it has none."""
+    """The handlers in the archive, or in the directory that HF_MODEL_ID names; none if there are none."""
     for root in (deployment.model_dir, preparation.local_directory(deployment)):
         if root and (root / "code" / deployment.program).is_file():
             return handlers.load(root / "code", deployment.program)
     if deployment.environment.get("SAGEMAKER_PROGRAM"):
         raise LoadFailure(
-            f"SAGEMAKER_PROGRAM names code/{deployment.program}, which the model's files do not have"
+            f"SAGEMAKER_PROGRAM names code/{deployment.program}, which is not in the model's files"
         )
     return Handlers()
 

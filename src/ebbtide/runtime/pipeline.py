@@ -13,7 +13,7 @@ ANSWER_MEMBERS = {"summarization": "summary_text", "text2text-generation": "gene
 
 @dataclass(frozen=True, slots=True)
 class Summaries:
-    """`items`: an answer for each input, in order. `cut_tokens`: how many tokens of each input were not read."""
+    """`items`: an answer for each input, in order. `cut_tokens`: the tokens of each that were not read."""
 
     items: list[Any]
     cut_tokens: tuple[int, ...]

@@ -15,10 +15,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ebbtide.runtime.deployment import Deployment
-from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.errors import LoadFailure, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,8 @@ def converted(deployment: Deployment, folder: Path) -> Path:
     if compute_type not in COMPUTE_TYPES:
         raise LoadFailure(f"CT2_COMPUTE_TYPE {compute_type} is none of {', '.join(COMPUTE_TYPES)}")
     _check(folder)
-    ready = (
-        deployment.cache
-        / "ctranslate2"
-        / f"{_content_digest(folder, deployment.cache)}-{compute_type}-{FORMAT}"
-    )
+    digest = _content_digest(folder, deployment.cache)
+    ready = deployment.cache / "ctranslate2" / f"{digest}-{compute_type}-{FORMAT}"
     if ready.is_dir():
         return ready
     with _exclusive(ready.with_name(ready.name + ".lock")):
@@ -91,15 +89,12 @@ def _check(folder: Path) -> None:
     try:
         architectures = json.loads((folder / "config.json").read_text()).get("architectures") or ["(none)"]
     except FileNotFoundError as error:
-        raise LoadFailure(
-            "The model's files have no config.json, and no code/inference.py with model_fn"
-        ) from error
+        raise LoadFailure("The model's files have neither config.json nor code/inference.py") from error
     except ValueError as error:
         raise LoadFailure(f"The model's config.json is not JSON: {error}") from error
     if architectures[0] not in ARCHITECTURES:
-        raise LoadFailure(
-            f"The architecture {architectures[0]} is not served: there are {', '.join(ARCHITECTURES)}"
-        )
+        served = ", ".join(ARCHITECTURES)
+        raise LoadFailure(f"The architecture {architectures[0]} is not served; there are {served}")
     weights = [path for pattern in WEIGHT_FILES for path in folder.glob(pattern)]
     if not weights:
         raise LoadFailure("The model's files have no weights: no model.safetensors and no pytorch_model.bin")
@@ -137,9 +132,9 @@ def _convert(folder: Path, ready: Path, compute_type: str) -> None:
     logger.info("Converting %s to CTranslate2 %s", folder, compute_type)
     # Apart, since transformers and torch would stay in this process's memory as long as it serves.
     command = [sys.executable, "-m", "ebbtide.runtime.convert", str(folder), str(unfinished), compute_type]
-    process = subprocess.run(
+    process = subprocess.run(  # noqa: S603 our own module, by this interpreter
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-    )  # noqa: S603
+    )
     if process.returncode:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise LoadFailure(_cause(process))
@@ -151,7 +146,8 @@ def _convert(folder: Path, ready: Path, compute_type: str) -> None:
 
 def _cause(process: "subprocess.CompletedProcess[str]") -> str:
     if process.returncode < 0:
-        return f"The conversion was ended by {signal.Signals(-process.returncode).name}, perhaps for want of memory"
+        name = signal.Signals(-process.returncode).name
+        return f"The conversion was ended by {name}, perhaps for want of memory"
     reason = process.stdout.strip().splitlines()
     return reason[-1] if reason else f"The conversion ended with exit code {process.returncode}"
 
@@ -163,30 +159,26 @@ def _download(deployment: Deployment, model_id: str, revision: str) -> Path:
     environment = deployment.environment
     # A cache of the user's own is honoured; without one, models are kept with the server's data.
     own_cache = environment.get("HF_HOME") or environment.get("HF_HUB_CACHE")
-    where = {
-        "revision": revision,
-        "token": environment.get("HF_API_TOKEN") or environment.get("HF_TOKEN") or None,
-        "cache_dir": None if own_cache else deployment.cache / "hub",
-    }
+    download = partial(
+        snapshot_download,
+        model_id,
+        revision=revision,
+        token=environment.get("HF_API_TOKEN") or environment.get("HF_TOKEN") or None,
+        cache_dir=None if own_cache else deployment.cache / "hub",
+    )
     described = ["*.json", "*.txt", "*.model", "code/*"]
     try:
-        folder = Path(snapshot_download(model_id, allow_patterns=[*described, "model*.safetensors"], **where))
+        folder = Path(download(allow_patterns=[*described, "model*.safetensors"]))
         if not any(folder.glob("model*.safetensors")):
-            snapshot_download(model_id, allow_patterns=[*described, "pytorch_model*.bin"], **where)
+            download(allow_patterns=[*described, "pytorch_model*.bin"])
     except LocalEntryNotFoundError as error:
-        raise LoadFailure(
-            f"{model_id}@{revision} is not in the cache and the Hub cannot be reached"
-        ) from error
+        reason = f"{model_id}@{revision} is not in the cache and the Hub cannot be reached"
+        raise LoadFailure(reason) from error
     except HfHubHTTPError as error:
-        raise LoadFailure(f"The Hub does not give {model_id}@{revision}: {_first_line(error)}") from error
+        raise LoadFailure(f"The Hub does not give {model_id}@{revision}: {one_line(error)}") from error
     except HFValidationError as error:
         raise LoadFailure(f"HF_MODEL_ID {model_id} is neither a directory nor a Hub id") from error
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -89,7 +89,7 @@ def _piece(data: bytes) -> Piece:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: numbers as integers, all else as bytes. Source: protobuf's encoding."""
+    """The fields of a message in protobuf's encoding: numbers as integers, all else as bytes."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)

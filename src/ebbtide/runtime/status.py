@@ -9,7 +9,7 @@ Phase = Literal["preparing", "loading", "ready", "failed"]
 
 
 class StatusFile:
-    """`{"phase", "reason", "timings_s", "concurrency"}`: timings are the seconds that each finished phase took."""
+    """`{"phase", "reason", "timings_s", "concurrency"}`: the timings are of each finished phase."""
 
     def __init__(self, path: Path, *, concurrency: int | None = None) -> None:
         self._path = path

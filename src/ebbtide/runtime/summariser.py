@@ -1,4 +1,4 @@
-"""A converted sequence-to-sequence model on CTranslate2, as a pipeline. Imports neither torch nor transformers."""
+"""A converted sequence-to-sequence model on CTranslate2, as a pipeline; without torch and transformers."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ class Summariser(Pipeline):
         self._defaults = described["generation"] | described["task_generation"].get(task, {})
         self._answer_member = ANSWER_MEMBERS[task]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
+        self._ids = self._tokenizer.get_vocab()
         self._truncating = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._truncating.enable_truncation(described["max_input_tokens"])
         streams = min(concurrency, threads)
@@ -84,8 +84,8 @@ class Summariser(Pipeline):
         for position, encoding in enumerate(read):
             if len(encoding) > self._positions:
                 raise BadRequest(
-                    f"Input {position} has {len(encoding)} tokens and the model reads {self._positions}: send less, "
-                    'or {"parameters": {"truncation": true}} to summarise only what it can read'
+                    f"Input {position} has {len(encoding)} tokens and the model reads {self._positions}: "
+                    'send less, or {"parameters": {"truncation": true}} to summarise only what it can read'
                 )
         cut_tokens = tuple(len(whole) - len(part) for whole, part in zip(encodings, read, strict=True))
         if any(cut_tokens):
@@ -93,9 +93,8 @@ class Summariser(Pipeline):
         return read, cut_tokens
 
     def _answer(self, tokens: Sequence[str], wanted: Generation) -> dict[str, str]:
-        text = self._tokenizer.decode(
-            [self._tokenizer.token_to_id(token) for token in tokens], skip_special_tokens=True
-        )
+        ids = [self._ids[token] for token in tokens]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
         if wanted.clean_up:
             for loose, tight in _CLEAN_UPS:
                 text = text.replace(loose, tight)

@@ -52,12 +52,12 @@ class HuggingFace:
 
     def predict(self, data: Any, model: Any, context: Context) -> Any:
         if isinstance(data, list):
-            raise BadRequest(
-                'The body must be an object such as {"inputs": "...", "parameters": {...}}, not a list'
-            )
-        inputs, parameters = data, {}
+            raise BadRequest('The body must be an object, {"inputs": ..., "parameters": {...}}, not a list')
+        inputs, parameters = data, None
         if isinstance(data, dict):
-            inputs, parameters = data.get("inputs", data), data.get("parameters") or {}
+            inputs, parameters = data.get("inputs", data), data.get("parameters")
+        if parameters is None:
+            parameters = {}
         if not isinstance(parameters, dict):
             raise BadRequest("parameters must be an object of names and values")
         if not isinstance(model, Pipeline):
@@ -84,9 +84,8 @@ class PyTorch:
         kind = content.media_type(content_type)
         data = body.encode() if isinstance(body, str) else body
         if kind == content.CSV:
-            return torch.FloatTensor(
-                numpy.genfromtxt(data.decode().splitlines(), dtype="float32", delimiter=",")
-            )
+            rows = numpy.genfromtxt(data.decode().splitlines(), dtype="float32", delimiter=",")
+            return torch.from_numpy(rows)
         decoded = content.decode(data, content_type)
         return torch.FloatTensor(decoded) if kind == content.JSON else torch.from_numpy(decoded)
 
