@@ -1,5 +1,6 @@
 """SQS as boto3 sees it: queues, messages, visibility, long polling, dead letters."""
 
+import hashlib
 import json
 import threading
 import urllib.parse
@@ -52,8 +53,9 @@ def test_a_message_is_received_as_it_was_sent_and_gone_when_deleted(sqs, queue):
     ]
     sqs.delete_message(QueueUrl=queue, ReceiptHandle=got["ReceiptHandle"])
 
-    # boto3 has compared the digests of the body and the attributes with its own.
     assert got["MessageId"] == sent["MessageId"]
+    assert got["MD5OfBody"] == sent["MD5OfMessageBody"] == hashlib.md5("Grüße ☃".encode()).hexdigest()
+    assert got["MD5OfMessageAttributes"] == sent["MD5OfMessageAttributes"]
     assert got["Body"] == "Grüße ☃"
     assert got["MessageAttributes"]["n"] == {"DataType": "Number", "StringValue": "7"}
     assert got["MessageAttributes"]["b"] == {"DataType": "Binary.png", "BinaryValue": b"\x00\xff"}

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 
 from ebbtide import loops
 from ebbtide.database import Database
-from ebbtide.notifications import envelope, outbox, queues, retries, subscriptions, topics
+from ebbtide.notifications import envelope, mail, outbox, queues, retries, subscriptions, topics
 from ebbtide.notifications.arrivals import Arrivals
 from ebbtide.notifications.http import open_session, post
 from ebbtide.notifications.outbox import Delivery, Message, Undelivered
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZES = {"sqs": 200, "http": 16, "https": 16, "email": 4, "email-json": 4}
 """Protocol -> deliveries attempted at once for one subscription."""
+
+MAILERS = 4
+"""Mails on their way to the mail server at once, of all subscriptions."""
 
 SWEEP_INTERVAL_S = 3_600.0
 AFTER_FAILED_BATCH_S = 5.0
@@ -77,7 +81,10 @@ class Parcel:
 
 
 class Deliveries:
-    """The loop over the outbox. `signer` signs its messages, `arrivals` tells who waits for a queue."""
+    """The loop over the outbox. `signer` signs its messages, `arrivals` tells who waits for a queue.
+
+    Raises ValueError when `settings.smtp_url` is none.
+    """
 
     def __init__(self, settings: Settings, database: Database, signer: Signer) -> None:
         self.signer = signer
@@ -87,6 +94,9 @@ class Deliveries:
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
         self._session: ClientSession | None = None
+        self._mail_server = mail.parse_smtp_url(settings.smtp_url) if settings.smtp_url else None
+        # Threads of its own: a mail server that hangs must not use up those that all the server shares.
+        self._mailers = ThreadPoolExecutor(MAILERS, thread_name_prefix="mail")
         self._swept_at = 0.0
 
     def wake(self) -> None:
@@ -160,7 +170,7 @@ class Deliveries:
             if batch.subscription.protocol in ("http", "https"):
                 await self._post(batch, parcel)
             else:
-                await asyncio.to_thread(self._mail, batch, parcel)
+                await asyncio.get_running_loop().run_in_executor(self._mailers, self._mail, batch, parcel)
         except Undelivered as failure:
             log.warning("Message %s to %s: %s", parcel.message.id, batch.subscription.arn, failure)
             return failure
@@ -174,20 +184,15 @@ class Deliveries:
         await post(self._session, batch.subscription.endpoint, parcel.body, headers)
 
     def _mail(self, batch: Batch, parcel: Parcel) -> None:
-        from ebbtide.notifications import mail
-
-        if not self._settings.smtp_url:
+        if self._mail_server is None:
             raise Undelivered("this server has no mail server (EBBTIDE_SMTP_URL)")
-        server = mail.parse_smtp_url(self._settings.smtp_url)
         subject, sender_name = parcel.message.subject or mail.DEFAULT_SUBJECT, mail.SENDER_NAME
         if parcel.message.type == envelope.CONFIRMATION:
             subject = mail.CONFIRMATION_SUBJECT
         else:
             sender_name = batch.topic.attributes.get("DisplayName") or sender_name
-        mail.send(
-            server,
-            mail.compose(server, batch.subscription.endpoint, subject, parcel.body, sender_name=sender_name),
-        )
+        recipient = batch.subscription.endpoint
+        mail.send(self._mail_server, recipient, subject, parcel.body, sender_name=sender_name)
 
     async def close(self) -> None:
         """Wait 2 s for attempts under way, then cut them off."""
@@ -201,6 +206,7 @@ class Deliveries:
                 await lane
         if self._session is not None:
             await self._session.close()
+        self._mailers.shutdown(wait=False, cancel_futures=True)
 
 
 def _due_batch(connection: Connection, arn: str, now: float) -> Batch | None:

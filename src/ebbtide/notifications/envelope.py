@@ -4,7 +4,7 @@ Source: Amazon SNS developer guide, "Parsing Amazon SNS message formats".
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -14,7 +14,6 @@ from ebbtide.notifications.subscriptions import Subscription
 
 NOTIFICATION = "Notification"
 CONFIRMATION = "SubscriptionConfirmation"
-
 
 Sign = Callable[[str, str], str]
 """Text and signature version -> the signature in base64."""
@@ -65,11 +64,12 @@ def confirmation_request(topic_arn: str) -> str:
 
 
 def text_for(message: Message, protocol: str) -> str:
-    """The message's text for one protocol."""
+    """The message's text for one protocol; what is no text for it counts as absent, as in SNS."""
     if message.structure != "json":
         return message.message
-    texts: Mapping[str, str] = json.loads(message.message)
-    return texts.get(protocol, texts["default"])
+    texts = json.loads(message.message)
+    text = texts.get(protocol)
+    return str(text if isinstance(text, str) else texts["default"])
 
 
 def confirm_url(subscription: Subscription) -> str:

@@ -1,15 +1,21 @@
-"""Messages by mail, through the operator's SMTP server."""
+"""Messages by mail, through the operator's SMTP server.
 
-import smtplib
-import ssl
+What speaks SMTP is imported when the first mail is sent: most servers send none.
+"""
+
 from dataclasses import dataclass
-from email.headerregistry import Address
-from email.message import EmailMessage
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ebbtide.notifications.outbox import Undelivered
 
+if TYPE_CHECKING:
+    import smtplib
+    from email.message import EmailMessage
+
 TIMEOUT_S = 15.0
+PERMANENT = 500
+"""SMTP's replies from here on will be the same next time (RFC 5321, 4.2.1)."""
 PORTS = {"smtp": 587, "smtps": 465}
 SENDER_NAME = "AWS Notifications"
 DEFAULT_SUBJECT = "AWS Notification Message"
@@ -36,7 +42,9 @@ def parse_smtp_url(url: str) -> MailServer:
     """
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname:
-        raise ValueError("an SMTP URL is smtp[s]://[USER:PASSWORD@]HOST[:PORT][?from=ADDRESS]")
+        raise ValueError(
+            "EBBTIDE_SMTP_URL is not of the form smtp[s]://[USER:PASSWORD@]HOST[:PORT][?from=ADDRESS]"
+        )
     user = None if parts.username is None else unquote(parts.username)
     password = None if parts.password is None else unquote(parts.password)
     named = user if user and "@" in user else f"no-reply@{parts.hostname}"
@@ -50,36 +58,49 @@ def parse_smtp_url(url: str) -> MailServer:
     )
 
 
-def compose(server: MailServer, recipient: str, subject: str, body: str, *, sender_name: str) -> EmailMessage:
-    """A mail of plain text."""
-    mail = EmailMessage()
-    mail["From"] = Address(sender_name, addr_spec=server.sender)
-    mail["To"] = recipient
-    mail["Subject"] = subject
-    mail.set_content(body)
-    return mail
+def send(server: MailServer, recipient: str, subject: str, body: str, *, sender_name: str) -> None:
+    """Hand over one mail of plain text; blocks up to 15 s for each step of the exchange.
 
+    Raises Undelivered.
+    """
+    import smtplib
 
-def send(server: MailServer, mail: EmailMessage) -> None:
-    """Hand one mail over; blocks up to 15 s for each step of the exchange. Raises Undelivered."""
+    mail = _compose(server, recipient, subject, body, sender_name)
     try:
         with _connect(server) as connection:
             connection.send_message(mail)
     except smtplib.SMTPRecipientsRefused as error:
-        codes = [code for code, _ in error.recipients.values()]
-        raise Undelivered(
-            f"Recipient refused: {error.recipients}", final=all(c >= 500 for c in codes)
-        ) from error
+        refused = all(code >= PERMANENT for code, _ in error.recipients.values())
+        raise Undelivered(f"recipient refused: {error.recipients}", final=refused) from error
+    except smtplib.SMTPAuthenticationError as error:
+        # The operator's to mend, and then the mail can go.
+        raise Undelivered(f"the mail server refuses our password: {error.smtp_error!r}") from error
     except smtplib.SMTPResponseException as error:
-        refused = error.smtp_code >= 500 and not isinstance(error, smtplib.SMTPAuthenticationError)
-        raise Undelivered(
-            f"Mail server answered {error.smtp_code}: {error.smtp_error!r}", final=refused
-        ) from error
+        reason = f"the mail server answered {error.smtp_code}: {error.smtp_error!r}"
+        raise Undelivered(reason, final=error.smtp_code >= PERMANENT) from error
     except (OSError, smtplib.SMTPException) as error:
-        raise Undelivered(f"Mail server {server.host}:{server.port}: {error}") from error
+        raise Undelivered(f"mail server {server.host}:{server.port}: {error}") from error
 
 
-def _connect(server: MailServer) -> smtplib.SMTP:
+def _compose(server: MailServer, recipient: str, subject: str, body: str, sender_name: str) -> "EmailMessage":
+    from email.headerregistry import Address
+    from email.message import EmailMessage
+
+    mail = EmailMessage()
+    try:
+        mail["From"] = Address(sender_name, addr_spec=server.sender)
+        mail["To"] = recipient
+        mail["Subject"] = subject
+    except ValueError as error:
+        raise Undelivered(f"no mail can be addressed so: {error}", final=True) from error
+    mail.set_content(body)
+    return mail
+
+
+def _connect(server: MailServer) -> "smtplib.SMTP":
+    import smtplib
+    import ssl
+
     if server.encryption == "tls":
         connection: smtplib.SMTP = smtplib.SMTP_SSL(
             server.host, server.port, timeout=TIMEOUT_S, context=ssl.create_default_context()

@@ -23,6 +23,8 @@ _TOPIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _QUEUE_ARN = re.compile(r"arn:aws:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}")
 _SUBJECT = re.compile(r"[!-~][ -~]*")
+_DISPLAY_NAME = re.compile(r"[^\x00-\x1f\x7f]{0,100}")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ATTRIBUTE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ATTRIBUTE_TYPE = re.compile(r"(String|Number|Binary)(\..+)?")
 
@@ -149,8 +151,8 @@ def _check_structure(message: str, structure: str) -> None:
         raise invalid("Message Structure - JSON message body failed to parse") from error
     if not isinstance(texts, dict) or not isinstance(texts.get("default"), str):
         raise invalid("Message Structure - No default entry in JSON message body")
-    if not all(isinstance(texts[protocol], str) for protocol in PROTOCOLS if protocol in texts):
-        raise invalid("Message Structure - The text for a protocol must be a string")
+    if any(isinstance(text, str) and _LONE_SURROGATE.search(text) for text in texts.values()):
+        raise invalid("Message Structure - A text holds half a character")
 
 
 def envelope_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -194,6 +196,11 @@ def _one_of(name: str, *allowed: str) -> Callable[[str], None]:
     return check
 
 
+def _check_display_name(value: str) -> None:
+    if not _DISPLAY_NAME.fullmatch(value):
+        raise invalid("Attributes Reason: DisplayName must be at most 100 characters on one line")
+
+
 def _check_size_limit(value: str) -> None:
     if not value.isdecimal() or not 1_024 <= int(value) <= 1_048_576:
         raise invalid("Attributes Reason: MaximumMessageSize must be from 1024 to 1048576")
@@ -213,7 +220,7 @@ def _check_redrive_policy(value: str) -> None:
 
 
 _TOPIC_ATTRIBUTES: dict[str, Callable[[str], None]] = {
-    "DisplayName": _any,
+    "DisplayName": _check_display_name,
     "DeliveryPolicy": _check_delivery_policy,
     "SignatureVersion": _one_of("SignatureVersion", "1", "2"),
     "MaximumMessageSize": _check_size_limit,

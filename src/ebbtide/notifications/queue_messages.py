@@ -93,15 +93,19 @@ def check_message(body: str, attributes: Mapping[str, Mapping[str, Any]], limit_
             "The request must contain the parameter MessageBody.",
             code="MissingParameter",
         )
-    if _UNSENDABLE.search(body):
+    _check_characters(body)
+    if message_bytes(body, attributes) > limit_bytes:
+        raise invalid_value(
+            f"One or more parameters are invalid. Reason: Message must be shorter than {limit_bytes} bytes."
+        )
+
+
+def _check_characters(value: str) -> None:
+    if _UNSENDABLE.search(value):
         raise ServiceError(
             "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | "
             "#xE000 to #xFFFD | #x10000 to #x10FFFF",
             code="InvalidMessageContents",
-        )
-    if message_bytes(body, attributes) > limit_bytes:
-        raise invalid_value(
-            f"One or more parameters are invalid. Reason: Message must be shorter than {limit_bytes} bytes."
         )
 
 
@@ -127,12 +131,13 @@ def _check_attribute(name: str, attribute: Mapping[str, Any]) -> None:
         )
     if not attribute.get("BinaryValue" if kind.startswith("Binary") else "StringValue"):
         raise invalid_value(f"Message attribute '{name}' must contain a non-empty value of type '{kind}'.")
+    _check_characters(attribute.get("StringValue", ""))
 
 
 def message_bytes(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> int:
     """How much of the size limit a message takes: its body, and its attributes' names, types and values."""
-    return len(body.encode()) + sum(
-        len(name.encode()) + len(each["DataType"].encode()) + len(_value(each))
+    return len(_encoded(body)) + sum(
+        len(_encoded(name)) + len(_encoded(each["DataType"])) + len(_value(each))
         for name, each in attributes.items()
     )
 
@@ -202,7 +207,12 @@ def invalid_value(message: str) -> ServiceError:
 def _value(attribute: Mapping[str, Any]) -> bytes:
     if attribute["DataType"].startswith("Binary"):
         return bytes(attribute.get("BinaryValue") or b"")
-    return str(attribute.get("StringValue") or "").encode()
+    return _encoded(attribute.get("StringValue") or "")
+
+
+def _encoded(value: str) -> bytes:
+    # Sizes are asked of what is not checked yet, which JSON's escapes may have given half a character.
+    return value.encode(errors="surrogatepass")
 
 
 def _invalid_attribute(name: str) -> ServiceError:
