@@ -38,7 +38,9 @@ class Digests:
             id=file_name or time_ordered_id(),
             size_bytes=self._size_bytes,
             etag=self._md5.hexdigest(),
-            checksums={name: checksums.encode(sum_.digest()) for name, sum_ in self._checksums.items()},
+            checksums={
+                name: checksums.encode(checksum.digest()) for name, checksum in self._checksums.items()
+            },
             file_name=file_name,
             data=data,
         )
