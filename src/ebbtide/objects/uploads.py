@@ -266,6 +266,14 @@ def complete(
     return record
 
 
+def completed(connection: Connection, bucket: str, key: str, upload_id: str) -> ObjectRecord | None:
+    """The object that the upload has become, if the key still names it: what a client asks who did not hear
+    the answer to its completion and sends it again.
+    """
+    found = records.find_object(connection, bucket, key)
+    return found if found is not None and found.content_id == upload_id else None
+
+
 def abort(connection: Connection, upload: Upload, *, at: float, but: Sequence[Part] = ()) -> None:
     """Forget the upload and its parts, `but` those that live on in an object."""
     kept = {part.number for part in but}

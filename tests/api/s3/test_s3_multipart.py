@@ -74,6 +74,16 @@ def test_the_object_is_there_only_when_the_upload_is_complete(s3, bucket, begin)
         s3.upload_part(**upload, PartNumber=2, Body=b"late")
 
 
+def test_completing_again_answers_the_same(s3, begin):
+    upload = begin()
+    parts = put_parts(s3, upload, b"text")
+
+    first = s3.complete_multipart_upload(**upload, MultipartUpload=parts)
+    again = s3.complete_multipart_upload(**upload, MultipartUpload=parts)
+
+    assert again["ETag"] == first["ETag"]
+
+
 def test_a_part_sent_again_replaces_the_first(s3, bucket, begin):
     upload = begin()
     put_parts(s3, upload, b"first", b"unlisted")

@@ -91,8 +91,10 @@ async def upload_part_copy(params: Params, call: Call) -> Result:
 
 
 async def complete_multipart_upload(params: Params, call: Call) -> Result:
-    """Make the listed parts one object. Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall,
-    BadDigest, PreconditionFailed; the upload then stays open. Source: CompleteMultipartUpload.
+    """Make the listed parts one object; said again of a completed upload it answers the same.
+
+    Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, BadDigest, PreconditionFailed; the
+    upload then stays open. Source: CompleteMultipartUpload.
     """
     refuse_unsupported(params)
     listed = params.get("MultipartUpload", {}).get("Parts", [])
@@ -106,7 +108,10 @@ async def complete_multipart_upload(params: Params, call: Call) -> Result:
     asked_type = params.get("ChecksumType")
 
     def work(connection: Connection) -> ObjectRecord:
-        upload = _look(connection, params, call)
+        bucket = owned_bucket(connection, params, call).name
+        if done := uploads.completed(connection, bucket, params["Key"], params["UploadId"]):
+            return done
+        upload = uploads.get_upload(connection, bucket, params["Key"], params["UploadId"])
         if asked_type not in (None, upload.checksum_type):
             raise InvalidRequest(
                 f"The upload was created with the {upload.checksum_type} checksum type. The complete request "
@@ -147,8 +152,8 @@ async def _find(params: Params, call: Call) -> Upload:
 
 
 def _look(connection: Connection, params: Params, call: Call) -> Upload:
-    owned_bucket(connection, params, call)
-    return uploads.get_upload(connection, params["Bucket"], params["Key"], params["UploadId"])
+    bucket = owned_bucket(connection, params, call).name
+    return uploads.get_upload(connection, bucket, params["Key"], params["UploadId"])
 
 
 def _checksum_type(algorithm: str | None, asked: str | None) -> str:
