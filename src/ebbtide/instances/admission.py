@@ -71,7 +71,7 @@ def admit(demands: Sequence[Demand], machine: Machine) -> dict[str, Admitted | H
             cause = f"waits for {_gpus(demand.gpus)}: {len(free_gpus)} of {machine.gpus} are free"
             verdicts[demand.instance_id] = Held(cause, hopeless=False)
         elif memory_bytes > free_bytes:
-            cause = f"waits for {_gib(memory_bytes)} of memory: {_gib(free_bytes)} are free"
+            cause = f"waits for {_size(memory_bytes)} of memory: {_size(free_bytes)} are free"
             verdicts[demand.instance_id] = Held(cause, hopeless=False)
         else:
             verdicts[demand.instance_id] = Admitted(free_gpus[: demand.gpus])
@@ -117,8 +117,8 @@ def threads(*, cores: int, vcpus: int | None, expected_instances: int) -> int:
     return share if vcpus is None else min(share, max(1, vcpus))
 
 
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:.1f} GiB"
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes // 2**20} MiB"
 
 
 def _gpus(count: int) -> str:

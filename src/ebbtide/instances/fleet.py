@@ -258,7 +258,8 @@ class Fleet:
     def _delay_s(self, moves: Moves, seen: Observation) -> float:
         if moves.settle or moves.fail:
             return 0.0  # what follows from it: the old generation's drain, say
-        if moves.hold or any(instance.state == State.DRAINING for instance in seen.instances):
+        draining = any(instance.state == State.DRAINING for instance in seen.instances)
+        if moves.hold or moves.drain or draining:
             return LOOK_AGAIN_S
         return MEASURE_EVERY_S
 
