@@ -59,11 +59,8 @@ class World:
         await self.database.write(lambda c: endpoints.settle(c, self.endpoint_id, 1, at))
 
     async def arrive(self, count: int, at: float) -> None:
-        def accept(connection):
-            for number in range(count):
-                invocations.accept(connection, invocation(f"{at}-{number}", self.endpoint_id, at))
-
-        await self.database.write(accept)
+        arrived = [invocation(f"{at}-{number}", self.endpoint_id, at) for number in range(count)]
+        await self.database.write(lambda c: invocations.accept(c, arrived))
 
     async def work_off(self, at: float) -> None:
         await self.database.write(lambda c: queue.drop_endpoint(c, self.endpoint_id))
