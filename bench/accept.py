@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from bench.server import deploy, percentile, send_all, server, signed_invocations
+from bench.server import Measured, deploy, percentile, send_all, server, signed_invocations
 
 CONNECTIONS = 64
 REQUESTS = 10_000
@@ -22,30 +22,42 @@ def measure() -> Iterator[tuple[str, str]]:
     cores = sorted(os.sched_getaffinity(0))
     with server(core=cores[0]) as measured:
         os.sched_setaffinity(0, set(cores[1:]) or set(cores))
-        deploy(measured, "accept", model="ebbtide/echo", instances=0)
-        measured.client("application-autoscaling")  # no scalable target: the queue only grows
-        for label, fill in (("empty queue", 0), (f"{LONG_QUEUE:,} queued", LONG_QUEUE)):
-            if fill:
-                queued = REQUESTS * RUNS
-                while queued < fill:
-                    _run(measured, min(REQUESTS, fill - queued))
-                    queued += REQUESTS
-            runs = [_run(measured, REQUESTS) for _ in range(RUNS)]
-            rates = [len(latencies) / elapsed_s for latencies, elapsed_s in runs]
-            latencies = [latency for run, _ in runs for latency in run]
-            yield (
-                f"accept, {label}, {CONNECTIONS} connections, 1 core",
-                f"{statistics.median(rates):,.0f}/s, p50 {percentile(latencies, 50) * 1e3:.1f} ms, "
-                f"p99 {percentile(latencies, 99) * 1e3:.1f} ms",
-            )
-    os.sched_setaffinity(0, set(cores))
+        try:
+            deploy(measured, "accept", model="ebbtide/echo", instances=0)
+            _send(measured, 1000)
+            yield _figure(measured, "empty queue")
+            for _ in range(LONG_QUEUE // REQUESTS - RUNS):
+                _send(measured, REQUESTS)
+            yield _figure(measured, f"{LONG_QUEUE:,} queued")
+        finally:
+            os.sched_setaffinity(0, set(cores))
 
 
-def _run(measured: "object", count: int) -> tuple[list[float], float]:
-    requests = signed_invocations(measured.running, "accept", BODY, count)  # type: ignore[attr-defined]
+def _figure(measured: Measured, queue: str) -> tuple[str, str]:
+    rates, latencies_s = [], []
+    cpu_before_s = _cpu_s(measured)
+    for _ in range(RUNS):
+        run_s, elapsed_s = _send(measured, REQUESTS)
+        rates.append(REQUESTS / elapsed_s)
+        latencies_s += run_s
+    cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * REQUESTS) * 1e6
+    return (
+        f"accept, {queue}, {CONNECTIONS} connections, 1 core",
+        f"{statistics.median(rates):,.0f}/s, p50 {percentile(latencies_s, 50) * 1e3:.1f} ms, "
+        f"p99 {percentile(latencies_s, 99) * 1e3:.1f} ms, {cpu_us:.0f} us of CPU each",
+    )
+
+
+def _send(measured: Measured, count: int) -> tuple[list[float], float]:
+    requests = signed_invocations(measured.running, "accept", BODY, count)
     started_at = time.perf_counter()
-    latencies = asyncio.run(send_all(measured.running, requests, CONNECTIONS))  # type: ignore[attr-defined]
-    return latencies, time.perf_counter() - started_at
+    latencies_s = asyncio.run(send_all(measured.running, requests, CONNECTIONS))
+    return latencies_s, time.perf_counter() - started_at
+
+
+def _cpu_s(measured: Measured) -> float:
+    times = measured.process.cpu_times()
+    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 async def accept(database: Database, *requests: Invocation) -> None:
-    for request in requests:
-        await database.write(lambda connection, one=request: invocations.accept(connection, one))
+    await database.write(lambda connection: invocations.accept(connection, requests))
 
 
 async def claim(database: Database, *, limit: int = 10, now: float = 101.0) -> list[Claim]:

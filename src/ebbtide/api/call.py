@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ebbtide.logs import LogStore
     from ebbtide.notifications.deliveries import Deliveries
     from ebbtide.objects.store import ObjectStore
+    from ebbtide.queue.intake import Intake
     from ebbtide.queue.wakeups import Wakeups
     from ebbtide.scaling.scaler import Scaler
 
@@ -31,6 +32,7 @@ class Parts:
     database: "Database"
     objects: "ObjectStore"
     wakeups: "Wakeups"
+    intake: "Intake"
     deliveries: "Deliveries"
     logs: "LogStore"
     fleet: "Fleet"

@@ -4,8 +4,6 @@ import asyncio
 import re
 import time
 
-from sqlalchemy import Connection
-
 from ebbtide import metrics
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.endpoints import Endpoint, get_endpoint
@@ -14,7 +12,6 @@ from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location, time_ordered_id
 from ebbtide.instances.agent import ModelServerLost, once, request_headers
 from ebbtide.metrics import Point
-from ebbtide.queue import invocations
 from ebbtide.queue.invocations import Invocation
 
 __all__ = ["invoke_endpoint", "invoke_endpoint_async"]
@@ -38,15 +35,11 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     21600 and 900. Raises ValidationError for an endpoint that does not exist or is real-time, and unless
     exactly one of Body and InputLocation is given. Source: InvokeEndpointAsync, SageMaker Runtime 2017-05-13.
     """
-
-    def accept(connection: Connection) -> Invocation:
-        # Looked up where it is inserted: an endpoint deleted in between would never work on it.
-        endpoint = get_endpoint(connection, call.account, params["EndpointName"])
-        invocation = _invocation(params, endpoint, account=call.account, now=call.now)
-        invocations.accept(connection, invocation)
-        return invocation
-
-    invocation = await call.parts.database.write(accept)
+    invocation = await call.parts.intake.accept(
+        call.account,
+        params["EndpointName"],
+        lambda endpoint: _invocation(params, endpoint, account=call.account, now=call.now),
+    )
     call.parts.wakeups.notify(invocation.endpoint_id)
     result = {"InferenceId": invocation.inference_id, "OutputLocation": invocation.output_uri}
     if invocation.failure_uri is not None:
@@ -123,7 +116,7 @@ def _invocation(params: Params, endpoint: Endpoint, *, account: str, now: float)
     if endpoint.status in (DELETING, FAILED):
         # Nothing would ever work on it: better told now than found out when its TTL is over.
         raise ValidationError(
-            f"Endpoint {endpoint.name} of account {account} takes no requests: its status is {endpoint.status}."
+            f"Endpoint {endpoint.name} of account {account} takes no requests: it is {endpoint.status}."
         )
     # botocore's blob arrives as bytes; an absent body and an empty one look the same on the wire.
     body = params.get("Body") or None

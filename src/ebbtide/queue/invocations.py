@@ -4,6 +4,7 @@ Every statement here is one move of the table `MOVES`. Finishing proves ownershi
 agent that lost its lease cannot undo the work of the one that replaced it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,9 +236,11 @@ SELECT d.endpoint_id, d.queued, d.claimed,
 )
 
 
-def accept(connection: Connection, invocation: Invocation) -> None:
-    """Queue it. The caller has found its endpoint in the same transaction."""
-    connection.execute(_ACCEPT, {name: getattr(invocation, name) for name in Invocation.__slots__})
+def accept(connection: Connection, accepted: Sequence[Invocation]) -> None:
+    """Queue them. The caller has found their endpoints in the same transaction."""
+    connection.execute(
+        _ACCEPT, [{name: getattr(one, name) for name in Invocation.__slots__} for one in accepted]
+    )
 
 
 def claim(

@@ -1,0 +1,217 @@
+"""Builds the parts, starts the loops, stops them in order.
+
+One process on one port: every AWS API, and the loops that make endpoints what was asked for. Each loop is a
+part's `run`; all of them end when `stop` is set, the fleet last, when its instances have drained.
+"""
+
+import asyncio
+import fcntl
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from granian.constants import Interfaces
+from granian.server.embed import Server as HTTPServer
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError
+
+from ebbtide import loops, metrics, migrations
+from ebbtide.api.application import Application
+from ebbtide.api.call import Parts
+from ebbtide.database import Database
+from ebbtide.instances.fleet import Fleet
+from ebbtide.logs import LogStore
+from ebbtide.metrics import alarms
+from ebbtide.notifications import topics
+from ebbtide.notifications.deliveries import Deliveries
+from ebbtide.notifications.signing import Signer
+from ebbtide.objects.store import ObjectStore
+from ebbtide.queue import invocations
+from ebbtide.queue.intake import Intake
+from ebbtide.queue.reaper import Reaper
+from ebbtide.queue.wakeups import Wakeups
+from ebbtide.scaling.scaler import Scaler
+from ebbtide.settings import Credentials, Settings, credentials
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 300.0
+
+BACKLOG = 1024
+"""Connections that wait to be accepted: a burst of clients is what we are for."""
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why in one line."""
+
+
+async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM, then drain; a second signal ends the drain.
+
+    `on_ready` gets the URL once requests are answered. Raises StartError.
+    """
+    _make_data_directory(settings.data)
+    with _sole_holder(settings.data), closing(_open_database(settings.data)) as database:
+        key = credentials(settings.data)
+        port = _free_port(settings)
+        parts = _build(settings, database)
+        stop, hurry = _signals()
+        # Whoever held a claim was this data directory's former server, and that is gone.
+        await database.write(invocations.release_all)
+        loops_running = [asyncio.create_task(loop) for loop in _loops(parts, stop)]
+        http = _http_server(parts, key, settings.host, port)
+        http.on_startup(lambda: on_ready(f"http://{_authority(settings.host, port)}"))
+        serving = asyncio.create_task(http.serve())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        http.stop()  # type: ignore[no-untyped-call]
+        await serving
+        await _close(parts.fleet, settings.drain_timeout_s, hurry)
+        await asyncio.gather(*loops_running)
+        parts.logs.close()
+
+
+def _build(settings: Settings, database: Database) -> Parts:
+    wakeups = Wakeups()
+    objects = ObjectStore(settings.data / "objects", database)
+    logs = LogStore(settings.data / "logs", database)
+    deliveries = Deliveries(settings, database, Signer(settings.data / "sns"))
+    fleet = Fleet(settings, database, objects, logs, wakeups, deliveries.wake)
+    scaler = Scaler(settings, database, wakeups, fleet.wake)
+    return Parts(
+        settings=settings,
+        database=database,
+        objects=objects,
+        wakeups=wakeups,
+        intake=Intake(database),
+        deliveries=deliveries,
+        logs=logs,
+        fleet=fleet,
+        scaler=scaler,
+    )
+
+
+def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:
+    reaper = Reaper(parts.settings, parts.database, parts.objects, parts.wakeups)
+    for part in (parts.fleet, parts.scaler, parts.deliveries, parts.objects):
+        yield part.run(stop)
+    yield loops.run("reaper", reaper.step, stop)
+    yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
+    yield loops.run("housekeeping", _housekeeping(parts), stop)
+
+
+def _alarm_action(parts: Parts) -> Callable[[alarms.Alarm, str], Awaitable[None]]:
+    """What an alarm's action does: carry out a scaling policy, or tell a topic."""
+
+    async def act(alarm: alarms.Alarm, action_arn: str) -> None:
+        if alarms.is_scaling_policy(action_arn):
+            await parts.scaler.execute_policy(action_arn, alarm)
+            return
+        subject, message = alarms.notification(alarm)
+
+        def publish(connection: Connection) -> None:
+            topics.publish(connection, action_arn, message, subject=subject, at=time.time())
+
+        await parts.database.write(publish)
+        parts.deliveries.wake()
+
+    return act
+
+
+def _housekeeping(parts: Parts) -> Callable[[float], Awaitable[float]]:
+    async def step(now: float) -> float:
+        await parts.database.write(lambda connection: metrics.roll_up(connection, now))
+        await asyncio.to_thread(parts.logs.expire, now)
+        return HOUSEKEEPING_S
+
+    return step
+
+
+async def _close(fleet: Fleet, timeout_s: float, hurry: asyncio.Event) -> None:
+    """Drain the fleet; once hurried, hand back what still runs."""
+    draining = asyncio.create_task(fleet.close(timeout_s))
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait([draining, hurried], return_when=asyncio.FIRST_COMPLETED)
+    if hurry.is_set():
+        await fleet.close(0.0)
+    hurried.cancel()
+    await draining
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first SIGINT or SIGTERM, and by the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def received() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, received)
+    return stop, hurry
+
+
+def _http_server(parts: Parts, key: Credentials, host: str, port: int) -> HTTPServer:
+    keys = {key.access_key_id: key}
+    return HTTPServer(
+        Application(parts, keys.get),
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        log_enabled=False,
+        websockets=False,
+        backlog=BACKLOG,
+    )
+
+
+def _make_data_directory(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = data / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StartError(f"The data directory {data} is not writable: {error.strerror}") from error
+
+
+@contextmanager
+def _sole_holder(data: Path) -> Iterator[None]:
+    """Hold the data directory's lock; two servers on one directory would both claim its work."""
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(f"The data directory {data} is in use by another ebbtide server") from error
+        yield
+
+
+def _open_database(data: Path) -> Database:
+    database = Database(data / "ebbtide.db")
+    try:
+        migrations.migrate(database.engine)
+    except (migrations.NewerDatabase, DatabaseError) as error:
+        database.close()
+        raise StartError(f"The database {data / 'ebbtide.db'} cannot be used: {error}") from error
+    return database
+
+
+def _free_port(settings: Settings) -> int:
+    """The port to listen on: the one asked for, or with 0 any that is free. Raises StartError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Granian's own socket may share a port with another's; this one may not, and so tells.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            where = _authority(settings.host, settings.port)
+            raise StartError(f"Cannot listen on {where}: {error.strerror}") from error
+        return int(probe.getsockname()[1])
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
