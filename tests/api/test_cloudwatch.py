@@ -1,8 +1,11 @@
 """CloudWatch as boto3 sees it. Tests share the server, so each has a namespace or alarm name of its own."""
 
+import copy
+import json
 import math
 from datetime import UTC, datetime, timedelta
 
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 
@@ -13,6 +16,20 @@ NOON = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(
 @pytest.fixture
 def cloudwatch(ebbtide):
     return ebbtide.client("cloudwatch")
+
+
+@pytest.fixture(params=["json", "query", "smithy-rpc-v2-cbor"])
+def client_of_protocol(ebbtide, request, tmp_path):
+    """A client that speaks one protocol only, as older boto3 and other languages' SDKs do."""
+    model = copy.deepcopy(botocore.session.Session().get_service_data("cloudwatch"))
+    model["metadata"] |= {"protocol": request.param, "protocols": [request.param]}
+    version = model["metadata"]["apiVersion"]
+    (tmp_path / "cloudwatch" / version).mkdir(parents=True)
+    (tmp_path / "cloudwatch" / version / "service-2.json").write_text(json.dumps(model))
+    session = botocore.session.Session()
+    session.set_config_variable("data_path", str(tmp_path))
+    session.set_credentials(ebbtide.credentials.access_key_id, ebbtide.credentials.secret_access_key)
+    return session.create_client("cloudwatch", region_name=ebbtide.region, endpoint_url=ebbtide.url)
 
 
 @pytest.fixture
@@ -81,6 +98,29 @@ def test_metric_statistics_have_the_asked_statistics_and_the_unit(cloudwatch, na
             "Unit": "Milliseconds",
         },
     ]
+
+
+def test_every_protocol_of_the_service_reads_and_writes_the_same(client_of_protocol, namespace):
+    put(client_of_protocol, namespace, [1, 2.5], Unit="Count")
+    client_of_protocol.put_metric_alarm(**alarm(namespace))
+
+    statistics = client_of_protocol.get_metric_statistics(
+        Namespace=namespace,
+        MetricName="Level",
+        Dimensions=DIMENSIONS,
+        Period=3600,
+        Statistics=["Sum"],
+        **hour(),
+    )
+    data = client_of_protocol.get_metric_data(MetricDataQueries=[metric_stat(namespace)], **hour())
+    described = client_of_protocol.describe_alarms(AlarmNames=[namespace])
+
+    assert statistics["Datapoints"] == [{"Timestamp": NOON, "Sum": 3.5, "Unit": "Count"}]
+    assert data["MetricDataResults"][0]["Values"] == [2.5, 1]
+    assert data["MetricDataResults"][0]["Timestamps"][1] == NOON
+    assert described["MetricAlarms"][0].items() >= alarm(namespace).items()
+    with pytest.raises(client_of_protocol.exceptions.ResourceNotFound):
+        client_of_protocol.delete_alarms(AlarmNames=["never-made"])
 
 
 def test_statistics_of_other_dimensions_are_of_another_metric(cloudwatch, namespace):

@@ -120,15 +120,27 @@ def record_sets(connection: Connection, sets: Iterable[StatisticSet]) -> None:
 
 def _add(connection: Connection, rows: list[dict[str, Any]]) -> None:
     if rows:
-        connection.execute(ADD_SERIES, rows)
-        connection.execute(ADD_POINTS, rows)
+        # Straight to the driver: every invocation pays for this, half of it for parameters otherwise.
+        connection.exec_driver_sql(ADD_SERIES, rows)
+        connection.exec_driver_sql(ADD_POINTS, rows)
+
+
+STRETCHES_AT_ONCE = 5
 
 
 def roll_up(connection: Connection, now: float) -> None:
-    """Move points that outlived their resolution to the next coarser one, and drop the oldest."""
+    """Move points that outlived their resolution to the next coarser one, and drop the oldest.
+
+    To be called about every minute. A call moves a few minutes' points at most, so that after a long time
+    without one no other write waits long; queries see the rest at their old resolution.
+    """
     for (fine, kept_s), (coarse, _) in pairwise(TIERS):
-        # Whole coarse stretches at a time; a point that comes later still adds itself by the upsert.
-        before = int(now - kept_s) // coarse * coarse
+        oldest = connection.execute(OLDEST, {"resolution_s": fine}).scalar()
+        if oldest is None:
+            continue
+        # Whole coarse stretches; a point that comes later still adds itself to its stretch.
+        due = int(now - kept_s) // coarse * coarse
+        before = min(due, (oldest // coarse + STRETCHES_AT_ONCE) * coarse)
         connection.execute(ROLL_UP, {"fine": fine, "coarse": coarse, "before": before})
         connection.execute(DROP, {"resolution_s": fine, "before": before})
     coarsest, kept_s = TIERS[-1]
@@ -177,11 +189,11 @@ def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> dic
     }
 
 
-ADD_SERIES = text("""
+ADD_SERIES = """
 INSERT INTO metric_series (id, namespace, name, dimensions, unit)
 VALUES (:series_id, :namespace, :name, :dimensions, :unit)
 ON CONFLICT DO NOTHING
-""")
+"""
 
 _MERGE = """
 ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
@@ -193,7 +205,7 @@ ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
                  THEN excluded.maximum ELSE metric_points.maximum END
 """
 
-ADD_POINTS = text(
+ADD_POINTS = (
     """
 INSERT INTO metric_points
        (series_id, resolution_s, starts_at, bucket, sample_count, total, minimum, maximum)
@@ -217,6 +229,12 @@ SELECT series_id, :coarse, starts_at - starts_at % :coarse, bucket,
 """  # noqa: S608  both parts are constants of this file
     + _MERGE
 )
+
+OLDEST = text("""
+SELECT MIN((SELECT MIN(starts_at) FROM metric_points
+             WHERE series_id = metric_series.id AND resolution_s = :resolution_s))
+  FROM metric_series
+""")
 
 DROP = text(f"DELETE FROM metric_points WHERE {_OLD_POINTS} :resolution_s")  # noqa: S608
 
