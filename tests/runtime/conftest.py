@@ -1,0 +1,80 @@
+"""Model servers in processes of their own, and what they serve."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests import checkpoints
+from tests.model_servers import HUGGING_FACE, ModelServerProcess, Start, command, surroundings
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Start]:
+    """Start a model server with an environment of its own; it is ended with the test."""
+    with ExitStack() as started:
+
+        def start_one(
+            environment: Mapping[str, str] | None = None,
+            *,
+            model_dir: Path | None = None,
+            image: str = HUGGING_FACE,
+            concurrency: int = 2,
+        ) -> ModelServerProcess:
+            place = tmp_path_factory.mktemp("s")
+            server = ModelServerProcess(
+                subprocess.Popen(
+                    [
+                        *command("serve", place, image=image, model_dir=model_dir, cache=cache),
+                        *("--socket", str(place / "socket"), "--concurrency", str(concurrency)),
+                    ],
+                    stdin=subprocess.PIPE,
+                    stderr=(place / "log").open("wb"),
+                    env=surroundings(environment or {}),
+                ),
+                place / "socket",
+                place / "status",
+                place / "log",
+            )
+            started.enter_context(server.process)
+            started.callback(server.process.kill)
+            return server
+
+        yield start_one
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the session: a model version is converted once in it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Sentences of 10 to 40 words, from real documents."""
+    sentences = (
+        sentence
+        for document in checkpoints.documents(40)
+        for sentence in document.replace("\n", " ").split(". ")
+        if 10 <= len(sentence.split()) <= 40 and sentence.isascii()
+    )
+    return [sentence for _, sentence in zip(range(24), sentences, strict=False)]
+
+
+@pytest.fixture(scope="session")
+def pegasus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small PEGASUS checkpoint as the Hub has them."""
+    return checkpoints.make_pegasus(tmp_path_factory.mktemp("pegasus"), checkpoints.documents(40))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[[str], Path]:
+    """An unpacked model archive that holds nothing but the given code/inference.py."""
+
+    def write(code: str) -> Path:
+        (tmp_path / "model" / "code").mkdir(parents=True)
+        (tmp_path / "model" / "code" / "inference.py").write_text(code)
+        return tmp_path / "model"
+
+    return write
