@@ -15,8 +15,8 @@ from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-BURST = 600
-"""Invocations of a demonstration that was given no files: enough for the tide to be seen."""
+BURST, BATCH = 600, 8
+"""Requests of a demonstration that was given no files, and articles in each: enough for a tide to be seen."""
 
 Data = Annotated[
     Path | None,
@@ -216,4 +216,11 @@ def demo(
     from ebbtide.cli.demo import demo
 
     articles = from_files(files) if files else from_packages()
-    demo(Console(), articles, model, requests or (len(files) if files else BURST), picture)
+    demo(
+        Console(),
+        articles,
+        model,
+        batch=1 if files else BATCH,
+        requests=requests or (len(files) if files else BURST),
+        picture=picture,
+    )

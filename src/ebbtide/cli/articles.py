@@ -78,22 +78,24 @@ _NOT_PROSE = [
 ]
 _LINKS = re.compile(r"\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])|`([^`<]+?)\s*<[^`>]*>`_{0,2}")
 _URLS = re.compile(r"https?://\S+")
-_MARKS = re.compile(
-    r"^[ \t]*(?:[*+-] +|> ?)|[*`]+|(?<=\w)_(?=\W|$)|(?<!\w)_(?=[A-Za-z])|:[a-z_]+:", re.MULTILINE
+_HISTORY = re.compile(
+    r"^[ \t]*#*[ \t]*(change ?log|changes|history|release notes|what's new)\b", re.MULTILINE | re.IGNORECASE
 )
+_ITEMS = re.compile(r"^[ \t]*(?:[*+-]|\d+\.|#\.) +", re.MULTILINE)
+_MARKS = re.compile(r"^[ \t]*> ?|[*`]+|(?<=\w)_(?=\W|$)|(?<!\w)_(?=[A-Za-z])|:[a-z_]+:", re.MULTILINE)
 
 
 def prose(markup: str) -> str:
     """What a person reads of a Markdown or reStructuredText document, in paragraphs.
 
-    Code, tables, pictures, badges and link targets are left out; so are paragraphs that hold no sentence,
-    such as headings and lists of names.
+    Code, tables, pictures, badges and link targets are left out; so are the history of changes, which ends
+    many, and paragraphs and list items that hold no sentence.
     """
-    text = markup.replace("\r\n", "\n")
+    text = _HISTORY.split(markup.replace("\r\n", "\n"), maxsplit=1)[0]
     for pattern in _NOT_PROSE:
         text = pattern.sub("\n", text)
     text = _LINKS.sub(lambda link: link[1] or link[3] or "", text)
-    text = _MARKS.sub("", _URLS.sub("", text))
+    text = _MARKS.sub("", _ITEMS.sub("\n", _URLS.sub("", text)))
     return "\n\n".join(_paragraphs(text))
 
 

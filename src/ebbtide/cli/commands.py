@@ -69,11 +69,11 @@ def summarize(
     else:
         for outcome in finished:
             if len(finished) > 1:
-                out.rule(outcome.accepted.article.title, align="left")
-            out.print(outcome.summary or "", markup=False, highlight=False)
+                out.rule(_title(outcome), align="left")
+            out.print(*outcome.summaries, sep="\n", markup=False, highlight=False)
     failed = [outcome for outcome in finished if outcome.failure is not None]
     if failed:
-        lines = (f"{outcome.accepted.article.title}: {outcome.failure}" for outcome in failed)
+        lines = (f"{_title(outcome)}: {outcome.failure}" for outcome in failed)
         raise FailedInvocationsError(f"{len(failed)} of {len(finished)} failed:\n" + "\n".join(lines))
 
 
@@ -128,10 +128,11 @@ def _invoke_all(
         *columns, console=progress_out, disable=not progress_out.is_terminal, transient=True
     ) as progress:
         task = progress.add_task("Summarising", total=len(articles))
-        locations = invocations.upload(server, endpoint, articles, parameters)
+        requests = [(article,) for article in articles]
+        locations = invocations.upload(server, endpoint, requests, parameters)
         accepted = [
-            invocations.invoke(server, endpoint, article, location)
-            for article, location in zip(articles, locations, strict=True)
+            invocations.invoke(server, endpoint, request, location)
+            for request, location in zip(requests, locations, strict=True)
         ]
         finished = {}
         for outcome in invocations.outcomes(server, accepted):
@@ -140,12 +141,16 @@ def _invoke_all(
     return [finished[invocation.inference_id] for invocation in accepted]
 
 
+def _title(outcome: invocations.Finished) -> str:
+    return outcome.accepted.articles[0].title
+
+
 def _described(outcome: invocations.Finished) -> dict[str, Any]:
     return {
-        "file": outcome.accepted.article.title,
+        "file": _title(outcome),
         "inference_id": outcome.accepted.inference_id,
         "output_location": outcome.accepted.output.uri,
-        "summary": outcome.summary,
+        "summary": "\n".join(outcome.summaries) if outcome.failure is None else None,
         "failure": outcome.failure,
     }
 

@@ -3,7 +3,8 @@
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,12 @@ TARGET = 5.0
 # Users of AWS set 120 to 600 s; shortened here so that the whole tide fits into a minute.
 COOLDOWN_S = 8
 CONCURRENCY = 2
+CLIENTS = 8
 LOOK_EVERY_S = 0.5
 PRINT_EVERY_S = 2.0
 TIMEOUT_S = 300
 SUMMARIES_SHOWN = 5
+LENGTH = {"max_length": 60}
 
 
 class DemoError(Exception):
@@ -45,16 +48,19 @@ class Moment:
     failed: int
 
 
-def demo(console: Console, articles: Sequence[Article], model: str, requests: int, picture: Path) -> None:
+def demo(
+    console: Console, articles: Sequence[Article], model: str, *, batch: int, requests: int, picture: Path
+) -> None:
     """Run the demonstration and write the picture.
 
-    `requests` invocations go round the articles. Raises DemoError or DeploymentError when anything fails.
+    `requests` invocations go round the articles, each with a batch of so many of them. Raises DemoError or
+    DeploymentError when anything fails.
     """
     with tempfile.TemporaryDirectory(prefix="ebbtide-demo-") as directory:
         with started(Path(directory)) as server:
             console.print(f"A server of its own answers at {server.url}, its data in {directory}")
             tide = Tide(console, server, requests)
-            finished = tide.run(articles, model)
+            finished = tide.run(list(_batches(articles, batch)), model)
             _print_summaries(console, finished)
             draw(tide.graphs(), picture)
             console.print(f"The graphs of this run: [bold]{picture}[/]")
@@ -81,48 +87,42 @@ class Tide:
         self.began_at = 0.0
         self.moments: list[Moment] = []
 
-    def run(self, articles: Sequence[Article], model: str) -> list[invocations.Finished]:
+    def run(self, batches: Sequence[Sequence[Article]], model: str) -> list[invocations.Finished]:
         """Deploy, sink to zero, burst, wait for every outcome and for zero again.
 
-        Returns an outcome for each article. The endpoint is left standing.
+        Returns an outcome of each batch. The endpoint is left standing.
         """
         with Live(self, console=self._console, refresh_per_second=8, transient=True):
             self._deploy(model)
-            self._enter(f"storing {len(articles)} articles, {sum(a.words for a in articles):,} words")
-            locations = list(invocations.upload(self._server, ENDPOINT, articles, {}))
-            self._enter(f"invoking {self._requests:,} times in a burst")
+            words = sum(article.words for batch in batches for article in batch)
+            self._enter(f"storing articles of {words:,} words")
+            locations = list(invocations.upload(self._server, ENDPOINT, batches, LENGTH))
+            self._enter(f"invoking {self._requests:,} times in a burst, {len(batches[0])} articles each")
             self.began_at = time.time()
             self._look()
-            accepted = []
-            rounds = itertools.cycle(zip(articles, locations, strict=True))
-            for article, location in itertools.islice(rounds, self._requests):
-                accepted.append(invocations.invoke(self._server, ENDPOINT, article, location))
-                if time.time() - self.moments[-1].endpoint.at > LOOK_EVERY_S:
-                    self._look()
+            accepted = self._burst(list(zip(batches, locations, strict=True)))
             self._enter("summarising")
             self._wait_until(lambda seen: seen.completed + seen.failed >= self._requests)
             self._enter("waiting for zero instances")
             self._wait_until(lambda seen: seen.endpoint.instances == 0)
-        return list(invocations.outcomes(self._server, accepted[: len(articles)]))
+        return list(invocations.outcomes(self._server, accepted[: len(batches)]))
 
     def graphs(self) -> Graphs:
         """What the picture shows, in seconds since the burst began."""
         ended_at = self.moments[-1].endpoint.at
-        backlog, per_instance = (
-            [
-                (at - self.began_at, value)
-                for at, value in series(self._server, ENDPOINT, metric, self.began_at, ended_at)
-            ]
-            for metric in ("ApproximateBacklogSize", "ApproximateBacklogSizePerInstance")
-        )
         instances = [(m.endpoint.at - self.began_at, float(m.endpoint.instances)) for m in self.moments]
         return Graphs(
-            f"{self._requests:,} summaries, from zero and back to zero",
-            backlog,
-            per_instance,
-            instances,
-            TARGET,
+            f"{self._requests:,} requests, from zero instances and back to zero",
+            backlog=[(0.0, 0.0), *self._metric("ApproximateBacklogSize", ended_at)],
+            backlog_per_instance=self._metric("ApproximateBacklogSizePerInstance", ended_at),
+            instances=instances,
+            target=TARGET,
         )
+
+    def _metric(self, name: str, ended_at: float) -> list[tuple[float, float]]:
+        points = series(self._server, ENDPOINT, name, self.began_at, ended_at)
+        # A second's point stands at its beginning, for the first one before the burst.
+        return [(at - self.began_at, value) for at, value in points if at > self.began_at]
 
     def _deploy(self, model: str) -> None:
         wanted = deployment.Deployment(
@@ -140,6 +140,19 @@ class Tide:
         deployment.set_instance_count(self._server, ENDPOINT, 0)
         self._wait_until(lambda seen: seen.endpoint.instances == 0 and seen.endpoint.status == "InService")
         self.moments.clear()
+
+    def _burst(self, inputs: Sequence[tuple[Sequence[Article], str]]) -> list[invocations.Accepted]:
+        """Invoke round and round the inputs, from several threads so that it is a burst and no trickle."""
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            rounds = itertools.islice(itertools.cycle(inputs), self._requests)
+            calls = [
+                clients.submit(invocations.invoke, self._server, ENDPOINT, batch, location)
+                for batch, location in rounds
+            ]
+            while not all(call.done() for call in calls):
+                self._look()
+                time.sleep(LOOK_EVERY_S)
+            return [call.result() for call in calls]
 
     def _wait_until(self, true_of: Callable[[Moment], bool]) -> None:
         while not true_of(self._look()):
@@ -174,6 +187,13 @@ class Tide:
         return Panel(
             _board(self.moments, self._requests), title=title, title_align="left", border_style="cyan"
         )
+
+
+def _batches(articles: Sequence[Article], size: int) -> Iterator[tuple[Article, ...]]:
+    """Every article in batches of that size; the last is filled up from the beginning."""
+    rounds = itertools.cycle(articles)
+    for _ in range(0, len(articles), size):
+        yield tuple(itertools.islice(rounds, size))
 
 
 def _board(moments: Sequence[Moment], requests: int) -> RenderableType:
@@ -216,19 +236,19 @@ def _in_words(moment: Moment) -> str:
 
 
 def _print_summaries(console: Console, finished: Sequence[invocations.Finished]) -> None:
-    longest_first = sorted(
-        (outcome for outcome in finished if outcome.summary),
-        key=lambda o: o.accepted.article.words,
-        reverse=True,
-    )
-    for outcome in longest_first[:SUMMARIES_SHOWN]:
-        article = outcome.accepted.article
+    summaries = [
+        (article, summary)
+        for outcome in finished
+        for article, summary in zip(outcome.accepted.articles, outcome.summaries, strict=True)
+    ]
+    comparable = [(article, summary) for article, summary in summaries if article.summary]
+    for article, summary in (comparable or summaries)[:SUMMARIES_SHOWN]:
         body = Table.grid(padding=(0, 1))
         body.add_column(style="dim", no_wrap=True)
         body.add_column()
         if article.summary:
             body.add_row("author", Text(article.summary, "italic"))
-        body.add_row("ebbtide", Text(outcome.summary or ""))
+        body.add_row("ebbtide", Text(summary))
         console.print(Panel(body, title=f"{article.title}, {article.words:,} words", title_align="left"))
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ebbtide.identifiers import Location, parse_location
 class Accepted:
     """An invocation that the server has taken, and where its outcome will lie."""
 
-    article: Article
+    articles: tuple[Article, ...]
     inference_id: str
     output: Location
     failure: Location | None
@@ -25,36 +25,38 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An invocation's outcome: the model's answer, or the reason of its failure."""
+    """An invocation's outcome: a summary for each of its articles, or the reason of its failure."""
 
     accepted: Accepted
-    summary: str | None
-    failure: str | None
+    summaries: tuple[str, ...]
+    failure: str | None = None
 
 
 def upload(
-    server: RunningServer, endpoint: str, articles: Iterable[Article], parameters: dict[str, Any]
+    server: RunningServer, endpoint: str, requests: Iterable[Sequence[Article]], parameters: dict[str, Any]
 ) -> Iterator[str]:
-    """Store each article as a request body; yields its s3:// location. `parameters` are the model's own."""
+    """Store each request's articles as its body; yields its s3:// location. `parameters` are the model's."""
     ensure_bucket(server)
     batch = uuid.uuid4()
-    for number, article in enumerate(articles):
+    for number, articles in enumerate(requests):
         key = f"{endpoint}/inputs/{batch}/{number}.json"
-        body = {"inputs": article.text} | ({"parameters": parameters} if parameters else {})
+        body = {"inputs": [article.text for article in articles], "parameters": parameters}
         server.client("s3").put_object(
             Bucket=server.default_bucket, Key=key, Body=json.dumps(body), ContentType="application/json"
         )
         yield f"s3://{server.default_bucket}/{key}"
 
 
-def invoke(server: RunningServer, endpoint: str, article: Article, input_location: str) -> Accepted:
-    """Hand one stored input to the endpoint."""
+def invoke(
+    server: RunningServer, endpoint: str, articles: Sequence[Article], input_location: str
+) -> Accepted:
+    """Hand the stored body of a request for these articles to the endpoint."""
     answer = server.client("sagemaker-runtime").invoke_endpoint_async(
         EndpointName=endpoint, InputLocation=input_location, ContentType="application/json"
     )
     failure = answer.get("FailureLocation")
     return Accepted(
-        article,
+        tuple(articles),
         answer["InferenceId"],
         parse_location(answer["OutputLocation"]),
         parse_location(failure) if failure else None,
@@ -79,18 +81,18 @@ def outcomes(server: RunningServer, accepted: Iterable[Accepted]) -> Iterator[Fi
 
 def _outcome(server: RunningServer, invocation: Accepted) -> Finished | None:
     if (answer := _read(server, invocation.output)) is not None:
-        return Finished(invocation, summary_in(answer), None)
+        return Finished(invocation, summaries_in(answer))
     if invocation.failure and (reason := _read(server, invocation.failure)) is not None:
-        return Finished(invocation, None, reason_in(reason))
+        return Finished(invocation, (), reason_in(reason))
     return None
 
 
-def summary_in(answer: bytes) -> str:
-    """The text of a summarization answer; an answer of another form as it is."""
+def summaries_in(answer: bytes) -> tuple[str, ...]:
+    """The texts of a summarization answer; an answer of another form as it is."""
     try:
-        return "\n".join(item["summary_text"] for item in json.loads(answer))
+        return tuple(item["summary_text"] for item in json.loads(answer))
     except (ValueError, TypeError, KeyError):
-        return answer.decode("utf-8", "replace")
+        return (answer.decode("utf-8", "replace"),)
 
 
 def reason_in(failure: bytes) -> str:

@@ -56,18 +56,18 @@ def draw(graphs: Graphs, path: Path) -> None:
 def _fill(panel: Any, series: Series, color: str) -> None:
     times, values = _columns(series)
     panel.fill_between(times, values, color=color, alpha=0.16, linewidth=0)
-    panel.plot(times, values, color=color, linewidth=2, solid_capstyle="round")
+    panel.plot(times, values, color=color, linewidth=2, clip_on=False, zorder=3)
 
 
 def _line(panel: Any, series: Series, color: str) -> None:
     times, values = _columns(series)
-    panel.plot(times, values, color=color, linewidth=2, marker="o", markersize=3)
+    panel.plot(times, values, color=color, linewidth=2, marker="o", markersize=3, clip_on=False, zorder=3)
 
 
 def _steps(panel: Any, series: Series, color: str) -> None:
     times, values = _columns(series)
     panel.fill_between(times, values, step="post", color=color, alpha=0.16, linewidth=0)
-    panel.step(times, values, where="post", color=color, linewidth=2)
+    panel.step(times, values, where="post", color=color, linewidth=2, clip_on=False, zorder=3)
 
 
 def _columns(series: Series) -> tuple[list[float], list[float]]:
@@ -81,10 +81,8 @@ def _name(panel: Any, name: str, meaning: str) -> None:
 
 def _quieten(panel: Any) -> None:
     panel.set_ylim(bottom=0)
-    panel.margins(x=0.01)
+    panel.margins(x=0)
     panel.grid(axis="y", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(colors=FAINT, labelsize=9, length=0)
-    for side in ("top", "right", "left"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color(GRID)
+    panel.spines[:].set_visible(False)
