@@ -1,6 +1,7 @@
 """The scaler's step over a real database: what it reads, writes and records, with time as an argument."""
 
 import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -126,7 +127,7 @@ def in_service(id_: str, endpoint_id: str, at: float) -> instances.Instance:
         instance_type="ml.m5.xlarge",
         model_digest="digest",
         peak_memory_bytes=None,
-        pid=None,
+        pid=os.getpid(),
         created_at=at,
         in_service_at=at,
     )
@@ -328,6 +329,19 @@ async def test_a_policy_may_follow_a_metric_that_clients_put(world):
     assert await world.desired() == 3
     [activity] = await world.activities()
     assert activity.cause == "policy scaling: metric at 30, target 10"
+
+
+async def test_the_samples_of_processor_use_in_a_minute_count_the_instances(world):
+    await world.serve(2, NOW)
+    for second in range(60):
+        await world.scaler.step(NOW + second)
+
+    dimensions = (("EndpointName", "summaries"), ("VariantName", "main"))
+    metric = Metric("/aws/sagemaker/Endpoints", "CPUUtilization", dimensions)
+    counts = await world.database.read(
+        lambda c: statistics(c, metric, "SampleCount", period_s=60, start=NOW, end=NOW + 60)
+    )
+    assert list(counts.values()) == [2]
 
 
 def alarm(value: float | None, threshold: float = 1.0) -> Alarm:

@@ -20,41 +20,44 @@ from ebbtide.scaling.policies import (
     read_datapoints,
 )
 from ebbtide.scaling.targets import Policy, ScalableTarget
+from ebbtide.scaling.utilisation import Running
 
 NAMESPACE = "AWS/SageMaker"
 
 # The instances' own module builds upon this one, so their table is read by its name.
 IN_SERVICE = text("""
-SELECT endpoint_id, count(*) AS in_service FROM instances
- WHERE state = 'InService' AND ended_at IS NULL
- GROUP BY endpoint_id
+SELECT instances.endpoint_id, endpoints.name AS endpoint_name, instances.variant, instances.pid
+  FROM instances JOIN endpoints ON endpoints.id = instances.endpoint_id
+ WHERE instances.state = 'InService' AND instances.ended_at IS NULL
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Endpoints and targets, and by endpoint id the backlogs and the instances in service."""
+    """Endpoints and targets, by target or endpoint id their policies and backlogs, instances in service,
+    and the ids of the endpoints with scaling activities under way.
+    """
 
     endpoints: list[Endpoint]
     targets: list[ScalableTarget]
     policies: Mapping[str, list[Policy]]
     backlogs: Mapping[str, Backlog]
-    in_service: Mapping[str, int]
+    in_service: list[Running]
     under_way: frozenset[str]
 
     def backlog(self, endpoint: Endpoint) -> Backlog:
-        return self.backlogs.get(endpoint.id, NOTHING)
+        return self.backlogs.get(endpoint.id, Backlog(0, 0, None))
+
+    def in_service_count(self, endpoint: Endpoint) -> int:
+        return sum(instance.endpoint_id == endpoint.id for instance in self.in_service)
 
     def active(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint has anything that may change from one second to the next."""
         return bool(
             self.backlog(endpoint).size
-            or self.in_service.get(endpoint.id)
+            or self.in_service_count(endpoint)
             or any(variant.desired_instance_count for variant in endpoint.variants)
         )
-
-
-NOTHING = Backlog(0, 0, None)
 
 
 def look(connection: Connection) -> Seen:
@@ -64,7 +67,7 @@ def look(connection: Connection) -> Seen:
         targets=targets.all_targets(connection),
         policies=targets.all_policies(connection),
         backlogs=queue.backlogs(connection),
-        in_service={row.endpoint_id: row.in_service for row in connection.execute(IN_SERVICE)},
+        in_service=[Running(*row) for row in connection.execute(IN_SERVICE)],
         under_way=frozenset(targets.endpoints_with_activities_under_way(connection)),
     )
 

@@ -7,7 +7,7 @@ nothing does. It only says how many instances are desired: the fleet starts and 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -22,12 +22,15 @@ from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import configurations, observation, policies, targets
 from ebbtide.scaling.policies import Decision
 from ebbtide.scaling.targets import ScalableTarget
+from ebbtide.scaling.utilisation import Meter
 from ebbtide.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ACTIVE_S, IDLE_S = 1.0, 60.0
 """Time between looks, and between gauges, at endpoints with and without anything to do."""
+
+MEASURED_EVERY_S = 60.0
 
 PACE_S = 0.1
 """Least time between looks: only the first arrival of a burst may find no instance."""
@@ -44,6 +47,8 @@ class Scaler:
         self._fleet_wake = fleet_wake
         self._arrivals = wakeups.subscribe(None)
         self._gauged_at: dict[str, float] = {}
+        self._meter = Meter()
+        self._measured_at = 0.0
 
     def wake(self) -> None:
         """Look again now: a target, a policy or an endpoint changed."""
@@ -63,11 +68,16 @@ class Scaler:
         """Look at everything once and act on it; the delay before the next look, in s."""
         seen, acts = await self._database.read(lambda connection: _decide(connection, now))
         gauged = self._due(seen, now)
-        if acts or gauged or _ended(seen):
-            scaled = await self._database.write(lambda connection: _carry_out(connection, gauged, now))
+        measured = self._measure(seen, now)
+        if acts or gauged or measured or _ended(seen):
+            scaled = await self._database.write(
+                lambda connection: _carry_out(connection, gauged, measured, now)
+            )
             if scaled:
                 self._fleet_wake()
-        return ACTIVE_S if any(seen.active(endpoint) for endpoint in seen.endpoints) else IDLE_S
+        every_s = ACTIVE_S if any(seen.active(endpoint) for endpoint in seen.endpoints) else IDLE_S
+        # On the second: a delay counted from here would now and then skip one.
+        return every_s - now % every_s
 
     async def execute_policy(self, policy_arn: str, alarm: Alarm) -> None:
         """Carry out a step policy that an alarm set off; a target-tracking policy looks at its own metric.
@@ -87,11 +97,18 @@ class Scaler:
         due = set()
         for endpoint in seen.endpoints:
             every_s = ACTIVE_S if seen.active(endpoint) else IDLE_S
-            # Whole seconds: looks that arrivals bring in between give no second point of the same second.
-            if endpoint.async_config and int(now) - self._gauged_at.get(endpoint.id, 0.0) >= every_s:
-                self._gauged_at[endpoint.id] = int(now)
+            # Looks that arrivals bring in between give no second point of the same second.
+            if endpoint.async_config and now // every_s > self._gauged_at.get(endpoint.id, 0.0) // every_s:
+                self._gauged_at[endpoint.id] = now
                 due.add(endpoint.id)
         return due
+
+    def _measure(self, seen: observation.Seen, now: float) -> list[metrics.Point]:
+        """Each minute, what the instances in service use."""
+        if now // MEASURED_EVERY_S == self._measured_at // MEASURED_EVERY_S:
+            return []
+        self._measured_at = now
+        return self._meter.points(seen.in_service, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +144,9 @@ def scalable(endpoint: Endpoint) -> bool:
     return endpoint.status in SERVING and endpoint.target is None
 
 
-def _carry_out(connection: Connection, gauged: Collection[str], now: float) -> bool:
+def _carry_out(
+    connection: Connection, gauged: Collection[str], measured: Sequence[metrics.Point], now: float
+) -> bool:
     """Everything a step writes, in one transaction; whether a count changed. gauged: endpoint ids.
 
     Decided again in it: an arrival that was committed in between must not find its instance drained.
@@ -137,17 +156,15 @@ def _carry_out(connection: Connection, gauged: Collection[str], now: float) -> b
         targets.end_activities(connection, endpoint_id, status=status, message=message, at=now)
     for act in acts:
         _scale(connection, act.target, act.endpoint, act.decision, now)
-    metrics.record(
-        connection,
-        [
-            point
-            for endpoint in seen.endpoints
-            if endpoint.id in gauged
-            for point in observation.gauges(
-                endpoint, seen.backlog(endpoint), seen.in_service.get(endpoint.id, 0), at=now
-            )
-        ],
-    )
+    gauges = [
+        point
+        for endpoint in seen.endpoints
+        if endpoint.id in gauged
+        for point in observation.gauges(
+            endpoint, seen.backlog(endpoint), seen.in_service_count(endpoint), at=now
+        )
+    ]
+    metrics.record(connection, [*gauges, *measured])
     return bool(acts)
 
 
