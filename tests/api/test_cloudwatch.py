@@ -262,6 +262,7 @@ def test_more_metrics_than_a_page_are_listed_page_by_page(cloudwatch, namespace)
         pytest.param({"Value": math.inf}, "InvalidParameterValue", id="infinite"),
         pytest.param({}, "MissingParameter", id="no value"),
         pytest.param({"Value": 1.0, "Values": [1.0]}, "InvalidParameterCombination", id="two kinds of value"),
+        pytest.param({"Values": []}, "InvalidParameterValue", id="no values"),
         pytest.param({"Values": [1.0, 2.0], "Counts": [1.0]}, "InvalidParameterValue", id="a count too few"),
         pytest.param({"Value": 1.0, "StorageResolution": 7}, "InvalidParameterValue", id="odd resolution"),
         pytest.param(
@@ -325,6 +326,7 @@ def test_statistics_that_cannot_be_given_are_refused(cloudwatch, changed, expect
         pytest.param([{"Id": "e1", "Expression": "1 + 1"}], "is a number", id="a number as result"),
         pytest.param([metric_stat("n", stat="median")], "median is not supported", id="an unknown statistic"),
         pytest.param([metric_stat("n", period=61)], "Period 61", id="an odd period"),
+        pytest.param([metric_stat("n", period=60 * 2**70)], "eriod", id="a period beyond all integers"),
     ],
 )
 def test_metric_data_queries_that_make_no_sense_say_why(cloudwatch, queries, words):

@@ -148,6 +148,28 @@ async def test_an_alarm_on_metric_math_watches_the_expression(watch):
     assert (await watch.alarm()).state == "ALARM"
 
 
+async def test_an_expression_that_leaves_no_series_is_missing_data(watch):
+    empty = {"Metric": {"Namespace": "Mine", "MetricName": "Never"}, "Period": 60, "Stat": "Sum"}
+    definition = {
+        "AlarmName": "high",
+        "EvaluationPeriods": 1,
+        "Threshold": 5.0,
+        "TreatMissingData": "breaching",
+    }
+    definition["ComparisonOperator"] = "GreaterThanThreshold"
+    definition["Metrics"] = [
+        {"Id": "m1", "MetricStat": empty, "ReturnData": False},
+        {"Id": "e1", "Expression": "REMOVE_EMPTY([m1])"},
+    ]
+    await watch.database.write(
+        lambda c: alarms.put(c, definition, account=ACCOUNT, region="us-east-1", now=NOON)
+    )
+
+    await watch.alarms.step(NOON + 62)
+
+    assert (await watch.alarm()).state == "ALARM"
+
+
 async def test_a_replaced_alarm_keeps_its_state(watch):
     await watch.put()
     await watch.level(9, NOON)

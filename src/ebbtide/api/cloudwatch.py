@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
@@ -11,11 +10,11 @@ from ebbtide import metrics
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
 from ebbtide.errors import ServiceError
-from ebbtide.metrics import alarms, data, query
+from ebbtide.metrics import alarms, data, datums, definitions, query
 from ebbtide.metrics.alarms import Alarm
 from ebbtide.metrics.data import InvalidQuery, dimensions
-from ebbtide.metrics.evaluation import COMPARISONS, TREATMENTS
-from ebbtide.metrics.points import DAY_S, Point, StatisticSet
+from ebbtide.metrics.datums import InvalidCombination, InvalidValue, MissingParameter
+from ebbtide.metrics.definitions import InvalidAlarm
 from ebbtide.metrics.query import Metric
 from ebbtide.metrics.statistics import parse
 
@@ -37,42 +36,11 @@ __all__ = [
 MAX_STATISTICS_POINTS = 1_440
 MAX_DATA_POINTS = 100_800
 MAX_QUERIES = 500
-MAX_DATUMS = 1_000
-MAX_VALUES = 150
 LIST_PAGE = 500
 ALARMS_PAGE = 50
 HISTORY_PAGE = 100
 
 RECENTLY_S = 3 * 3600
-OLDEST_DATUM_S = 14 * DAY_S
-NEWEST_DATUM_S = 2 * 3600
-LARGEST_VALUE = 2.0**360
-LAST_MOMENT = 2.0**40
-"""Epoch seconds far beyond any calendar, which still fit the database's integers."""
-
-
-class InvalidValue(ServiceError):
-    """A parameter's value is not one the operation takes."""
-
-    code = "InvalidParameterValueException"
-
-
-class InvalidCombination(ServiceError):
-    """Parameters that exclude or need each other."""
-
-    code = "InvalidParameterCombinationException"
-
-
-class MissingParameter(ServiceError):
-    """A parameter that must be given is not."""
-
-    code = "MissingRequiredParameterException"
-
-
-class InvalidAlarm(ServiceError):
-    """The alarm contradicts itself or asks for what is not supported."""
-
-    code = "ValidationError"
 
 
 async def put_metric_data(params: Params, call: Call) -> Result:
@@ -80,20 +48,9 @@ async def put_metric_data(params: Params, call: Call) -> Result:
 
     Raises InvalidValue, InvalidCombination, MissingParameter. Source: PutMetricData.
     """
-    namespace = params["Namespace"]
-    if namespace.startswith("AWS/"):
-        raise InvalidValue(f"The value {namespace} for parameter Namespace is invalid: AWS/ is reserved.")
     if "EntityMetricData" in params:
         raise InvalidValue("The parameter EntityMetricData is not supported.")
-    datums = params.get("MetricData", ())
-    if not datums:
-        raise MissingParameter("The parameter MetricData is required.")
-    if len(datums) > MAX_DATUMS:
-        raise InvalidValue(f"The collection MetricData must not have a size greater than {MAX_DATUMS}.")
-    points: list[Point] = []
-    sets: list[StatisticSet] = []
-    for number, datum in enumerate(datums, 1):
-        _read_datum(f"MetricData.member.{number}", namespace, datum, call.now, points, sets)
+    points, sets = datums.read(params["Namespace"], params.get("MetricData", ()), now=call.now)
 
     def record(connection: Connection) -> None:
         metrics.record(connection, points)
@@ -108,7 +65,7 @@ async def get_metric_statistics(params: Params, call: Call) -> Result:
 
     Raises InvalidValue, InvalidCombination, MissingParameter. Source: GetMetricStatistics.
     """
-    start, end, period_s = _range(params), _moment(params, "EndTime"), params["Period"]
+    start, end, period_s = _range(params), datums.moment(params, "EndTime"), params["Period"]
     plain, extended = params.get("Statistics", ()), params.get("ExtendedStatistics", ())
     if not plain and not extended:
         raise MissingParameter("At least one of Statistics and ExtendedStatistics must be specified.")
@@ -145,7 +102,7 @@ async def get_metric_data(params: Params, call: Call) -> Result:
     queries = params["MetricDataQueries"]
     if not queries or len(queries) > MAX_QUERIES:
         raise InvalidQuery(f"MetricDataQueries must hold 1 to {MAX_QUERIES} queries.")
-    start, end = _range(params), _moment(params, "EndTime")
+    start, end = _range(params), datums.moment(params, "EndTime")
     limit = params.get("MaxDatapoints", MAX_DATA_POINTS)
     if not 0 < limit <= MAX_DATA_POINTS:
         raise InvalidValue(f"The parameter MaxDatapoints must be between 1 and {MAX_DATA_POINTS}.")
@@ -199,7 +156,7 @@ async def put_metric_alarm(params: Params, call: Call) -> Result:
 
     Raises InvalidAlarm, InvalidQuery. Source: PutMetricAlarm.
     """
-    _check_alarm(params)
+    definitions.check(params)
 
     def put(connection: Connection) -> None:
         alarms.put(connection, params, account=call.account, region=call.region, now=call.now)
@@ -265,8 +222,8 @@ async def describe_alarm_history(params: Params, call: Call) -> Result:
 
     Raises ServiceError InvalidNextToken. Source: DescribeAlarmHistory.
     """
-    since = _moment(params, "StartDate") if "StartDate" in params else 0.0
-    until = _moment(params, "EndDate") if "EndDate" in params else math.inf
+    since = datums.moment(params, "StartDate") if "StartDate" in params else 0.0
+    until = datums.moment(params, "EndDate") if "EndDate" in params else math.inf
     items = await call.parts.database.read(
         lambda connection: alarms.history(connection, call.account, params.get("AlarmName"))
     )
@@ -348,17 +305,10 @@ async def _enable(params: Params, call: Call, *, enabled: bool) -> Result:
     return {}
 
 
-def _moment(params: Mapping[str, Any], name: str) -> float:
-    at = float(params[name])
-    if not 0 <= at <= LAST_MOMENT:
-        raise InvalidValue(f"The value of the parameter {name} is not a time.")
-    return at
-
-
 def _range(params: Params) -> float:
     """StartTime, which must be before EndTime."""
-    start = _moment(params, "StartTime")
-    if start >= _moment(params, "EndTime"):
+    start = datums.moment(params, "StartTime")
+    if start >= datums.moment(params, "EndTime"):
         raise InvalidValue("The parameter StartTime must be less than the parameter EndTime.")
     return start
 
@@ -434,139 +384,6 @@ def _page(
             return results, f"{number}:{kept[-1][0] if kept else ''}"
         limit -= len(kept)
     return results, None
-
-
-def _read_datum(
-    where: str,
-    namespace: str,
-    datum: Mapping[str, Any],
-    now: float,
-    points: list[Point],
-    sets: list[StatisticSet],
-) -> None:
-    """Add what one MetricDatum holds to `points` or `sets`; `where` names it in messages."""
-    own = dimensions(datum.get("Dimensions", ()))
-    if len(dict(own)) < len(own):
-        raise InvalidValue(f"The parameter {where}.Dimensions names a dimension twice.")
-    if datum.get("StorageResolution", 60) not in (1, 60):
-        raise InvalidValue(f"The parameter {where}.StorageResolution must be 1 or 60.")
-    at = _moment(datum, "Timestamp") if "Timestamp" in datum else now
-    if at < now - OLDEST_DATUM_S:
-        raise InvalidValue(f"The parameter {where}.Timestamp must specify a time within the past two weeks.")
-    if at > now + NEWEST_DATUM_S:
-        raise InvalidValue(
-            f"The parameter {where}.Timestamp must specify a time no more than two hours in the future."
-        )
-    given = [name for name in ("Value", "Values", "StatisticValues") if name in datum]
-    if not given:
-        raise MissingParameter(f"One of {where}.Value, Values and StatisticValues must be specified.")
-    if len(given) > 1:
-        raise InvalidCombination(
-            f"The parameters {where}.{given[0]} and {where}.{given[1]} are mutually exclusive."
-        )
-    name, unit = datum["MetricName"], datum.get("Unit", "None")
-    if given == ["StatisticValues"]:
-        sets.append(_read_set(where, namespace, name, own, unit, at, datum["StatisticValues"]))
-        return
-    values = datum.get("Values", [datum.get("Value")])
-    counts = datum.get("Counts", [1.0] * len(values))
-    if len(values) > MAX_VALUES or len(counts) != len(values):
-        raise InvalidValue(f"{where} must have at most {MAX_VALUES} Values, and a count for each in Counts.")
-    for value, count in zip(values, counts, strict=True):
-        _check_number(f"{where}.{given[0]}", value)
-        _check_number(f"{where}.Counts", count)
-        if count < 0:
-            raise InvalidValue(f"The value {count:g} for parameter {where}.Counts is invalid.")
-        if count:
-            points.append(Point(namespace, name, own, value, unit, at, count))
-
-
-def _read_set(
-    where: str,
-    namespace: str,
-    name: str,
-    own: metrics.points.Dimensions,
-    unit: str,
-    at: float,
-    given: Mapping[str, float],
-) -> StatisticSet:
-    for member, value in given.items():
-        _check_number(f"{where}.StatisticValues.{member}", value)
-    if given["SampleCount"] <= 0 or given["Minimum"] > given["Maximum"]:
-        raise InvalidValue(f"{where}.StatisticValues must have samples, and a Minimum not above the Maximum.")
-    return StatisticSet(
-        namespace, name, own, unit, at, given["SampleCount"], given["Sum"], given["Minimum"], given["Maximum"]
-    )
-
-
-def _check_number(where: str, value: float) -> None:
-    if not abs(value) <= LARGEST_VALUE:
-        raise InvalidValue(f"The value {value} for parameter {where} is invalid.")
-
-
-UNSUPPORTED_IN_ALARMS = (
-    "ThresholdMetricId",
-    "EvaluateLowSampleCountPercentile",
-    "EvaluationWindow",
-    "WarmUpConfiguration",
-    "EvaluationCriteria",
-    "EvaluationInterval",
-    "ActionConfiguration",
-)
-
-
-def _check_alarm(params: Params) -> None:
-    if refused := [name for name in UNSUPPORTED_IN_ALARMS if name in params]:
-        raise InvalidAlarm(f"The parameter {refused[0]} is not supported.")
-    if missing := [
-        name for name in ("ComparisonOperator", "EvaluationPeriods", "Threshold") if name not in params
-    ]:
-        raise InvalidAlarm(f"The parameter {missing[0]} is required.")
-    if params["ComparisonOperator"] not in COMPARISONS:
-        raise InvalidAlarm("Alarms on anomaly detection bands are not supported.")
-    if not math.isfinite(params["Threshold"]):
-        raise InvalidAlarm("The Threshold must be a number.")
-    if params.get("DatapointsToAlarm", 1) > params["EvaluationPeriods"]:
-        raise InvalidAlarm("DatapointsToAlarm must not be greater than EvaluationPeriods.")
-    if params.get("TreatMissingData", "missing") not in TREATMENTS:
-        raise InvalidAlarm(f"The TreatMissingData must be one of {', '.join(sorted(TREATMENTS))}.")
-    for member in ("OKActions", "AlarmActions", "InsufficientDataActions"):
-        for action in params.get(member, ()):
-            if not alarms.is_scaling_policy(action) and not action.startswith("arn:aws:sns:"):
-                raise InvalidAlarm(
-                    f"The action {action} in {member} is neither an SNS topic nor a scaling policy."
-                )
-    periods = _check_metrics(params) if "Metrics" in params else _check_metric(params)
-    seconds = max(periods, default=60) * params["EvaluationPeriods"]
-    if seconds > 7 * DAY_S:
-        raise InvalidAlarm(f"Period times EvaluationPeriods is {seconds} s; the most are {7 * DAY_S} s.")
-
-
-def _check_metric(params: Params) -> list[int]:
-    """The periods of an alarm on one metric."""
-    if missing := [name for name in ("MetricName", "Namespace", "Period") if name not in params]:
-        raise InvalidAlarm(f"The parameter {missing[0]} is required, or Metrics in its place.")
-    if ("Statistic" in params) == ("ExtendedStatistic" in params):
-        raise InvalidAlarm("Exactly one of Statistic and ExtendedStatistic must be specified.")
-    if extended := params.get("ExtendedStatistic"):
-        try:
-            parse(extended)
-        except ValueError as error:
-            raise InvalidAlarm(str(error)) from error
-    data.check_period(params["Period"])
-    return [params["Period"]]
-
-
-def _check_metrics(params: Params) -> list[int]:
-    """The periods of an alarm on metric math."""
-    queries = params["Metrics"]
-    if "MetricName" in params:
-        raise InvalidAlarm("Metrics and MetricName cannot both be specified.")
-    if sum(given.get("ReturnData", True) for given in queries) != 1:
-        raise InvalidAlarm("Exactly one of the Metrics must have ReturnData set to true.")
-    if data.check(queries) != 1:
-        raise InvalidAlarm("The Metrics must return a single time series.")
-    return [given["MetricStat"]["Period"] for given in queries if "MetricStat" in given]
 
 
 def _has_action(alarm: Alarm, prefix: str | None) -> bool:

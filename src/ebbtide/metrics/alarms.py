@@ -376,8 +376,9 @@ def _datapoints(connection: Connection, alarm: Alarm, end: float) -> list[float 
     """The datapoints of an evaluation, oldest first, the newest ending at `end`."""
     periods = alarm.definition["EvaluationPeriods"] + EXTRA_PERIODS
     start = end - periods * alarm.period_s
-    answer, *_ = data.answer(connection, alarm.queries, start=start, end=end, now=end)
-    return [answer.points.get(int(start) + slot * alarm.period_s) for slot in range(periods)]
+    answers = data.answer(connection, alarm.queries, start=start, end=end, now=end)
+    points = answers[0].points if answers else {}  # REMOVE_EMPTY may leave none
+    return [points.get(int(start) + slot * alarm.period_s) for slot in range(periods)]
 
 
 def _reason_data(alarm: Alarm, datapoints: Sequence[float | None], end: float) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from ebbtide.errors import ServiceError
 from ebbtide.metrics import expressions
 from ebbtide.metrics.expressions import ExpressionError, Scope, Series, Value
-from ebbtide.metrics.points import Dimensions
+from ebbtide.metrics.points import DAY_S, Dimensions
 from ebbtide.metrics.query import Metric, aligned, statistics
 from ebbtide.metrics.statistics import parse
 
@@ -120,9 +120,9 @@ def _check_stat(key: str, stat: Mapping[str, Any]) -> None:
 
 
 def check_period(period_s: int) -> None:
-    """Raises InvalidQuery unless it is 1, 5, 10, 20, 30 or a multiple of 60 s."""
-    if period_s not in (1, 5, 10, 20, 30) and period_s % 60:
-        raise InvalidQuery(f"Period {period_s} must be 1, 5, 10, 20, 30 or a multiple of 60")
+    """Raises InvalidQuery unless it is 1, 5, 10, 20, 30 s or a multiple of 60 s up to a day."""
+    if period_s not in (1, 5, 10, 20, 30) and (period_s % 60 or period_s > DAY_S):
+        raise InvalidQuery(f"Period {period_s} must be 1, 5, 10, 20, 30 or a multiple of 60 up to {DAY_S}")
 
 
 def _evaluate(
