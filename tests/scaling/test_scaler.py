@@ -192,10 +192,13 @@ async def test_a_burst_at_zero_instances_is_answered_at_once_with_the_cause(worl
     assert activity.status == "InProgress"
 
 
-async def test_a_scaling_activity_succeeds_once_the_fleet_has_settled(world):
+async def test_a_scaling_activity_succeeds_once_its_instances_are_in_service(world):
     await world.arrive(1, NOW)
     await world.scaler.step(NOW)
     await world.settle(NOW + 1)
+    await world.scaler.step(NOW + 1)
+    assert [activity.status for activity in await world.activities()] == ["InProgress"]
+    await world.serve(1, NOW + 2)
 
     await world.scaler.step(NOW + 2)
 

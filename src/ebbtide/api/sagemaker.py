@@ -196,7 +196,8 @@ async def create_endpoint(params: Params, call: Call) -> Result:
 async def describe_endpoint(params: Params, call: Call) -> Result:
     """An endpoint's state, its variants with the counts there are and those wanted, and what ails it.
 
-    While it is Creating or Updating, a variant's StatusMessage says what its instances wait for.
+    A variant's StatusMessage says what its instances wait for; an endpoint serves with some of them while the
+    machine has no room for the others.
     Source: DescribeEndpoint.
     """
 
@@ -471,12 +472,14 @@ def _variant_summary(
         "DesiredWeight": variant.desired_weight,
         "CurrentWeight": variant.current_weight,
     }
-    if endpoint.status in (CREATING, UPDATING):
+    cause = pending.get((deployment.generation, variant.name))
+    if cause or endpoint.status in (CREATING, UPDATING):
+        creating = deployment is endpoint.target or endpoint.status == CREATING
         status: dict[str, Any] = {
-            "Status": CREATING if deployment is endpoint.target else endpoint.status,
+            "Status": CREATING if creating else UPDATING,
             "StartTime": endpoint.modified_at,
         }
-        if cause := pending.get((deployment.generation, variant.name)):
+        if cause:
             status["StatusMessage"] = cause[:MAX_STATUS_MESSAGE_LENGTH]
         summary["VariantStatus"] = [status]
     return summary

@@ -182,19 +182,17 @@ def settle(connection: Connection, endpoint_id: str, generation: int, at: float)
 def fail(connection: Connection, endpoint_id: str, generation: int, reason: str, at: float) -> None:
     """That generation cannot be brought up, for a reason an operator can act on.
 
-    An update goes back to the generation that still serves: InService, with the reason. A creation, or a
-    change of counts (the live generation itself does not come up), ends as Failed. Nothing happens when the
-    endpoint is gone, is being deleted, has failed, or has moved on.
+    A creation ends as Failed; an update goes back to the generation that still serves, InService, with the
+    reason. Nothing happens when the endpoint is gone, is being deleted, has failed, or has moved on.
     """
     endpoint = find_endpoint(connection, endpoint_id)
     if endpoint is None or endpoint.status not in (CREATING, UPDATING):
         return
-    building = endpoint.target or endpoint.live
-    if building.generation != generation:
-        return
-    status = FAILED if endpoint.target is None else IN_SERVICE
     reason = reason[:MAX_FAILURE_REASON_LENGTH]
-    _move(connection, endpoint, status, at=at, target=None, failure_reason=reason)
+    if endpoint.target is not None and endpoint.target.generation == generation:
+        _move(connection, endpoint, IN_SERVICE, at=at, target=None, failure_reason=reason)
+    elif endpoint.status == CREATING and endpoint.generation == generation:
+        _move(connection, endpoint, FAILED, at=at, failure_reason=reason)
 
 
 def begin_delete(connection: Connection, endpoint: Endpoint, at: float) -> None:

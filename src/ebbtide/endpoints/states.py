@@ -1,8 +1,9 @@
 """The states of an endpoint's life and the moves between them.
 
 Creating, a new endpoint; Updating, one whose instance counts, weights or whole deployment are changing:
-it keeps serving. SystemUpdating, RollingBack, OutOfService and UpdateRollbackFailed do not happen here: a
-change that did not work is undone in the transaction that says so.
+it keeps serving. Failed, one that could not be created. SystemUpdating, RollingBack, OutOfService and
+UpdateRollbackFailed do not happen here: an update that did not work is undone in the transaction that says
+so, and a count that the machine cannot hold yet keeps nobody waiting but its own instances.
 Source: EndpointStatus, SageMaker 2017-07-24.
 """
 
@@ -20,7 +21,7 @@ LEGAL_MOVES: Final[dict[str, frozenset[str]]] = {
     CREATING: frozenset({IN_SERVICE, FAILED, DELETING}),
     IN_SERVICE: frozenset({UPDATING, DELETING}),
     # Updating to Updating: the scaler changes its mind before the fleet has settled.
-    UPDATING: frozenset({UPDATING, IN_SERVICE, FAILED, DELETING}),
+    UPDATING: frozenset({UPDATING, IN_SERVICE, DELETING}),
     FAILED: frozenset({DELETING}),
     DELETING: frozenset(),
 }

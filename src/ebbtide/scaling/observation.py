@@ -19,7 +19,7 @@ from ebbtide.scaling.policies import (
     read_backlog,
     read_datapoints,
 )
-from ebbtide.scaling.targets import Policy, ScalableTarget
+from ebbtide.scaling.targets import Activity, Policy, ScalableTarget
 from ebbtide.scaling.utilisation import Running
 
 NAMESPACE = "AWS/SageMaker"
@@ -34,8 +34,8 @@ SELECT instances.endpoint_id, endpoints.name AS endpoint_name, instances.variant
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Endpoints and targets, by target or endpoint id their policies and backlogs, instances in service,
-    and the ids of the endpoints with scaling activities under way.
+    """Endpoints and targets, policies by target id, backlogs by endpoint id, the instances in service and the
+    scaling activities under way.
     """
 
     endpoints: list[Endpoint]
@@ -43,7 +43,7 @@ class Seen:
     policies: Mapping[str, list[Policy]]
     backlogs: Mapping[str, Backlog]
     in_service: list[Running]
-    under_way: frozenset[str]
+    under_way: list[Activity]
 
     def backlog(self, endpoint: Endpoint) -> Backlog:
         return self.backlogs.get(endpoint.id, Backlog(0, 0, None))
@@ -68,7 +68,7 @@ def look(connection: Connection) -> Seen:
         policies=targets.all_policies(connection),
         backlogs=queue.backlogs(connection),
         in_service=[Running(*row) for row in connection.execute(IN_SERVICE)],
-        under_way=frozenset(targets.endpoints_with_activities_under_way(connection)),
+        under_way=targets.activities_under_way(connection),
     )
 
 

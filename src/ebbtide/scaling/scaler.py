@@ -21,7 +21,7 @@ from ebbtide.metrics.alarms import Alarm
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import configurations, observation, policies, targets
 from ebbtide.scaling.policies import Decision
-from ebbtide.scaling.targets import ScalableTarget
+from ebbtide.scaling.targets import Activity, ScalableTarget
 from ebbtide.scaling.utilisation import Meter
 from ebbtide.settings import Settings
 
@@ -152,8 +152,8 @@ def _carry_out(
     Decided again in it: an arrival that was committed in between must not find its instance drained.
     """
     seen, acts = _decide(connection, now)
-    for endpoint_id, status, message in _ended(seen):
-        targets.end_activities(connection, endpoint_id, status=status, message=message, at=now)
+    for activity, status, message in _ended(seen):
+        targets.end_activity(connection, activity, status=status, message=message, at=now)
     for act in acts:
         _scale(connection, act.target, act.endpoint, act.decision, now)
     gauges = [
@@ -168,19 +168,30 @@ def _carry_out(
     return bool(acts)
 
 
-def _ended(seen: observation.Seen) -> list[tuple[str, str, str | None]]:
-    """Endpoint id, status and message of the activities under way that have come to their end."""
+def _ended(seen: observation.Seen) -> list[tuple[Activity, str, str]]:
+    """The activities that have come to their end, with the status and message they end with."""
     by_id = {endpoint.id: endpoint for endpoint in seen.endpoints}
-    ended: list[tuple[str, str, str | None]] = []
-    for endpoint_id in seen.under_way:
-        endpoint = by_id.get(endpoint_id)
+    ended = []
+    for activity in seen.under_way:
+        endpoint = by_id.get(activity.endpoint_id)
         if endpoint is None or endpoint.status == DELETING:
-            ended.append((endpoint_id, "Failed", "The endpoint was deleted."))
+            ended.append((activity, "Failed", "The endpoint was deleted."))
         elif endpoint.failure_reason is not None:
-            ended.append((endpoint_id, "Failed", endpoint.failure_reason))
-        elif endpoint.status == IN_SERVICE:
-            ended.append((endpoint_id, "Successful", None))
+            ended.append((activity, "Failed", endpoint.failure_reason))
+        elif endpoint.status == IN_SERVICE and _fulfilled(activity, seen):
+            message = f"Successfully set desired instance count to {activity.desired}. "
+            ended.append((activity, "Successful", f"{message}Change successfully fulfilled by sagemaker."))
     return ended
+
+
+def _fulfilled(activity: Activity, seen: observation.Seen) -> bool:
+    # An endpoint is InService again with some of its instances while the machine has no room for the others.
+    of_variant = (
+        instance
+        for instance in seen.in_service
+        if instance.endpoint_id == activity.endpoint_id and instance.variant == activity.variant
+    )
+    return sum(1 for _ in of_variant) == activity.desired
 
 
 def _scale(

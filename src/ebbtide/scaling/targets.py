@@ -20,7 +20,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    cast,
     delete,
     insert,
     select,
@@ -153,6 +152,10 @@ class Activity:
     started_at: float
     ended_at: float | None
 
+    @property
+    def variant(self) -> str:
+        return self.resource_id.rpartition("/")[2]
+
 
 class ObjectNotFound(ServiceError):
     """No such scalable target or policy is registered."""
@@ -263,13 +266,12 @@ def scaled(
 
     Acts on the variant that were still under way are overridden by it.
     """
-    end_activities(
-        connection,
-        endpoint_id,
-        status="Overridden",
-        message=f"Overridden by setting desired instance count to {desired}.",
-        at=at,
-        resource_id=target.resource_id,
+    overridden = f"Overridden by setting desired instance count to {desired}."
+    of_variant = (activities.c.endpoint_id == endpoint_id, activities.c.resource_id == target.resource_id)
+    connection.execute(
+        update(activities)
+        .where(*of_variant, _UNDER_WAY)
+        .values(status="Overridden", message=overridden, ended_at=at)
     )
     connection.execute(
         insert(activities).values(
@@ -298,35 +300,17 @@ def scaled(
     )
 
 
-def end_activities(
-    connection: Connection,
-    endpoint_id: str,
-    *,
-    status: str,
-    message: str | None = None,
-    at: float,
-    resource_id: str | None = None,
-) -> None:
-    """End what is under way of an endpoint, or of one of its variants.
-
-    Without `message` each says that its count is there.
-    """
-    ending = update(activities).where(activities.c.endpoint_id == endpoint_id, _UNDER_WAY)
-    if resource_id is not None:
-        ending = ending.where(activities.c.resource_id == resource_id)
-    fulfilled = (
-        "Successfully set desired instance count to "
-        + cast(activities.c.desired, String)
-        + ". Change successfully fulfilled by sagemaker."
-    )
+def end_activity(connection: Connection, activity: Activity, *, status: str, message: str, at: float) -> None:
+    """Say what has become of an activity, if it is still under way."""
     connection.execute(
-        ending.values(status=status, message=fulfilled if message is None else message, ended_at=at)
+        update(activities)
+        .where(activities.c.id == activity.id, _UNDER_WAY)
+        .values(status=status, message=message, ended_at=at)
     )
 
 
-def endpoints_with_activities_under_way(connection: Connection) -> set[str]:
-    """Ids of the endpoints whose last scaling act has not been seen to end."""
-    return set(connection.execute(select(activities.c.endpoint_id).where(_UNDER_WAY)).scalars())
+def activities_under_way(connection: Connection) -> list[Activity]:
+    return [Activity(**row._mapping) for row in connection.execute(select(activities).where(_UNDER_WAY))]
 
 
 def activities_of(
