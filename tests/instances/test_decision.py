@@ -133,9 +133,9 @@ def test_what_the_machine_cannot_hold_waits_with_a_cause_and_the_endpoint_serves
     )
 
     assert started(made) == ["new-0", "new-1"]
-    assert made.hold == {"new-2": "waits for 1.0 GiB of memory: 0 MiB are free"}
+    assert made.hold == {"new-2": "waits for 1.0 GiB of memory: 0.00 GiB are free"}
     assert made.settle == []
-    assert then.hold == {"c": "waits for 1.0 GiB of memory: 0 MiB are free"}
+    assert then.hold == {"c": "waits for 1.0 GiB of memory: 0.00 GiB are free"}
     assert then.settle == [("e", 1)]
 
 

@@ -380,7 +380,7 @@ async def test_what_the_memory_does_not_hold_waits_with_its_cause(tmp_path):
 
         (held,) = [i for i in await workplace.instances(endpoint) if i.state == State.PENDING]
 
-        assert re.fullmatch(r"waits for \d+ MiB of memory: 10 MiB are free", held.cause)
+        assert re.fullmatch(r"waits for 0\.\d\d GiB of memory: 0\.01 GiB are free", held.cause)
         assert workplace.fleet.current_counts(endpoint.id) == {"main": 1}
 
 

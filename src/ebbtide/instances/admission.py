@@ -118,7 +118,8 @@ def threads(*, cores: int, vcpus: int | None, expected_instances: int) -> int:
 
 
 def _size(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes // 2**20} MiB"
+    # In words coarse enough not to be another cause each second.
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / GIB:.2f} GiB"
 
 
 def _gpus(count: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ebbtide.endpoints import Deployment, Endpoint, Variant
 from ebbtide.endpoints.states import CREATING, DELETING, SERVING, UPDATING
-from ebbtide.instances.admission import Admitted, Demand, Held, Machine, admit
+from ebbtide.instances.admission import Admitted, Demand, Machine, admit
 from ebbtide.instances.plan import Drain, plan, retry_at
 from ebbtide.instances.records import Instance, State
 from ebbtide.instances.types import InstanceTypes
@@ -121,8 +121,8 @@ def _count(
     group = groups[(*generation, variant.name)]
     for step in plan(variant.desired_instance_count, group, seen.busy):
         if isinstance(step, Drain):
-            cause = f"scaled in to {variant.desired_instance_count}"
-            moves.drain.extend((instance, cause) for instance in group if instance.id == step.id)
+            surplus = next(instance for instance in group if instance.id == step.id)
+            moves.drain.append((surplus, f"scaled in to {variant.desired_instance_count}"))
         else:
             added = Instance(
                 id=new_id(),
@@ -169,6 +169,7 @@ def _admit(
 ) -> None:
     """Start the Pending instances that the machine can hold; say of the others what they wait for."""
     drained = {instance.id for instance, _ in moves.drain}
+    new = {(e.id, deployment.generation) for e in seen.endpoints if (deployment := building(e)) is not None}
     pending: list[Instance] = []
     for key, group in groups.items():
         waiting = [i for i in group if i.state == State.PENDING and i.id not in drained]
@@ -187,7 +188,7 @@ def _admit(
             continue
         generation = (instance.endpoint_id, instance.generation)
         moves.hold[instance.id] = verdict.cause
-        if isinstance(verdict, Held) and verdict.hopeless and generation in _being_built(seen):
+        if verdict.hopeless and generation in new:
             # Waiting would never end. Clients look for the word CapacityError.
             moves.fail[generation] = (
                 f"CapacityError: an instance of type {instance.instance_type} {verdict.cause}."
@@ -204,11 +205,6 @@ def _demand(
         gpus=types.get(instance.instance_type or "").gpus,
         running=sum(i.state in (State.STARTING, State.IN_SERVICE) for i in siblings),
     )
-
-
-def _being_built(seen: Observation) -> set[Generation]:
-    deployments = ((endpoint.id, building(endpoint)) for endpoint in seen.endpoints)
-    return {(endpoint_id, new.generation) for endpoint_id, new in deployments if new is not None}
 
 
 def _conclude(seen: Observation, groups: Mapping[Key, list[Instance]], moves: Moves) -> None:

@@ -43,7 +43,7 @@ from ebbtide.instances.decision import (
     model_digest,
 )
 from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, size_bytes_of
-from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFailed
+from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFailed, ModelServer
 from ebbtide.instances.plan import RETRY_WINDOW_S
 from ebbtide.instances.records import IllegalMove, Instance, State
 from ebbtide.instances.running import Ending, RunningInstance
@@ -113,8 +113,14 @@ class Fleet:
         return [i for i in self._running.values() if i.endpoint.id == endpoint_id and i.serving]
 
     def current_counts(self, endpoint_id: str) -> dict[str, int]:
-        """How many instances each variant has that take work now; a variant with none is absent."""
-        return dict(Counter(instance.variant for instance in self.in_service(endpoint_id)))
+        """How many instances of each variant are in service; a variant with none is absent."""
+        return dict(
+            Counter(
+                instance.variant
+                for instance in self._running.values()
+                if instance.endpoint.id == endpoint_id and instance.in_service
+            )
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step until told to stop; what runs then is left to `close`."""
@@ -275,13 +281,14 @@ class Fleet:
             memory_bytes=memory_bytes,
             gpus=admitted.gpus,
         )
+        if deployment is endpoint.live:
+            running.go_live()
         self._running[instance.id] = running
         self._tasks[instance.id] = asyncio.create_task(self._live(running, variant), name=instance.id)
 
     async def _live(self, running: RunningInstance, variant: Variant) -> None:
         ending = await running.run(
-            launch=partial(self._launch, running, variant),
-            stream=self._logs.stream(_log_group(running.endpoint), f"{variant.name}/{running.id}"),
+            start=partial(self._start_model_server, running, variant),
             startup_timeout_s=variant.config.get(
                 "ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S
             ),
@@ -290,6 +297,7 @@ class Fleet:
             make_agent=self._make_agent,
         )
         now = time.time()
+        log.info("%s: instance %s %s: %s", running.endpoint.name, running.id, ending.state, ending.cause)
         self._ended[running.id] = ending, now
         del self._running[running.id], self._tasks[running.id]
         if ending.state == State.FAILED and not running.draining:
@@ -297,7 +305,6 @@ class Fleet:
         self.wake()
 
     def _note_failure(self, running: RunningInstance, cause: str, now: float) -> None:
-        log.warning("%s: instance %s failed: %s", running.endpoint.name, running.id, cause)
         generation = (running.endpoint.id, running.endpoint.generation)
         key = (*generation, running.variant)
         earlier = self._failures[key].at if key in self._failures else ()
@@ -308,8 +315,8 @@ class Fleet:
                 f"health check: {cause.rstrip('.')}. Please check CloudWatch logs for this endpoint."
             )
 
-    async def _launch(self, running: RunningInstance, variant: Variant) -> Launch:
-        """Have the model's files here. Raises ModelUnavailable."""
+    async def _start_model_server(self, running: RunningInstance, variant: Variant) -> ModelServer:
+        """Have the model's files here, and start its process. Raises ModelUnavailable."""
         container = variant.container
         instance_type = self._types.get(variant.instance_type)
         count = threads(
@@ -319,7 +326,7 @@ class Fleet:
         )
         async_config = running.endpoint.async_config
         asked = async_config and async_config.max_concurrent_invocations_per_instance
-        return Launch(
+        launch = Launch(
             image=container.get("Image", ""),
             model_directory=await self._files.fetch(container),
             cache=self._cache,
@@ -331,6 +338,8 @@ class Fleet:
             gpus=running.gpus,
             memory_limit_bytes=self._memory_limit_bytes(instance_type),
         )
+        stream = self._logs.stream(_log_group(running.endpoint), f"{variant.name}/{running.id}")
+        return await ModelServer.start(launch, stream)
 
     def _memory_limit_bytes(self, instance_type: InstanceType) -> int | None:
         """What a model may take before its allocations fail, and not another's."""
@@ -401,25 +410,18 @@ class Fleet:
         container = variant.container
         environment = container.get("Environment", {})
         directory = await self._files.fetch(container)
-        stream = self._logs.stream(
-            _log_group(endpoint), f"{variant.name}/preparation-{deployment.generation}"
+        launch = Launch(
+            image=container.get("Image", ""),
+            model_directory=directory,
+            cache=self._cache,
+            environment=environment,
+            region=self._settings.region,
+            concurrency=1,
+            threads=machine.cores(),
+            memory_limit_bytes=self._machine().capacity_bytes,
         )
-        try:
-            await model_server.prepare(
-                Launch(
-                    image=container.get("Image", ""),
-                    model_directory=directory,
-                    cache=self._cache,
-                    environment=environment,
-                    region=self._settings.region,
-                    concurrency=1,
-                    threads=machine.cores(),
-                    memory_limit_bytes=self._machine().capacity_bytes,
-                ),
-                stream,
-            )
-        finally:
-            stream.close()
+        stream = f"{variant.name}/preparation-{deployment.generation}"
+        await model_server.prepare(launch, self._logs.stream(_log_group(endpoint), stream))
         self._model_bytes[model_digest(variant)] = await asyncio.to_thread(
             _model_bytes, environment.get("HF_MODEL_ID"), directory
         )

@@ -144,6 +144,7 @@ class RuntimeProcess:
         await asyncio.wait({logging}, timeout=DRAIN_OUTPUT_S)
         logging.cancel()
         self._output.close()
+        log.close()
         return status
 
 

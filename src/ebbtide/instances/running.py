@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from ebbtide.endpoints import Endpoint
 from ebbtide.instances.agent import Agent
 from ebbtide.instances.model_files import ModelUnavailable
-from ebbtide.instances.model_server import STOP_GRACE_S, Launch, ModelFailed, ModelServer
+from ebbtide.instances.model_server import STOP_GRACE_S, ModelFailed, ModelServer
 from ebbtide.instances.records import State
-from ebbtide.logs import LogStream
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +72,14 @@ class RunningInstance:
         return self._agent
 
     @property
+    def in_service(self) -> bool:
+        """Its model is up, its generation is the one that serves, and it is to stay."""
+        return self.came_up and self._live.is_set() and not self._draining.is_set()
+
+    @property
     def serving(self) -> bool:
-        """It is in service, of the live generation, and takes work."""
-        return self._agent is not None and not self._draining.is_set()
+        """It is in service and has its agent: it takes work."""
+        return self._agent is not None and self.in_service
 
     @property
     def draining(self) -> bool:
@@ -113,8 +117,7 @@ class RunningInstance:
     async def run(
         self,
         *,
-        launch: Callable[[], Awaitable[Launch]],
-        stream: LogStream,
+        start: Callable[[], Awaitable[ModelServer]],
         startup_timeout_s: float,
         on_start: Callable[[int], Awaitable[None]],
         on_in_service: Callable[[], Awaitable[None]],
@@ -122,11 +125,10 @@ class RunningInstance:
     ) -> Ending:
         """Live until drained, aborted or lost. Raises nothing.
 
-        launch: fetches the model's files and says how to start it; on_start: gets the process id.
+        start: fetches the model's files and starts its server; on_start: gets the process id.
         """
         try:
-            start = self._start(launch, stream, startup_timeout_s, on_start)
-            if not await self._unless_drained(start):
+            if not await self._unless_drained(self._start(start, startup_timeout_s, on_start)):
                 return Ending(State.STOPPED, "not wanted any more before it was in service")
             self.came_up = True
             await on_in_service()
@@ -142,16 +144,14 @@ class RunningInstance:
         finally:
             if self._model_server is not None:
                 await self._model_server.stop(0 if self._aborting.is_set() else STOP_GRACE_S)
-            stream.close()
 
     async def _start(
         self,
-        launch: Callable[[], Awaitable[Launch]],
-        stream: LogStream,
+        start: Callable[[], Awaitable[ModelServer]],
         startup_timeout_s: float,
         on_start: Callable[[int], Awaitable[None]],
     ) -> None:
-        self._model_server = await ModelServer.start(await launch(), stream)
+        self._model_server = await start()
         await on_start(self._model_server.pid)
         await self._model_server.ready(startup_timeout_s)
 
@@ -178,13 +178,13 @@ class RunningInstance:
             ending = Ending(State.STOPPED, "ended with work in flight, which was handed back")
             await agent.abort()
         else:
+            agent.drain()
             if not lost.done():
-                ending = Ending(State.FAILED, "the model server went on computing what had timed out")
-                # Requests in it end with its connections, and the agent puts them back.
+                # What is in it is lost with its connections, and the agent puts that back.
                 await self.model_server.stop(0)
+                ending = Ending(State.FAILED, "the model server went on computing what had timed out")
             else:
                 ending = Ending(State.FAILED, self.model_server.describe_end())
-            agent.drain()
         await asyncio.wait({serving}, timeout=HAND_BACK_S)
         if not serving.done():
             await agent.abort()
