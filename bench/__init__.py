@@ -1,1 +1,1 @@
-"""Benches: what ebbtide claims, measured. `make bench` runs all and prints a table; each file runs alone too."""
+"""Benches: what ebbtide claims, measured. `make bench` runs all; each file runs alone too."""

@@ -41,11 +41,11 @@ def _figure(measured: Measured, queue: str) -> tuple[str, str]:
         rates.append(REQUESTS / elapsed_s)
         latencies_s += run_s
     cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * REQUESTS) * 1e6
-    return (
-        f"accept, {queue}, {CONNECTIONS} connections, 1 core",
+    figure = (
         f"{statistics.median(rates):,.0f}/s, p50 {percentile(latencies_s, 50) * 1e3:.1f} ms, "
-        f"p99 {percentile(latencies_s, 99) * 1e3:.1f} ms, {cpu_us:.0f} us of CPU each",
+        f"p99 {percentile(latencies_s, 99) * 1e3:.1f} ms, {cpu_us:.0f} us of CPU each"
     )
+    return f"accept, {queue}, {CONNECTIONS} connections, 1 core", figure
 
 
 def _send(measured: Measured, count: int) -> tuple[list[float], float]:

@@ -31,6 +31,7 @@ class Measured:
 
     process: psutil.Process
     running: RunningServer
+    data: Path
 
     def client(self, service: str) -> Any:
         key = self.running.credentials
@@ -61,7 +62,7 @@ def server(core: int | None = None) -> Iterator[Measured]:
         assert process.stdout is not None
         if not process.stdout.readline():
             raise SystemExit("the server did not start")
-        yield Measured(psutil.Process(process.pid), find(data))
+        yield Measured(psutil.Process(process.pid), find(data), data)
     finally:
         process.terminate()
         process.wait(60)
@@ -100,7 +101,7 @@ def deploy(
 
 
 def signed_invocations(running: RunningServer, endpoint: str, body: bytes, count: int) -> list[bytes]:
-    """Whole HTTP requests, signed, ready to be written to a socket: the client costs nothing while it measures."""
+    """Whole HTTP requests, signed beforehand: writing them is all the client does while it measures."""
     key = running.credentials
     host = urlsplit(running.url).netloc
     made = []
@@ -125,7 +126,7 @@ def signed_invocations(running: RunningServer, endpoint: str, body: bytes, count
 
 
 async def send_all(running: RunningServer, requests: Sequence[bytes], connections: int) -> list[float]:
-    """Send every request over so many connections at once; the latencies in s. Raises on any answer but 202."""
+    """Send all over so many connections at once; the latencies in s. Exits on any answer but 202."""
     address = urlsplit(running.url)
     waiting = iter(requests)
     latencies_s: list[float] = []

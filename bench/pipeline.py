@@ -1,0 +1,84 @@
+"""The whole way of a request with a model server that echoes: what ebbtide itself costs.
+
+At low load one request at a time, from its 202 until a reader finds the stored result; then a burst, from
+the first submission to the last result.
+"""
+
+import asyncio
+import http.client
+import sqlite3
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.server import Measured, deploy, percentile, send_all, server, signed_invocations
+
+BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
+LONE = 300
+BURST = 5_000
+RUNS = 3
+
+
+def measure() -> Iterator[tuple[str, str]]:
+    """Yields (what, figure) pairs."""
+    with server() as measured:
+        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=16)
+        runtime, s3 = measured.client("sagemaker-runtime"), measured.client("s3")
+        for _ in range(20):
+            _lone(runtime, s3)
+        lone_s = [_lone(runtime, s3) for _ in range(LONE)]
+        yield (
+            "pipeline, one request at a time, 202 to stored result",
+            f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
+        )
+        rates = [BURST / _burst(measured) for _ in range(RUNS)]
+        yield (
+            f"pipeline, burst of {BURST:,} over 2 instances, first 202 to last stored result",
+            f"{statistics.median(rates):,.0f}/s",
+        )
+
+
+def _lone(runtime: Any, s3: Any) -> float:
+    """Seconds from the 202 until the result is there, seen by asking for it again and again."""
+    answer = runtime.invoke_endpoint_async(EndpointName="pipeline", Body=BODY, ContentType="application/json")
+    accepted_at = time.perf_counter()
+    bucket, _, key = answer["OutputLocation"].removeprefix("s3://").partition("/")
+    url = urlsplit(s3.generate_presigned_url("head_object", Params={"Bucket": bucket, "Key": key}))
+    connection = http.client.HTTPConnection(url.netloc)
+    while True:
+        connection.request("HEAD", f"{url.path}?{url.query}")
+        response = connection.getresponse()
+        response.read()
+        if response.status == 200:
+            connection.close()
+            return time.perf_counter() - accepted_at
+
+
+def _burst(measured: Measured) -> float:
+    """Seconds from the first request of a burst to the last stored result."""
+    before = _completed(measured)
+    requests = signed_invocations(measured.running, "pipeline", BODY, BURST)
+    started_at = time.perf_counter()
+    asyncio.run(send_all(measured.running, requests, 16))
+    while _completed(measured) < before + BURST:
+        time.sleep(0.05)
+    return time.perf_counter() - started_at
+
+
+def _completed(measured: Measured) -> int:
+    """Results there are, counted in the server's own database without asking the server."""
+    database = sqlite3.connect(f"file:{measured.data / 'ebbtide.db'}?mode=ro", uri=True)
+    try:
+        [count] = database.execute(
+            "SELECT count(*) FROM invocations WHERE state IN ('succeeded', 'failed')"
+        ).fetchone()
+    finally:
+        database.close()
+    return int(count)
+
+
+if __name__ == "__main__":
+    for what, figure in measure():
+        print(f"{what}: {figure}")
