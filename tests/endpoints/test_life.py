@@ -159,6 +159,16 @@ def test_an_update_that_fails_returns_to_the_old_generation_and_its_number_is_no
     assert next_update.target.generation == 3
 
 
+def test_an_update_does_not_turn_an_asynchronous_endpoint_into_a_real_time_one(connection):
+    endpoint = create(connection)
+    endpoints.settle(connection, endpoint.id, 1, at=1.5)
+    config = keep_config(connection, "next", InitialInstanceCount=1)
+    del config.given["AsyncInferenceConfig"]
+
+    with pytest.raises(ServiceError, match="cannot change between asynchronous and real-time"):
+        update(connection, again(connection, endpoint), config)
+
+
 @pytest.mark.parametrize(
     ("excluded", "count", "weight"),
     [

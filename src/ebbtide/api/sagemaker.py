@@ -223,9 +223,8 @@ async def describe_endpoint(params: Params, call: Call) -> Result:
             for variant in endpoint.variants
         ],
     }
-    for member in ("AsyncInferenceConfig", "DataCaptureConfig"):
-        if member in endpoint.live.config:
-            result[member] = endpoint.live.config[member]
+    if "AsyncInferenceConfig" in endpoint.live.config:
+        result["AsyncInferenceConfig"] = endpoint.live.config["AsyncInferenceConfig"]
     if endpoint.failure_reason:
         result["FailureReason"] = endpoint.failure_reason
     if endpoint.target is not None:

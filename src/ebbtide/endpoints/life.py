@@ -108,10 +108,16 @@ def update_endpoint(
 ) -> Endpoint:
     """Begin a new generation beside the live one, which serves until the new one has settled.
 
-    Raises EndpointBusy unless it is InService; ServiceError when a model of the configuration is gone.
+    Raises EndpointBusy unless it is InService; ServiceError when a model of the configuration is gone, and
+    for a change between asynchronous and real-time, which would strand what is queued.
     """
     if endpoint.status != IN_SERVICE:
         raise _busy(endpoint)
+    if config.asynchronous != (endpoint.async_config is not None):
+        raise ServiceError(
+            f'Endpoint "{endpoint.arn}" cannot change between asynchronous and real-time inference: '
+            "AsyncInferenceConfig must be in both configurations or in neither."
+        )
     generation = (
         1
         + connection.execute(select(_columns.last_generation).where(_columns.id == endpoint.id)).scalar_one()
