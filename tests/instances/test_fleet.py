@@ -153,7 +153,7 @@ class Workplace:
         )
         self.fleet.wake()
 
-    async def invoke(self, endpoint: Endpoint, body: str) -> str:
+    async def invoke(self, endpoint: Endpoint, body: str, *, timeout_s: int = 60) -> str:
         name = f"{time.time_ns()}"
         invocation = invocations.Invocation(
             id=name,
@@ -162,7 +162,7 @@ class Workplace:
             endpoint_id=endpoint.id,
             accepted_at=time.time(),
             expires_at=time.time() + 60,
-            timeout_s=60,
+            timeout_s=timeout_s,
             input_uri=None,
             content_type="application/json",
             accept=None,
@@ -310,6 +310,20 @@ async def test_a_model_server_that_dies_is_replaced(workplace):
         "the model server was killed (SIGKILL), as the kernel does when memory runs out",
     )
     assert (await workplace.endpoint(endpoint)).status == IN_SERVICE
+
+
+async def test_a_model_server_that_goes_on_computing_what_has_timed_out_is_replaced(workplace):
+    endpoint = await workplace.deploy(code=GATED)
+    await workplace.settled(endpoint)
+
+    await workplace.invoke(endpoint, f"{workplace.root}/started {workplace.root}/never", timeout_s=1)
+
+    async def replaced() -> bool:
+        return states(await workplace.instances(endpoint)) == [State.FAILED, State.IN_SERVICE]
+
+    await workplace.until(replaced)
+    hung, _ = await workplace.instances(endpoint)
+    assert hung.cause == "the model server went on computing what had timed out"
 
 
 async def test_an_update_replaces_the_instances_and_the_queue_stays(workplace):

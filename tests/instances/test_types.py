@@ -34,6 +34,15 @@ def test_an_operators_file_adds_types_and_changes_prices(tmp_path: Path):
     assert types.get("ml.m5.large").price_per_hour == 0.115
 
 
+def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path):
+    (tmp_path / "types.toml").write_text("= 3")
+
+    with pytest.raises(ValueError, match=r"none.toml cannot be read: No such file or directory"):
+        InstanceTypes(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match=r"types.toml is not TOML"):
+        InstanceTypes(tmp_path / "types.toml")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -31,11 +31,11 @@ class InstanceTypes:
     """Types by name: the built-in table, and over it an operator's own."""
 
     def __init__(self, file: Path | None = None) -> None:
-        """Raises ValueError, naming the file and the type, when an entry is not of the table's form."""
+        """Raises ValueError, naming the file, when it cannot be read or an entry is not of the table's form."""
         built_in = resources.files(__package__).joinpath("instance_types.toml").read_text()
         self._types = _parse(built_in, "instance_types.toml")
         if file is not None:
-            self._types |= _parse(file.read_text(), str(file))
+            self._types |= _parse(_read(file), str(file))
 
     def get(self, name: str) -> InstanceType:
         """The type of that name. Names outside the table are accepted: AWS adds types every month."""
@@ -44,9 +44,20 @@ class InstanceTypes:
         return known or InstanceType(name, gpus=1 if GPU_FAMILIES.match(name) else 0)
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ValueError(f"The instance types file {file} cannot be read: {error.strerror}") from error
+
+
 def _parse(text: str, source: str) -> dict[str, InstanceType]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{source} is not TOML: {error}") from error
     types = {}
-    for name, members in tomllib.loads(text).items():
+    for name, members in table.items():
         try:
             types[name] = InstanceType(
                 name,
