@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,9 +26,11 @@ def autoscaling(ebbtide: Ebbtide) -> Any:
 
 
 @pytest.fixture
-def endpoint(ebbtide: Ebbtide) -> Deployed:
+def endpoint(ebbtide: Ebbtide) -> Iterator[Deployed]:
     """An asynchronous endpoint at zero instances."""
-    return deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0)
+    deployed = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0)
+    yield deployed
+    ebbtide.client("sagemaker").delete_endpoint(EndpointName=deployed.name)
 
 
 def resource(endpoint: Deployed) -> dict[str, str]:
