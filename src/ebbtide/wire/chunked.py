@@ -114,7 +114,8 @@ class ChunkedDecoder:
             raise _malformed(f"{size[:32]!r} is not a chunk size") from None
         if self._remaining < 0:
             raise _malformed(f"{size[:32]!r} is not a chunk size")
-        self._claimed = extension.removeprefix("chunk-signature=")
+        name, _, value = extension.partition("=")
+        self._claimed = value if name == "chunk-signature" else ""
         self._hash = hashlib.sha256()
         self._state = "data"
         if not self._remaining:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ebbtide.wire.names import QUERY_ERROR_CODES, QUERY_NAMES, VALIDATION_CODES, XML_NAMESPACES
+from ebbtide.wire.names import MINIMUMS, QUERY_ERROR_CODES, QUERY_NAMES, VALIDATION_CODES, XML_NAMESPACES
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +92,7 @@ class Service:
         self.query_compatible = "awsQueryCompatible" in metadata
         self.operations: dict[str, dict[str, Any]] = model["operations"]
         self._raw_shapes: dict[str, dict[str, Any]] = model["shapes"]
+        self._minimums = MINIMUMS.get(name, {})
         self._query_names = QUERY_NAMES.get(name, {})
         self._shapes: dict[str, Shape] = {}
         self._operations: dict[str, Operation] = {}
@@ -155,7 +156,7 @@ class Service:
         shape = self._shapes[name] = Shape(
             name=name,
             kind="document" if raw.get("document") else raw["type"],
-            minimum=raw.get("min"),
+            minimum=self._minimums.get(name, raw.get("min")),
             maximum=raw.get("max"),
             pattern=raw.get("pattern"),
             enum=tuple(raw.get("enum", ())),

@@ -109,3 +109,6 @@ VALIDATION_CODES = {
     "sqs": "InvalidParameterValue",
 }
 """What a service calls a parameter outside its constraints, where that is not ValidationError."""
+
+MINIMUMS = {"sagemaker": {"InitialTaskCount": 0}}
+"""Where we allow less than the model: an endpoint may begin with no instance."""

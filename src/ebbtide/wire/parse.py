@@ -51,6 +51,9 @@ class _Unreadable(Exception):
 def _json_document(shape: Shape, body: bytes) -> Params:
     try:
         document = json.loads(body) if body else {}
+        if b"\\ud" in body or b"\\uD" in body:
+            # Half of a surrogate pair is valid JSON but no text: it could be neither stored nor answered.
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ServiceError("The request body is not valid JSON.", code="SerializationException") from error
     return _document_root(shape, document)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from ebbtide.errors import ServiceError
 from ebbtide.wire.models import Operation, Service
 from ebbtide.wire.request import Request
 
@@ -41,6 +42,7 @@ def route(service: Service, request: Request, path: str) -> tuple[Operation, dic
     """The operation and its decoded path labels, None when no operation has that method, path and query.
 
     path: the request's, with S3's bucket in front also where the host's name holds it.
+    Raises ServiceError for a path that is not UTF-8.
     """
     for known in _routes(service).get(request.method, ()):
         labels = known.pattern.fullmatch(path)
@@ -48,9 +50,15 @@ def route(service: Service, request: Request, path: str) -> tuple[Operation, dic
             continue
         for candidate in known.candidates:
             if candidate.fits(request):
-                decoded = {name: unquote(text) for name, text in labels.groupdict().items()}
-                return service.operation(candidate.operation), decoded
+                return service.operation(candidate.operation), _decoded(labels.groupdict())
     return None
+
+
+def _decoded(labels: dict[str, str]) -> dict[str, str]:
+    try:
+        return {name: unquote(text, errors="strict") for name, text in labels.items()}
+    except UnicodeDecodeError as error:
+        raise ServiceError("Couldn't parse the specified URI.", code="InvalidURI") from error
 
 
 @cache

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from collections.abc import AsyncIterable
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -347,8 +348,12 @@ def _attributes(namespace: str | None) -> str:
     return f' xmlns="{namespace}"' if namespace else ""
 
 
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
 def _escape(text: str) -> str:
-    return escape(text, {'"': "&quot;", "\r": "&#13;"})
+    """Text as XML 1.0 can hold it: what it cannot becomes U+FFFD."""
+    return escape(_NOT_XML.sub("\ufffd", text), {'"': "&quot;", "\r": "&#13;"})
 
 
 # Scalars

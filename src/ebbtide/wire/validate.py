@@ -132,20 +132,23 @@ _CLASS_OR_PROPERTY = re.compile(rf"\[(?:\\.|[^\]\\])*\]|{_PROPERTY.pattern}")
 
 def _with_ranges(found: re.Match[str]) -> str:
     """A character class with its properties as ranges; a property outside of one becomes a class."""
-    ranges = _PROPERTY.sub(lambda each: _POSIX.get(each[1]) or _category(each[1]), found[0])
+    ranges = _PROPERTY.sub(lambda each: _POSIX.get(each[1]) or _categories()[each[1]], found[0])
     return ranges if found[0].startswith("[") else f"[{ranges}]"
 
 
 @cache
-def _category(prefix: str) -> str:
-    """The characters whose Unicode category begins with `prefix`, as ranges of a character class."""
-    ranges: list[str] = []
-    start = None
-    for code in range(0x110001):
-        inside = code < 0x110000 and unicodedata.category(chr(code)).startswith(prefix)
-        if inside and start is None:
-            start = code
-        elif not inside and start is not None:
-            ranges.append(f"\\U{start:08x}-\\U{code - 1:08x}")
-            start = None
-    return "".join(ranges)
+def _categories() -> dict[str, str]:
+    """Unicode's categories, L and Lu alike -> their characters as ranges of a character class."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for code in (*range(0x34000), *range(0xE0000, 0xE0200)):  # there are no characters elsewhere
+        category = unicodedata.category(chr(code))
+        for name in (category[0], category):
+            known = ranges.setdefault(name, [])
+            if known and known[-1][1] == code - 1:
+                known[-1] = (known[-1][0], code)
+            else:
+                known.append((code, code))
+    return {
+        name: "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in known)
+        for name, known in ranges.items()
+    }
