@@ -106,6 +106,29 @@ def test_events_of_several_streams_come_in_the_order_of_time(store):
     assert read == ["2", "3", "4", "5", "6", "7"]
 
 
+def test_a_stream_deleted_under_its_writer_begins_anew(store):
+    stream = store.stream(GROUP, "s")
+    stream.write("before", at=1)
+
+    store.delete_group(GROUP)
+    stream.write("after", at=2)
+
+    assert messages(store.existing_stream(GROUP, "s").forward(0)) == ["after"]
+
+
+def test_what_a_power_failure_left_of_a_line_hides_no_other(store):
+    stream = store.stream(GROUP, "s")
+    stream.write("before", at=1)
+    store.close()
+    with stream.segments()[-1][1].open("ab") as file:
+        file.write(bytes(100))
+
+    stream.write("after", at=2)
+
+    assert messages(stream.forward(0)) == ["before", "after"]
+    assert messages(stream.backward(None)) == ["after", "before"]
+
+
 def test_a_deleted_group_takes_its_streams_with_it(store):
     store.stream(GROUP, "s").write("line", at=1)
 
@@ -113,7 +136,7 @@ def test_a_deleted_group_takes_its_streams_with_it(store):
 
     with pytest.raises(GroupNotFound):
         store.streams(GROUP)
-    store.create_group(GROUP)
+    store.create_group(GROUP, now=1)
     assert store.streams(GROUP) == []
 
 
@@ -132,11 +155,11 @@ def test_streams_outlive_their_last_event_by_their_groups_retention(store):
 def test_what_does_not_exist_or_exists_already_is_said(store):
     with pytest.raises(GroupNotFound):
         store.existing_stream(GROUP, "s")
-    store.create_group(GROUP)
+    store.create_group(GROUP, now=1)
     with pytest.raises(StreamNotFound):
         store.existing_stream(GROUP, "s")
     with pytest.raises(AlreadyExists):
-        store.create_group(GROUP)
+        store.create_group(GROUP, now=1)
     store.create_stream(GROUP, "s")
     with pytest.raises(AlreadyExists):
         store.create_stream(GROUP, "s")

@@ -6,6 +6,7 @@ segment is one event: its time and the time it came in, both epoch milliseconds 
 as JSON. Names never touch the file system: directories are named by their hash.
 """
 
+import errno
 import hashlib
 import heapq
 import json
@@ -33,7 +34,7 @@ MAX_MESSAGE_BYTES = 256 * 1024
 
 
 MAX_OPEN_STREAMS = 256
-"""Most descriptors held; the stream opened first gives way, and opens again when it is written to."""
+"""Most descriptors held; the oldest stream gives way, and opens again when it is written to."""
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +81,24 @@ class Group:
 class LogStream:
     """One stream's events, appended and read. Not for two writers in different threads at once."""
 
-    def __init__(self, group: str, name: str, created_at_ms: int, directory: Path) -> None:
+    def __init__(self, group: str, name: str, directory: Path) -> None:
         self.group = group
         self.name = name
-        self.created_at_ms = created_at_ms
         self.directory = directory
         self._open: tuple[int, int] | None = None  # the newest segment's descriptor and first position
-        self._size_bytes = 0
+
+    def make(self, now: float) -> None:
+        """Make the stream, and its group, where they do not exist."""
+        created = {"created_at_ms": int(now * 1000)}
+        _describe(self.directory.parent, "group.json", {"name": self.group} | created)
+        _describe(self.directory, "stream.json", {"name": self.name} | created)
+
+    @property
+    def is_open(self) -> bool:
+        return self._open is not None
+
+    def created_at_ms(self) -> int:
+        return int(json.loads((self.directory / "stream.json").read_text())["created_at_ms"])
 
     def write(self, line: str, at: float) -> None:
         """Append a line that was printed at `at`; readers see it at once. A line too long becomes several.
@@ -106,7 +118,12 @@ class LogStream:
             for at_ms, message in events
             for part in _parts(message)
         )
-        self._append(text.encode())
+        descriptor = self._segment(now)
+        data = text.encode()
+        size_bytes = os.fstat(descriptor).st_size
+        if os.write(descriptor, data) < len(data):
+            os.ftruncate(descriptor, size_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Free the descriptor; a later write opens the stream again."""
@@ -130,6 +147,7 @@ class LogStream:
     def forward(self, position: int, since_ms: int = 0) -> Iterator[Event]:
         """The events at or after `since_ms` from `position` on, oldest first, dropped ones passed over."""
         segments = self.segments()
+        since = b"%013d" % since_ms
         for index, (start, path) in enumerate(segments):
             if index + 1 < len(segments) and segments[index + 1][0] <= position:
                 continue
@@ -140,8 +158,8 @@ class LogStream:
             if early:
                 here += len(next(lines, b""))
             for line in lines:
-                if int(line[:13]) >= since_ms:
-                    yield _event(line, here)
+                if line[:13] >= since and (event := _event(line, here)):
+                    yield event
                 here += len(line) + 1
 
     def backward(self, position: int | None) -> Iterator[Event]:
@@ -158,35 +176,32 @@ class LogStream:
             end = data.rfind(b"\n") + 1
             while end > 0:
                 begin = data.rfind(b"\n", 0, end - 1) + 1
-                yield _event(data[begin : end - 1], start + begin)
+                if event := _event(data[begin : end - 1], start + begin):
+                    yield event
                 end = begin
 
-    def _append(self, data: bytes) -> None:
+    def _segment(self, now: float) -> int:
+        """The descriptor of the segment to append to."""
         if self._open is None:
-            self._open_newest()
-        elif self._size_bytes >= SEGMENT_BYTES:
-            self._begin_segment(self._open[1] + self._size_bytes)
-        assert self._open is not None
-        os.write(self._open[0], data)
-        self._size_bytes += len(data)
+            self.make(now)  # somebody may have deleted it while its writer lives
+            segments = self.segments()
+            return self._begin_segment(segments[-1][0] if segments else 0)
+        descriptor, start = self._open
+        size_bytes = os.fstat(descriptor).st_size
+        return descriptor if size_bytes < SEGMENT_BYTES else self._begin_segment(start + size_bytes)
 
-    def _open_newest(self) -> None:
-        segments = self.segments()
-        self._begin_segment(segments[-1][0] if segments else 0)
-
-    def _begin_segment(self, start: int) -> None:
+    def _begin_segment(self, start: int) -> int:
         self.close()
         path = self.directory / f"{start:020d}.log"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._open = (descriptor, start)
-        self._size_bytes = os.fstat(descriptor).st_size
-        if self._size_bytes and os.pread(descriptor, 1, self._size_bytes - 1) != b"\n":
-            # The server died while it wrote the last line: end it, or the next one would be lost with it.
-            whole = os.pread(descriptor, self._size_bytes, 0).rfind(b"\n") + 1
-            os.ftruncate(descriptor, whole)
-            self._size_bytes = whole
+        size_bytes = os.fstat(descriptor).st_size
+        if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
+            # A power failure cut the last line; what is written next must begin one.
+            os.write(descriptor, b"\n")
         for _, path in self.segments()[:-MAX_SEGMENTS]:
             path.unlink()
+        return descriptor
 
 
 def _parts(message: str) -> Iterator[str]:
@@ -195,8 +210,13 @@ def _parts(message: str) -> Iterator[str]:
         yield message[start : start + limit]
 
 
-def _event(line: bytes, position: int) -> Event:
-    return Event(int(line[:13]), int(line[14:27]), json.loads(line[28:]), position, position + len(line) + 1)
+def _event(line: bytes, position: int) -> Event | None:
+    """The event of a line; None for what a power failure left of one."""
+    try:
+        at_ms, ingested_at_ms, message = int(line[:13]), int(line[14:27]), json.loads(line[28:])
+    except ValueError:
+        return None
+    return Event(at_ms, ingested_at_ms, message, position, position + len(line) + 1)
 
 
 def _lines(path: Path, offset: int) -> Iterator[bytes]:
@@ -230,21 +250,20 @@ class LogStore:
 
     def stream(self, group: str, name: str) -> LogStream:
         """The stream to write to, made with its group if they do not exist."""
-        if found := self._streams.get((group, name)):
-            return found
-        now_ms = int(time.time() * 1000)
-        directory = self._group_directory(group)
-        _describe(directory, "group.json", {"name": group, "created_at_ms": now_ms})
-        path = directory / _hash(name)
-        _describe(path, "stream.json", {"name": name, "created_at_ms": now_ms})
-        while len(self._streams) >= MAX_OPEN_STREAMS:
-            self._streams.pop(next(iter(self._streams))).close()
-        self._streams[group, name] = made = _read_stream(group, path)
-        return made
+        # One object for each stream: two would begin segments over each other's.
+        found = self._streams.get((group, name))
+        if found is None:
+            held_open = [stream for stream in self._streams.values() if stream.is_open]
+            if len(held_open) >= MAX_OPEN_STREAMS:
+                held_open[0].close()
+            found = LogStream(group, name, self._group_directory(group) / _hash(name))
+            self._streams[group, name] = found
+        found.make(time.time())
+        return found
 
-    def create_group(self, group: str) -> None:
+    def create_group(self, group: str, *, now: float) -> None:
         """Raises AlreadyExists."""
-        made = {"name": group, "created_at_ms": int(time.time() * 1000)}
+        made = {"name": group, "created_at_ms": int(now * 1000)}
         if not _describe(self._group_directory(group), "group.json", made):
             raise AlreadyExists("The specified log group already exists")
 
@@ -282,7 +301,7 @@ class LogStore:
     def delete_stream(self, group: str, name: str) -> None:
         """Raises GroupNotFound, StreamNotFound."""
         directory = self.existing_stream(group, name).directory
-        if written := self._streams.pop((group, name), None):
+        if written := self._streams.get((group, name)):
             written.close()
         shutil.rmtree(directory)
 
@@ -308,7 +327,7 @@ class LogStore:
             oldest_ms = (now - group.retention_days * 86_400) * 1000
             for stream in self.streams(group.name):
                 last = stream.last()
-                if (last.ingested_at_ms if last else stream.created_at_ms) < oldest_ms:
+                if (last.ingested_at_ms if last else stream.created_at_ms()) < oldest_ms:
                     self.delete_stream(group.name, stream.name)
 
     def close(self) -> None:
@@ -345,7 +364,7 @@ def _read_group(directory: Path) -> Group:
 
 def _read_stream(group: str, directory: Path) -> LogStream:
     described = json.loads((directory / "stream.json").read_text())
-    return LogStream(group, described["name"], described["created_at_ms"], directory)
+    return LogStream(group, described["name"], directory)
 
 
 def interleaved(

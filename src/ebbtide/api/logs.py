@@ -61,7 +61,7 @@ class InvalidParameter(ServiceError):
 
 async def create_log_group(params: Params, call: Call) -> Result:
     """Raises AlreadyExists. Source: CreateLogGroup."""
-    call.parts.logs.create_group(params["logGroupName"])
+    call.parts.logs.create_group(params["logGroupName"], now=call.now)
     return {}
 
 
@@ -355,7 +355,7 @@ def _describe_stream(stream: LogStream, call: Call) -> Result:
     resource = f"log-group:{stream.group}:log-stream:{stream.name}"
     described: dict[str, Any] = {
         "logStreamName": stream.name,
-        "creationTime": stream.created_at_ms,
+        "creationTime": stream.created_at_ms(),
         "arn": arn("logs", call.region, call.account, resource),
         "storedBytes": stream.stored_bytes(),
     }
