@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.cli.articles import MAX_WORDS, MIN_WORDS, from_files, from_packages, prose
+from ebbtide.cli.articles import MAX_WORDS, MIN_WORDS, ArticleError, from_files, from_packages, prose
 
 SENTENCE = "This sentence is long enough to be read."
 
@@ -65,5 +65,5 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     binary = tmp_path / "picture.png"
     binary.write_bytes(b"\x89PNG\xff")
 
-    with pytest.raises(ValueError, match=r"picture\.png is not UTF-8 text"):
+    with pytest.raises(ArticleError, match=r"picture\.png is not UTF-8 text"):
         from_files([binary])

@@ -41,6 +41,7 @@ def _reported_errors() -> tuple[type[Exception], ...]:
     # Evaluated only once something was raised: these imports take time that a good run need not spend.
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from ebbtide.cli.articles import ArticleError
     from ebbtide.cli.commands import FailedInvocationsError
     from ebbtide.cli.demo import DemoError
     from ebbtide.cli.deployment import DeploymentError
@@ -48,6 +49,7 @@ def _reported_errors() -> tuple[type[Exception], ...]:
     from ebbtide.server import StartError
 
     return (
+        ArticleError,
         BotoCoreError,
         ClientError,
         DemoError,
@@ -57,7 +59,6 @@ def _reported_errors() -> tuple[type[Exception], ...]:
         NotRunningError,
         OSError,
         StartError,
-        ValueError,
     )
 
 

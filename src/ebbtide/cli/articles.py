@@ -13,6 +13,10 @@ MIN_WORDS = 200
 MAX_WORDS = 20_000
 
 
+class ArticleError(Exception):
+    """A file cannot be summarised; the message names it and says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Article:
     """A document: its title, its text, and its author's own summary where there is one."""
@@ -27,13 +31,13 @@ class Article:
 
 
 def from_files(paths: Iterable[Path]) -> list[Article]:
-    """The files' texts under their names. Raises ValueError naming a file that is not UTF-8 text."""
+    """The files' texts under their names. Raises ArticleError naming a file that is not UTF-8 text."""
     articles = []
     for path in paths:
         try:
             articles.append(Article(path.name, path.read_text("utf-8")))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text") from error
+            raise ArticleError(f"{path} is not UTF-8 text") from error
     return articles
 
 

@@ -239,6 +239,7 @@ def _print_summaries(console: Console, finished: Sequence[invocations.Finished])
     summaries = [
         (article, summary)
         for outcome in finished
+        if outcome.failure is None
         for article, summary in zip(outcome.accepted.articles, outcome.summaries, strict=True)
     ]
     comparable = [(article, summary) for article, summary in summaries if article.summary]

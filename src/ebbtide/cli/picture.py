@@ -42,7 +42,7 @@ def draw(graphs: Graphs, path: Path) -> None:
     _fill(backlog, graphs.backlog, WATER)
     _name(backlog, "Backlog", "requests queued or running")
     _line(per_instance, graphs.backlog_per_instance, SAND)
-    _name(per_instance, "Backlog per instance", f"the policy keeps it at {graphs.target:g}")
+    _name(per_instance, "Backlog per instance", f"the policy's target is {graphs.target:g}")
     per_instance.axhline(graphs.target, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     _steps(instances, graphs.instances, DEEP)
     _name(instances, "Instances", "in service")

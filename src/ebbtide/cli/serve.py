@@ -5,14 +5,18 @@ import logging
 from pathlib import Path
 
 from ebbtide.cli.running import RunningServer, announce
+from ebbtide.server import StartError
 from ebbtide.server import serve as run_server
 from ebbtide.settings import Settings, credentials
 
 
 def serve(data: Path | None, host: str, port: int, log_level: str) -> None:
-    """Run the server. Raises StartError or ValueError when it cannot start; the message says why."""
+    """Run the server. Raises StartError when it cannot start."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings.from_environment(data=data, host=host, port=port)
+    try:
+        settings = Settings.from_environment(data=data, host=host, port=port)
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
     def on_ready(url: str) -> None:
         announce(RunningServer(url, settings.region, credentials(settings.data)), settings.data)
