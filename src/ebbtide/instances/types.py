@@ -31,7 +31,7 @@ class InstanceTypes:
     """Types by name: the built-in table, and over it an operator's own."""
 
     def __init__(self, file: Path | None = None) -> None:
-        """Raises ValueError, naming the file, when it cannot be read or an entry is not of the table's form."""
+        """Raises ValueError, naming the file, when it cannot be read or is not of the table's form."""
         built_in = resources.files(__package__).joinpath("instance_types.toml").read_text()
         self._types = _parse(built_in, "instance_types.toml")
         if file is not None:
