@@ -186,6 +186,7 @@ def test_a_group_that_does_not_exist_is_not_found(logs, operation, request_):
     ("operation", "request_"),
     [
         pytest.param("get_log_events", {"logStreamName": "s", "nextToken": "x"}, id="a made-up token"),
+        pytest.param("filter_log_events", {"startFromHead": False}, id="a search from the end"),
         pytest.param("filter_log_events", {"nextToken": "x"}, id="a made-up search token"),
         pytest.param("filter_log_events", {"filterPattern": "{ $.a = 1 }"}, id="a pattern on JSON"),
         pytest.param("put_retention_policy", {"retentionInDays": 2}, id="an odd retention"),

@@ -236,6 +236,8 @@ async def filter_log_events(params: Params, call: Call) -> Result:
     group = _group(params)
     if "logStreamNames" in params and "logStreamNamePrefix" in params:
         raise InvalidParameter("Only one of logStreamNames and logStreamNamePrefix can be specified.")
+    if not params.get("startFromHead", True):
+        raise InvalidParameter("A search with startFromHead false is not supported.")
     try:
         matches = matcher(params.get("filterPattern", ""))
     except ValueError as error:
