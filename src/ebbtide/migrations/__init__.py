@@ -1,0 +1,39 @@
+"""The schema's history: Alembic's revisions, applied when a server starts on an older or empty database."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+HEAD = "0001"
+"""The newest revision, so that a start on a current database need not load Alembic."""
+
+
+class NewerDatabase(Exception):
+    """The database was written by a newer ebbtide than this one."""
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database's schema to `HEAD`. Raises NewerDatabase when it is beyond."""
+    with engine.begin() as connection:
+        revision = _revision(connection)
+        if revision == HEAD:
+            return
+        if revision is not None and revision > HEAD:
+            raise NewerDatabase(f"The database has schema {revision}; this ebbtide knows up to {HEAD}")
+        _upgrade(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
