@@ -56,7 +56,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """
     _make_data_directory(settings.data)
     with _sole_holder(settings.data), closing(_open_database(settings.data)) as database:
-        key = credentials(settings.data)
+        key = _credentials(settings.data)
         port = _free_port(settings)
         parts = _build(settings, database)
         stop, hurry = _signals()
@@ -187,6 +187,13 @@ def _sole_holder(data: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise StartError(f"The data directory {data} is in use by another ebbtide server") from error
         yield
+
+
+def _credentials(data: Path) -> Credentials:
+    try:
+        return credentials(data)
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
 
 def _open_database(data: Path) -> Database:
