@@ -11,15 +11,10 @@ GROUP = "/aws/sagemaker/Endpoints/summaries"
 
 
 @pytest.fixture
-def store(tmp_path, database):
-    store = LogStore(tmp_path / "logs", database)
+def store(tmp_path):
+    store = LogStore(tmp_path / "logs")
     yield store
     store.close()
-
-
-@pytest.fixture
-def database():
-    return None
 
 
 def messages(events):
@@ -80,7 +75,7 @@ def test_what_was_written_before_a_restart_is_followed_by_what_comes_after(tmp_p
     with segment.open("ab") as file:
         file.write(b"0000000001000 00000")  # the server was killed as it wrote
 
-    restarted = LogStore(tmp_path / "logs", None)
+    restarted = LogStore(tmp_path / "logs")
     restarted.stream(GROUP, "s").write("after", at=2)
 
     assert messages(restarted.existing_stream(GROUP, "s").forward(0)) == ["before", "after"]
@@ -178,7 +173,7 @@ def test_more_streams_can_be_written_than_are_held_open(store, monkeypatch):
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_any_text_comes_back_as_it_was(tmp_path_factory, text):
-    store = LogStore(tmp_path_factory.mktemp("logs"), None)
+    store = LogStore(tmp_path_factory.mktemp("logs"))
     store.stream(GROUP, "s").write(text, at=1)
 
     assert messages(store.existing_stream(GROUP, "s").forward(0)) == [text]

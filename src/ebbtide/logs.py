@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebbtide.database import Database
 from ebbtide.errors import ServiceError
 
 SEGMENT_BYTES = 4 << 20
@@ -242,8 +241,7 @@ def _lines(path: Path, offset: int) -> Iterator[bytes]:
 class LogStore:
     """The log groups under one directory."""
 
-    def __init__(self, root: Path, _database: Database) -> None:
-        # The database is part of the constructor's agreed form; files alone let `stream` be synchronous.
+    def __init__(self, root: Path) -> None:
         self._root = root
         self._streams: dict[tuple[str, str], LogStream] = {}
         root.mkdir(parents=True, exist_ok=True, mode=0o700)

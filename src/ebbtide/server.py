@@ -79,7 +79,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 def _build(settings: Settings, database: Database) -> Parts:
     wakeups = Wakeups()
     objects = ObjectStore(settings.data / "objects", database)
-    logs = LogStore(settings.data / "logs", database)
+    logs = LogStore(settings.data / "logs")
     deliveries = Deliveries(settings, database, Signer(settings.data / "sns"))
     fleet = Fleet(settings, database, objects, logs, wakeups, deliveries.wake)
     scaler = Scaler(settings, database, wakeups, fleet.wake)

@@ -60,7 +60,7 @@ class Workplace:
             metadata.create_all(connection)
         self.objects = ObjectStore(root / "objects", self.database)
         self.wakeups = Wakeups()
-        self.logs = LogStore(root / "logs", self.database)
+        self.logs = LogStore(root / "logs")
         self.fleet = Fleet(self.settings, self.database, self.objects, self.logs, self.wakeups, lambda: None)
         with self.database.engine.begin() as connection:
             if not connection.exec_driver_sql("SELECT 1 FROM buckets").first():

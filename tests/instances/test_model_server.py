@@ -5,14 +5,13 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ebbtide.database import Database
 from ebbtide.instances.model_server import Launch, ModelFailed, ModelServer, prepare
 from ebbtide.instances.processes import describe_exit, scrubbed_environment
 from ebbtide.logs import LogStore, LogStream
@@ -22,10 +21,8 @@ ECHO = {"HF_MODEL_ID": "ebbtide/echo"}
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[LogStream]:
-    database = Database(tmp_path / "ebbtide.db")
-    yield LogStore(tmp_path / "logs", database).stream("group", "stream")
-    database.close()
+def log(tmp_path: Path) -> LogStream:
+    return LogStore(tmp_path / "logs").stream("group", "stream")
 
 
 def launch(tmp_path: Path, *, code: str | None = None, **given: Any) -> Launch:
@@ -229,12 +226,11 @@ async def test_it_dies_with_the_server_that_started_it(tmp_path):
 import asyncio
 from pathlib import Path
 from ebbtide.instances.model_server import Launch, ModelServer
-from ebbtide.database import Database
 from ebbtide.logs import LogStore
 
 async def main():
     data = Path({str(tmp_path)!r})
-    log = LogStore(data / "logs", Database(data / "ebbtide.db")).stream("group", "stream")
+    log = LogStore(data / "logs").stream("group", "stream")
     launch = Launch({IMAGE!r}, None, Path({str(tmp_path)!r}), {ECHO!r}, "us-east-1", 1, 1)
     server = await ModelServer.start(launch, log)
     await server.ready(30)
