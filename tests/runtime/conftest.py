@@ -52,12 +52,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Sentences of 10 to 40 words, from real documents."""
+    """Sentences of 10 to 25 words, from real documents."""
     sentences = (
         sentence
         for document in checkpoints.documents(40)
         for sentence in document.replace("\n", " ").split(". ")
-        if 10 <= len(sentence.split()) <= 40 and sentence.isascii()
+        if 10 <= len(sentence.split()) <= 25 and len(sentence) < 160 and "--" not in sentence
     )
     return [sentence for _, sentence in zip(range(24), sentences, strict=False)]
 

@@ -55,7 +55,9 @@ def _convert(folder: Path, output: Path, compute_type: str) -> None:
 
         def load_tokenizer(self, *_: Any, **__: Any) -> Any:
             # Not the directory's: those that one release of transformers saves, another cannot load.
-            named = {f"{name}_token": getattr(config, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+            named = {
+                f"{name}_token": getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")
+            }
             tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
             made: Any = PreTrainedTokenizerFast
             return made(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)  # noqa: S106 not a password
@@ -71,9 +73,7 @@ def _convert(folder: Path, output: Path, compute_type: str) -> None:
 def _tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if (folder / "spiece.model").is_file():
-        return pegasus_tokenizer(folder / "spiece.model")
-    raise ValueError("there is neither tokenizer.json nor spiece.model")
+    return pegasus_tokenizer(folder / "spiece.model")
 
 
 def _describe(folder: Path, positions: int) -> dict[str, Any]:

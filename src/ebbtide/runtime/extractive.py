@@ -6,7 +6,8 @@ JAIR 22, sections 3.2 and 3.3). They are chosen one by one for rank less likenes
 (maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998) and given in the document's order.
 
 The graph is never built: with unit vectors as the rows of A its weights are A Aᵀ, so a step of the walk is
-two sparse products, and the work is linear in the document's length, not quadratic in its sentences.
+two sparse products, and the work is linear in the document's length, not quadratic in its sentences. Unlike
+in LexRank no edge leads from a sentence to itself, by which one that is like no other would rank as average.
 """
 
 import math
@@ -22,6 +23,8 @@ DEFAULT_SHARE = 1 / 3
 DAMPING = 0.85
 TOLERANCE = 1e-4
 MAX_STEPS = 50
+LEAST_DEGREE = 1e-9
+"""Below it a degree is a rounding error: the sentence shares no term with any other."""
 RELEVANCE = 0.7
 """How much rank counts against likeness to what is chosen already: Carbonell and Goldstein's lambda."""
 
@@ -86,8 +89,8 @@ def summarise(text: str, *, max_words: int | None = None, min_words: int = 0) ->
 def split_sentences(text: str) -> Iterator[str]:
     """Split a text into sentences; a blank line, a list item and a heading's mark end one too.
 
-    Abbreviations, initials and decimal points do not. Lines wrapped within a paragraph are joined, and the mark
-    of a list item or a heading is left out.
+    Abbreviations, initials and decimal points do not. Lines wrapped within a paragraph are joined, and the
+    mark of a list item or a heading is left out.
     """
     for paragraph in _PARAGRAPH.split(text):
         joined = _MARK.sub("", " ".join(paragraph.split()))
@@ -123,8 +126,11 @@ def centrality(vectors: Sequence[Vector]) -> list[float]:
     degrees = _weigh(vectors, [1.0] * len(vectors))
     ranks = [1 / len(vectors)] * len(vectors)
     for _ in range(MAX_STEPS):
-        # A sentence like no other, not even itself (an empty vector), leaves its rank to the jump.
-        shares = [rank / degree if degree else 0.0 for rank, degree in zip(ranks, degrees, strict=True)]
+        # A sentence like no other leaves its rank to the jump.
+        shares = [
+            rank / degree if degree > LEAST_DEGREE else 0.0
+            for rank, degree in zip(ranks, degrees, strict=True)
+        ]
         walked = _weigh(vectors, shares)
         jump = (1 - DAMPING * sum(walked)) / len(vectors)
         moved = [DAMPING * weight + jump for weight in walked]
@@ -169,12 +175,16 @@ def select(
 
 
 def _weigh(vectors: Sequence[Vector], values: Sequence[float]) -> list[float]:
-    """The product A Aᵀ x: what each sentence receives when each gives its value along the graph's edges."""
+    """The product (A Aᵀ - I) x: what each receives when every sentence gives its value along its edges."""
     carried: defaultdict[str, float] = defaultdict(float)
     for vector, value in zip(vectors, values, strict=True):
         for term, weight in vector.items():
             carried[term] += weight * value
-    return [sum(weight * carried[term] for term, weight in vector.items()) for vector in vectors]
+    # A unit vector's likeness to itself is 1; an empty one has no edge at all.
+    return [
+        sum(weight * carried[term] for term, weight in vector.items()) - (value if vector else 0.0)
+        for vector, value in zip(vectors, values, strict=True)
+    ]
 
 
 def _cosine(one: Vector, other: Vector) -> float:

@@ -95,6 +95,8 @@ def _check(folder: Path) -> None:
     if architectures[0] not in ARCHITECTURES:
         served = ", ".join(ARCHITECTURES)
         raise LoadFailure(f"The architecture {architectures[0]} is not served; there are {served}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise LoadFailure("The model's files have no tokenizer: neither tokenizer.json nor spiece.model")
     weights = [path for pattern in WEIGHT_FILES for path in folder.glob(pattern)]
     if not weights:
         raise LoadFailure("The model's files have no weights: no model.safetensors and no pytorch_model.bin")

@@ -1,0 +1,92 @@
+"""Bodies in and out, by content type."""
+
+from typing import Any
+
+import numpy
+import pytest
+
+from ebbtide.runtime import content
+from ebbtide.runtime.errors import BadRequest
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "decoded"),
+    [
+        pytest.param(b'{"inputs": "x"}', "application/json", {"inputs": "x"}, id="JSON"),
+        pytest.param(b'{"inputs": "x"}', "application/json; charset=utf-8", {"inputs": "x"}, id="charset"),
+        pytest.param(b"An article.", "text/plain", {"inputs": "An article."}, id="plain text is the input"),
+        pytest.param(b"inputs,n\na,1\nb,2\n", "text/csv", {"inputs": ["a", "b"]}, id="CSV column"),
+        pytest.param(
+            b"question,context\nq,c\n",
+            "text/csv",
+            {"inputs": [{"question": "q", "context": "c"}]},
+            id="CSV rows",
+        ),
+        pytest.param(b'{"inputs": "x"}', "binary/octet-stream", {"inputs": "x"}, id="an untyped JSON object"),
+        pytest.param(b"An article.", "", {"inputs": "An article."}, id="an untyped text"),
+        pytest.param("\ufeffé".encode(), "text/plain", {"inputs": "é"}, id="a byte order mark is no text"),
+    ],
+)
+def test_a_body_is_read_by_its_type(body: bytes, content_type: str, decoded: Any):
+    assert content.decode(body, content_type) == decoded
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "fact"),
+    [
+        pytest.param(b'{"inputs": ', "application/json", "not JSON", id="JSON that is not"),
+        pytest.param(b"caf\xe9", "text/plain", "byte 3 is 0xe9", id="another encoding"),
+        pytest.param(b"%PDF-1.7\x00", "text/plain", "binary", id="a NUL"),
+        pytest.param(b"a,b\n1,2\n", "text/csv", "first line", id="a CSV without the columns"),
+        pytest.param(b"x", "image/png", "image/png is not supported", id="a type nobody reads"),
+        pytest.param(b"x", "application/x-npy", "npy", id="no array"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_fact(body: bytes, content_type: str, fact: str):
+    with pytest.raises(BadRequest, match=fact):
+        content.decode(body, content_type)
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("text/csv", "text/csv"),
+        ("application/x-protobuf, text/csv", "text/csv"),
+        ("application/json;charset=utf-8", "application/json"),
+    ],
+)
+def test_the_first_type_that_can_be_had_is_answered(accept: str | None, chosen: str):
+    assert content.chosen_accept(accept) == chosen
+
+
+def test_no_type_that_can_be_had_is_refused():
+    with pytest.raises(BadRequest, match="image/png"):
+        content.chosen_accept("image/png")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "accept", "body"),
+    [
+        pytest.param([{"a": "é"}], "application/json", '[{"a":"é"}]'.encode(), id="compact"),
+        pytest.param({"x": numpy.float32(0.5)}, "application/json", b'{"x":0.5}', id="numpy's numbers"),
+        pytest.param(numpy.arange(3), "application/json", b"[0,1,2]", id="numpy's arrays"),
+        pytest.param([{"a": "x,y", "b": 1}], "text/csv", b'a,b\n"x,y",1\n', id="CSV"),
+    ],
+)
+def test_an_answer_is_written_by_its_type(prediction: Any, accept: str, body: bytes):
+    assert content.encode(prediction, accept) == body
+
+
+def test_an_array_survives_the_round_trip():
+    array = numpy.arange(6).reshape(2, 3)
+
+    read = content.decode(content.encode(array, "application/x-npy"), "application/x-npy")
+
+    assert (read == array).all()
+
+
+def test_nan_is_no_json():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        content.encode([float("nan")], "application/json")
