@@ -1,8 +1,11 @@
 """The schema's history: Alembic's revisions, applied when a server starts on an older or empty database."""
 
+import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
+
+log = logging.getLogger(__name__)
 
 HEAD = "0001"
 """The newest revision, so that a start on a current database need not load Alembic."""
@@ -33,7 +36,10 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
+    # Alembic tells of its own plugins at INFO; what an operator wants to know is the one line below.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    log.info("the database has schema %s", HEAD)
