@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.cli.articles import MAX_WORDS, MIN_WORDS, ArticleError, from_files, from_packages, prose
+from ebbtide.cli.articles import MAX_WORDS, MIN_WORDS, from_files, from_packages, prose
+from ebbtide.cli.errors import ArticleError
 
 SENTENCE = "This sentence is long enough to be read."
 

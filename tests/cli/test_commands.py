@@ -69,7 +69,7 @@ def test_a_port_in_use_is_refused_in_one_line(run_ebbtide, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
 
-        refused = run_ebbtide("serve", "--data", tmp_path, "--port", port)
+        refused = run_ebbtide("serve", "--data", tmp_path, "--port", port, "--log-level", "warning")
 
     assert refused.returncode == 1
     assert refused.stderr == f"ebbtide: Cannot listen on 127.0.0.1:{port}: Address already in use\n"

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ebbtide import __version__
+from ebbtide.cli.errors import CommandError
 from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -33,33 +34,17 @@ def main() -> None:
     """Run the command that sys.argv names. What a user can mend ends in one line and status 1."""
     try:
         app(prog_name="ebbtide")
+    except SystemExit:
+        raise
     except _reported_errors() as error:
         sys.exit(f"ebbtide: {error}")
 
 
 def _reported_errors() -> tuple[type[Exception], ...]:
-    # Evaluated only once something was raised: these imports take time that a good run need not spend.
+    # Evaluated only once something was raised: a run that uses no client need not spend the import's time.
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from ebbtide.cli.articles import ArticleError
-    from ebbtide.cli.commands import FailedInvocationsError
-    from ebbtide.cli.demo import DemoError
-    from ebbtide.cli.deployment import DeploymentError
-    from ebbtide.cli.running import NotRunningError
-    from ebbtide.server import StartError
-
-    return (
-        ArticleError,
-        BotoCoreError,
-        ClientError,
-        DemoError,
-        DeploymentError,
-        FailedInvocationsError,
-        ModuleNotFoundError,
-        NotRunningError,
-        OSError,
-        StartError,
-    )
+    return CommandError, OSError, BotoCoreError, ClientError
 
 
 def _print_version(asked: bool) -> None:
@@ -214,7 +199,11 @@ def demo(
     from rich.console import Console
 
     from ebbtide.cli.articles import from_files, from_packages
-    from ebbtide.cli.demo import demo
+
+    try:
+        from ebbtide.cli.demo import demo
+    except ModuleNotFoundError as error:
+        raise CommandError(f"The picture needs {error.name}: pip install 'ebbtide[plot]'") from error
 
     articles = from_files(files) if files else from_packages()
     demo(

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
+from ebbtide.cli.errors import ArticleError
+
 MIN_WORDS = 200
 MAX_WORDS = 20_000
-
-
-class ArticleError(Exception):
-    """A file cannot be summarised; the message names it and says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,13 @@ from rich.table import Table
 
 from ebbtide.cli import deployment, invocations
 from ebbtide.cli.articles import Article, from_files
+from ebbtide.cli.errors import InvocationsError
 from ebbtide.cli.observation import observe
 from ebbtide.cli.running import RunningServer
 
 out = Console()
 progress_out = Console(stderr=True)
 LOG_POLL_INTERVAL_S = 1.0
-
-
-class FailedInvocationsError(Exception):
-    """Some of the documents could not be summarised; the message says which and why."""
 
 
 def deploy(server: RunningServer, wanted: deployment.Deployment, as_json: bool) -> None:
@@ -60,7 +57,7 @@ def summarize(
 ) -> None:
     """Summarise files through the endpoint and print the summaries in the files' order.
 
-    Raises FailedInvocationsError, after printing those there are, when some could not be made.
+    Raises InvocationsError, after printing those there are, when some could not be made.
     """
     articles = from_files(files)
     finished = _invoke_all(server, endpoint, articles, parameters)
@@ -74,7 +71,7 @@ def summarize(
     failed = [outcome for outcome in finished if outcome.failure is not None]
     if failed:
         lines = (f"{_title(outcome)}: {outcome.failure}" for outcome in failed)
-        raise FailedInvocationsError(f"{len(failed)} of {len(finished)} failed:\n" + "\n".join(lines))
+        raise InvocationsError(f"{len(failed)} of {len(finished)} failed:\n" + "\n".join(lines))
 
 
 def status(server: RunningServer, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ebbtide.cli import deployment, invocations
 from ebbtide.cli.articles import Article
+from ebbtide.cli.errors import DemoError
 from ebbtide.cli.observation import Observation, observe, series
 from ebbtide.cli.picture import Graphs, draw
 from ebbtide.cli.running import RunningServer, started
@@ -25,7 +26,7 @@ ENDPOINT = "demo-summaries"
 MAX_INSTANCES = 5
 TARGET = 5.0
 # Users of AWS set 120 to 600 s; shortened here so that the whole tide fits into a minute.
-COOLDOWN_S = 8
+COOLDOWN_S = 5
 CONCURRENCY = 2
 CLIENTS = 8
 LOOK_EVERY_S = 0.5
@@ -33,10 +34,6 @@ PRINT_EVERY_S = 2.0
 TIMEOUT_S = 300
 SUMMARIES_SHOWN = 5
 LENGTH = {"max_length": 60}
-
-
-class DemoError(Exception):
-    """The demonstration did not go as it should; the message says what happened."""
 
 
 @dataclass(frozen=True, slots=True)

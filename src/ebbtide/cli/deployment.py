@@ -9,16 +9,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from ebbtide.cli.errors import DeploymentError
 from ebbtide.cli.running import RunningServer
 
 VARIANT = "AllTraffic"
 POLICY = "backlog-per-instance"
 DIMENSION = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
 POLL_INTERVAL_S = 0.25
-
-
-class DeploymentError(Exception):
-    """The endpoint did not come to stand as wanted; the message is the server's reason."""
 
 
 @dataclass(frozen=True, slots=True)

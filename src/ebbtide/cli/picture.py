@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
 INK = "#1f2933"
 FAINT = "#7b8794"
 GRID = "#e4e7eb"
@@ -28,13 +31,7 @@ class Graphs:
 
 
 def draw(graphs: Graphs, path: Path) -> None:
-    """Write the picture as PNG. Raises ModuleNotFoundError, naming the extra, without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("The picture needs matplotlib: pip install 'ebbtide[plot]'") from error
-
+    """Write the picture as PNG."""
     layout = ConstrainedLayoutEngine(h_pad=0.12, hspace=0.06)
     figure = Figure(figsize=(9, 7.2), dpi=160, facecolor="white", layout=layout)
     backlog, per_instance, instances = figure.subplots(3, 1, sharex=True)

@@ -11,16 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ebbtide.cli.errors import NotRunningError
 from ebbtide.settings import Credentials, credentials, default_data_directory
 
 ADDRESS_FILE = "server.json"
 SDK_CONFIG_FILE = "sagemaker-sdk.yaml"
 LOG_FILE = "server.log"
 STOP_TIMEOUT_S = 60
-
-
-class NotRunningError(Exception):
-    """There is no server to talk to; the message says where it was looked for."""
 
 
 @dataclass(frozen=True, slots=True)

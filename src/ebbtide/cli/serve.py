@@ -4,6 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from ebbtide.cli.errors import NotRunningError
 from ebbtide.cli.running import RunningServer, announce
 from ebbtide.server import StartError
 from ebbtide.server import serve as run_server
@@ -11,16 +12,20 @@ from ebbtide.settings import Settings, credentials
 
 
 def serve(data: Path | None, host: str, port: int, log_level: str) -> None:
-    """Run the server. Raises StartError when it cannot start."""
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Run the server. Raises NotRunningError when it cannot start."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ebbtide").setLevel(log_level.upper())
     try:
         settings = Settings.from_environment(data=data, host=host, port=port)
     except ValueError as error:
-        raise StartError(str(error)) from error
+        raise NotRunningError(str(error)) from error
 
     def on_ready(url: str) -> None:
         announce(RunningServer(url, settings.region, credentials(settings.data)), settings.data)
         # Programs that start a server wait for this line.
         print(f"ebbtide is ready at {url}, its data in {settings.data}", flush=True)
 
-    asyncio.run(run_server(settings, on_ready))
+    try:
+        asyncio.run(run_server(settings, on_ready))
+    except StartError as error:
+        raise NotRunningError(str(error)) from error
