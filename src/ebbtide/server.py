@@ -58,7 +58,10 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     with _sole_holder(settings.data), closing(_open_database(settings.data)) as database:
         key = _credentials(settings.data)
         port = _free_port(settings)
-        parts = _build(settings, database)
+        try:
+            parts = _build(settings, database)
+        except ValueError as error:  # a setting whose value a part cannot use
+            raise StartError(str(error)) from error
         stop, hurry = _signals()
         # Whoever held a claim was this data directory's former server, and that is gone.
         await database.write(invocations.release_all)

@@ -22,6 +22,7 @@ from ebbtide.instances.fleet import Fleet
 from ebbtide.instances.records import Instance, State
 from ebbtide.logs import LogStore
 from ebbtide.objects.buckets import Bucket, create_bucket
+from ebbtide.objects.errors import NoSuchKey
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
@@ -463,3 +464,19 @@ async def test_stopping_without_patience_hands_the_work_back(workplace):
     backlog = await workplace.database.read(lambda connection: queue.backlog(connection, endpoint.id))
     assert (backlog.queued, backlog.claimed) == (1, 0)
     assert not psutil.Process().children()
+
+
+async def test_a_request_that_kills_its_model_server_takes_no_other_with_it(workplace):
+    endpoint = await workplace.deploy(code=GATED)
+    await workplace.settled(endpoint)
+    (workplace.root / "gate").touch()
+
+    poison = await workplace.invoke(endpoint, "exit 3")
+    others = [
+        await workplace.invoke(endpoint, f"{workplace.root}/started {workplace.root}/gate") for _ in range(8)
+    ]
+
+    for key in others:
+        assert await workplace.output(key) == b"through"
+    with pytest.raises(NoSuchKey):
+        await workplace.objects.head("b", poison)

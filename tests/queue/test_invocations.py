@@ -43,10 +43,18 @@ async def accept(database: Database, *requests: Invocation) -> None:
     await database.write(lambda connection: invocations.accept(connection, requests))
 
 
-async def claim(database: Database, *, limit: int = 10, now: float = 101.0) -> list[Claim]:
+async def claim(
+    database: Database, *, limit: int = 10, now: float = 101.0, suspect: bool = False
+) -> list[Claim]:
     return await database.write(
         lambda connection: invocations.claim(
-            connection, endpoint_id=ENDPOINT, instance_id="i-1", limit=limit, lease_s=30.0, now=now
+            connection,
+            endpoint_id=ENDPOINT,
+            instance_id="i-1",
+            limit=limit,
+            lease_s=30.0,
+            now=now,
+            suspect=suspect,
         )
     )
 
@@ -70,7 +78,7 @@ async def test_a_late_agent_cannot_end_what_its_successor_holds(database: Databa
     await accept(database, REQUEST)
     [late] = await claim(database)
     await database.write(lambda connection: invocations.release(connection, late, lost=True))
-    [successor] = await claim(database)
+    [successor] = await claim(database, suspect=True)
 
     with pytest.raises(LeaseLost):
         await database.write(
@@ -82,6 +90,17 @@ async def test_a_late_agent_cannot_end_what_its_successor_holds(database: Databa
     )
     assert successor.lost_count == 1
     assert await backlog(database) == Backlog(0, 0, None)
+
+
+async def test_what_died_with_a_model_server_is_claimed_as_a_suspect_only(database: Database) -> None:
+    await accept(database, REQUEST, replace(REQUEST, id="b"))
+    [held] = await claim(database, limit=1)
+    await database.write(lambda connection: invocations.release(connection, held, lost=True))
+
+    others, suspects = await claim(database), await claim(database, suspect=True)
+
+    assert [one.invocation.id for one in others] == ["b"]
+    assert [one.invocation.id for one in suspects] == ["a"]
 
 
 async def test_an_outcome_is_final(database: Database) -> None:

@@ -54,6 +54,10 @@ class ModelServerLost(Exception):
     """The model server broke the connection: it died, or was killed, with the request in it."""
 
 
+class ModelServerGone(ModelServerLost):
+    """The model server was dead before it got any of the request."""
+
+
 class Agent:
     """One instance's agent. `in_flight` counts the requests in its model server."""
 
@@ -127,25 +131,34 @@ class Agent:
             self._changed.close()
 
     async def _claim(self) -> None:
-        """Fill the free slots with what is queued."""
+        """Fill the free slots with what is queued, or the whole instance with one suspect."""
         self._changed.event.clear()
-        free = self._concurrency - len(self._serving)
-        if free <= 0:
+        if any(held.lost_count for held in self._serving):
             return
+        if not self._serving and await self._take(1, suspect=True):
+            return
+        free = self._concurrency - len(self._serving)
+        if free > 0:
+            await self._take(free, suspect=False)
+
+    async def _take(self, limit: int, *, suspect: bool) -> bool:
+        """Claim and begin to serve; whether there was anything."""
         claims = await self._database.write(
             lambda connection: invocations.claim(
                 connection,
                 endpoint_id=self._endpoint.id,
                 instance_id=self._instance_id,
-                limit=free,
+                limit=limit,
                 lease_s=self._settings.lease_s,
                 now=time.time(),
+                suspect=suspect,
             )
         )
         for held in claims:
             task = asyncio.create_task(self._serve(held), name=f"invocation {held.invocation.id}")
             self._serving[held] = task
             task.add_done_callback(partial(self._served, held))
+        return bool(claims)
 
     def _served(self, held: Claim, _task: asyncio.Task[None]) -> None:
         self._serving.pop(held, None)
@@ -172,7 +185,12 @@ class Agent:
             await self._process(held)
         except ModelServerLost as error:
             log.warning("%s: %s", held.invocation.inference_id, error)
-            await self._lost(held)
+            # What is claimed from now on would be lost with it; the fleet brings another instance.
+            self.drain()
+            if isinstance(error, ModelServerGone):
+                await self._release(held, lost=False)
+            else:
+                await self._lost(held)
         except LeaseLost:
             log.info("%s: another agent holds it now", held.invocation.inference_id)
         except asyncio.CancelledError:
@@ -192,7 +210,8 @@ class Agent:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST one request to the model server; the body within is its answer, not yet read.
 
-        Raises ModelServerLost when the model server goes away before the answer is complete.
+        Raises ModelServerLost when the model server goes away before the answer is complete, and
+        ModelServerGone when it was away already.
         """
         self.in_flight += 1
         try:
@@ -200,6 +219,8 @@ class Agent:
                 "http://model/invocations", data=body, headers=headers, timeout=NO_TIMEOUT
             ) as answer:
                 yield answer
+        except aiohttp.ClientConnectorError as error:
+            raise ModelServerGone(f"The model server takes no connections: {error}") from error
         except aiohttp.ClientError as error:
             raise ModelServerLost(f"The model server was lost: {error!r}") from error
         finally:

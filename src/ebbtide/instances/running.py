@@ -16,6 +16,9 @@ from ebbtide.instances.records import State
 
 log = logging.getLogger(__name__)
 
+EXIT_SEEN_S = 1.0
+"""How long after its connections broke a process's end may still go unnoticed."""
+
 HAND_BACK_S = 10.0
 """How long an agent may take to hand back its claims once its model server is lost."""
 
@@ -173,7 +176,13 @@ class RunningInstance:
         aborting.cancel()
         if serving.done():
             serving.result()
-            return Ending(State.STOPPED, "drained")
+            if self._draining.is_set():
+                return Ending(State.STOPPED, "drained")
+            # The agent has given its model server up, which is often seen before the process's end.
+            await asyncio.wait({lost}, timeout=EXIT_SEEN_S)
+            if lost.done():
+                return Ending(State.FAILED, self.model_server.describe_end())
+            return Ending(State.FAILED, "the model server broke a connection with a request in it")
         if self._aborting.is_set():
             ending = Ending(State.STOPPED, "ended with work in flight, which was handed back")
             await agent.abort()

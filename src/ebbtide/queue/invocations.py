@@ -76,6 +76,12 @@ Index(
     invocations.c.accepted_at,
     sqlite_where=text("state = 'claimed'"),
 )
+Index(
+    "invocations_suspect",
+    invocations.c.endpoint_id,
+    invocations.c.accepted_at,
+    sqlite_where=text("state = 'queued' AND lost_count > 0"),
+)
 Index("invocations_expiring", invocations.c.expires_at, sqlite_where=text("state = 'queued'"))
 
 depths = Table(
@@ -174,17 +180,17 @@ _ACCEPT = text(
     ":content_type, :accept, :custom_attributes, :output_uri, :failure_uri, :body, 'queued', 0, 0)"
 )
 
-_CLAIM = text(
-    f"""
+_CLAIM = f"""
 UPDATE invocations
    SET state = 'claimed', claim_count = claim_count + 1, claimed_at = :now, lease_until = :lease_until,
        instance_id = :instance_id
  WHERE id IN (SELECT id FROM invocations
-               WHERE endpoint_id = :endpoint_id AND state = 'queued' AND expires_at > :now
+               WHERE endpoint_id = :endpoint_id AND state = 'queued' AND lost_count {{}} AND expires_at > :now
                ORDER BY accepted_at LIMIT :limit)
 RETURNING {_COLUMNS}, claim_count, lost_count
 """
-)
+_CLAIM_NEW = text(_CLAIM.format("= 0"))
+_CLAIM_SUSPECT = text(_CLAIM.format("> 0"))
 
 _RENEW = text(
     "UPDATE invocations SET lease_until = :lease_until "
@@ -244,11 +250,22 @@ def accept(connection: Connection, accepted: Sequence[Invocation]) -> None:
 
 
 def claim(
-    connection: Connection, *, endpoint_id: str, instance_id: str, limit: int, lease_s: float, now: float
+    connection: Connection,
+    *,
+    endpoint_id: str,
+    instance_id: str,
+    limit: int,
+    lease_s: float,
+    now: float,
+    suspect: bool = False,
 ) -> list[Claim]:
-    """Take up to `limit` queued invocations, oldest first, for `lease_s` seconds."""
+    """Take up to `limit` queued invocations, oldest first, for `lease_s` seconds.
+
+    suspect: take from those whose model server has died under them before, else from the others. Whoever
+    takes suspects runs each alone: the one that kills must not take its neighbours with it again.
+    """
     rows = connection.execute(
-        _CLAIM,
+        _CLAIM_SUSPECT if suspect else _CLAIM_NEW,
         {
             "endpoint_id": endpoint_id,
             "instance_id": instance_id,

@@ -184,6 +184,13 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 'queued'"),
     )
+    op.create_index(
+        "invocations_suspect",
+        "invocations",
+        ["endpoint_id", "accepted_at"],
+        unique=False,
+        sqlite_where=sa.text("state = 'queued' AND lost_count > 0"),
+    )
     op.create_table(
         "metric_points",
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
