@@ -1,6 +1,8 @@
 """The front door, as clients of many kinds and makes meet it."""
 
+import base64
 import gzip
+import hashlib
 import http.client
 import json
 import socket
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +26,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from ebbtide.pytest_plugin import Ebbtide
+from ebbtide.wire.sigv4 import EMPTY_SHA256, sign, signing_key
 
 
 def client(ebbtide: Ebbtide, service: str, **changes: Any) -> Any:
@@ -394,3 +398,60 @@ def test_the_aws_command_is_served(ebbtide, arguments):
 
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_clients_that_go_while_an_object_is_sent_harm_nobody(ebbtide, bucket):
+    ebbtide.client("s3").put_object(Bucket=bucket, Key="large", Body=bytes(64 * 1024 * 1024))
+    url = urlsplit(
+        client(ebbtide, "s3").generate_presigned_url("get_object", {"Bucket": bucket, "Key": "large"})
+    )
+    head = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode()
+
+    for _ in range(20):
+        with socket.create_connection((url.hostname, url.port)) as connection:
+            connection.sendall(head)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+    assert send(ebbtide, {}, method="GET", path="/_ebbtide/health")[0] == 200
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+def test_bodies_in_signed_chunks_are_checked_chunk_by_chunk(ebbtide, bucket, trailers):
+    path = f"/{bucket}/signed-chunks"
+    declared = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" + ("-TRAILER" if trailers else "")
+
+    class ChunkSigner(S3SigV4Auth):
+        def payload(self, request: Any) -> str:
+            return declared
+
+    headers = {"X-Amz-Decoded-Content-Length": "10"}
+    headers = signed(ebbtide, "s3", b"", headers, method="PUT", path=path, signer=ChunkSigner)
+    body = in_signed_chunks(ebbtide, headers, [b"hello", b"world"], trailers=trailers)
+
+    good = send(ebbtide, headers, body, method="PUT", path=path)
+    bad = send(ebbtide, headers, body.replace(b"world", b"werld"), method="PUT", path=path)
+
+    assert good[0] == 200, good
+    assert (bad[0], b"<Code>SignatureDoesNotMatch</Code>" in bad[2]) == (403, True)
+    assert ebbtide.client("s3").get_object(Bucket=bucket, Key="signed-chunks")["Body"].read() == b"helloworld"
+
+
+def in_signed_chunks(
+    ebbtide: Ebbtide, headers: dict[str, str], chunks: list[bytes], *, trailers: bool
+) -> bytes:
+    timestamp = headers["X-Amz-Date"]
+    scope = f"{timestamp[:8]}/{ebbtide.region}/s3/aws4_request"
+    key = signing_key(ebbtide.credentials.secret_access_key, timestamp[:8], ebbtide.region, "s3")
+    signature = headers["Authorization"].rpartition("Signature=")[2]
+    body = b""
+    for chunk in [*chunks, b""]:
+        digests = f"{EMPTY_SHA256}\n{hashlib.sha256(chunk).hexdigest()}"
+        signature = sign(key, f"AWS4-HMAC-SHA256-PAYLOAD\n{timestamp}\n{scope}\n{signature}\n{digests}")
+        body += f"{len(chunk):x};chunk-signature={signature}\r\n".encode() + (chunk and chunk + b"\r\n")
+    if trailers:
+        checksum = zlib.crc32(b"".join(chunks)).to_bytes(4, "big")
+        line = f"x-amz-checksum-crc32:{base64.b64encode(checksum).decode()}"
+        digest = hashlib.sha256(f"{line}\n".encode()).hexdigest()
+        signature = sign(key, f"AWS4-HMAC-SHA256-TRAILER\n{timestamp}\n{scope}\n{signature}\n{digest}")
+        body += f"{line}\r\nx-amz-trailer-signature:{signature}\r\n".encode()
+    return body + b"\r\n"

@@ -102,6 +102,7 @@ S3_TWINS = {
     "PutBucketLifecycle",
     "PutBucketNotification",
     "ListDirectoryBuckets",
+    "WriteGetObjectResponse",
 }
 """Operations that S3 itself tells apart from others by nothing in the request, or by another host."""
 

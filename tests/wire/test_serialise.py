@@ -277,3 +277,10 @@ def test_an_error_of_s3_names_the_resource_and_its_members():
         "RequestId": REQUEST_ID,
         "HostId": REQUEST_ID,
     }
+
+
+def test_a_header_cannot_be_made_to_hold_another():
+    with pytest.raises(ServiceError) as refused:
+        answer("s3", "GetObject", {"Body": b"x", "ContentType": "text/plain\r\nSet-Cookie: a=b"})
+
+    assert refused.value.code == "InvalidArgument"

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any
 
 from ebbtide.api import SERVICES
@@ -45,11 +45,12 @@ class Application:
             raise ValueError(f"only HTTP is served here, not {scope['type']}")
         started = time.perf_counter()
         request = _read_head(scope)
+        body = Body(receive, length_bytes=_data_length(request))
         request_id = str(uuid.uuid4())
         if request.path.startswith("/_ebbtide/"):
             response = self._own(request)
         else:
-            response = await self._answer(request, scope["scheme"], receive, request_id)
+            response = await self._answer(request, body, scope["scheme"], request_id)
         if logger.isEnabledFor(logging.DEBUG):
             elapsed_ms = (time.perf_counter() - started) * 1000
             logger.debug(
@@ -60,7 +61,12 @@ class Application:
                 elapsed_ms,
                 request_id,
             )
-        await _send(response, send, head=request.method == "HEAD")
+        try:
+            await _send(response, body, send, head=request.method == "HEAD")
+        except Exception:
+            # The status is out: breaking off is how the client learns that it did not get all.
+            logger.exception("%s %s broke off (%s)", request.method, request.path, request_id)
+            raise
 
     def _own(self, request: Request) -> Response:
         if request.path == "/_ebbtide/health":
@@ -70,8 +76,7 @@ class Application:
             return Response(200, {"content-type": "application/x-pem-file"}, pem)
         return Response(404, {"content-type": "application/json"}, b'{"message": "There is no such page."}')
 
-    async def _answer(self, request: Request, scheme: str, receive: Receive, request_id: str) -> Response:
-        body = Body(receive, length_bytes=_data_length(request))
+    async def _answer(self, request: Request, body: Body, scheme: str, request_id: str) -> Response:
         target = identify(request)
         try:
             return await self._serve(request, target, body, scheme, request_id)
@@ -177,24 +182,38 @@ def _unzipped(body: bytes) -> bytes:
     return unpacked
 
 
-async def _send(response: Response, send: Send, *, head: bool) -> None:
+async def _send(response: Response, body: Body, send: Send, *, head: bool) -> None:
     """Send an answer. A HEAD's has the headers of a GET's, its length included, and no body."""
-    body = response.body
-    bodiless = head or response.status in (204, 304)
-    if isinstance(body, bytes) and response.status not in (204, 304):
-        response.headers.setdefault("content-length", str(len(body)))
+    content = response.body
+    bodiless = response.status in (204, 304)
+    if isinstance(content, bytes) and not bodiless:
+        response.headers.setdefault("content-length", str(len(content)))
     headers = list(response.header_items())
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    if bodiless or isinstance(body, bytes):
-        content = body if isinstance(body, bytes) and not bodiless else b""
-        await send({"type": "http.response.body", "body": content, "more_body": False})
-        if isinstance(body, AsyncGenerator):
-            await body.aclose()
+    if isinstance(content, bytes):
+        await _send_block(send, b"" if head or bodiless else content, last=True)
         return
     try:
-        async for block in body:
-            await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if not head:
+            await _stream(content, body, send)
+        await _send_block(send, b"", last=True)
     finally:
-        if isinstance(body, AsyncGenerator):
-            await body.aclose()
+        if isinstance(content, AsyncGenerator):
+            await content.aclose()
+
+
+async def _stream(content: AsyncIterable[bytes], body: Body, send: Send) -> None:
+    # Granian swallows what is sent to a client that has gone: without a watch an object of any size
+    # would be read to its end for nobody.
+    gone = body.disconnected()
+    try:
+        async for block in content:
+            if gone.done():
+                return
+            await _send_block(send, block, last=False)
+    finally:
+        gone.cancel()
+
+
+async def _send_block(send: Send, block: bytes, *, last: bool) -> None:
+    await send({"type": "http.response.body", "body": block, "more_body": not last})

@@ -124,6 +124,10 @@ class Body:
             except ServiceError:
                 return
 
+    def disconnected(self) -> "asyncio.Future[dict[str, Any]]":
+        """Done when the client has gone. To be asked for once, when the body was read to its end."""
+        return asyncio.ensure_future(self._receive())
+
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] != "http.request":

@@ -29,7 +29,8 @@ CONTENT_TYPES = {
 def serialise(operation: Operation, protocol: str, result: Result | None, request_id: str) -> Response:
     """The answer that carries `result` to a client of that protocol.
 
-    Raises KeyError for a member that the model does not have: the operation's defect.
+    Raises ServiceError for a header that HTTP cannot hold; KeyError for a member that the model does not
+    have, which is the operation's defect.
     """
     result = dict(result or {})
     metadata = result.pop("ResponseMetadata", {})
@@ -362,8 +363,18 @@ def _escape(text: str) -> str:
 def _header_text(member: Member, value: Any) -> str:
     if member.shape.kind == "list":
         assert member.shape.element is not None
-        return ",".join(_scalar_text(member.shape.element, item, "rfc822") for item in value)
-    return _scalar_text(member, value, "rfc822")
+        text = ",".join(_scalar_text(member.shape.element, item, "rfc822") for item in value)
+    else:
+        text = _scalar_text(member, value, "rfc822")
+    if not text.isprintable() and _CONTROL.search(text):
+        # A caller may name header values, response-content-type say: it must not add headers by them.
+        raise ServiceError(
+            f"The header {member.wire_name} cannot hold a control character.", code="InvalidArgument"
+        )
+    return text
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _scalar_text(member: Member, value: Any, timestamp_format: str) -> str:
