@@ -108,3 +108,55 @@ def train_tokenizer(folder: Path, texts: Iterable[str]) -> None:
     (folder / "spiece.vocab").unlink()
     members = {"tokenizer_class": "PegasusTokenizer", "model_max_length": POSITIONS}
     (folder / "tokenizer_config.json").write_text(json.dumps(members))
+
+
+def make_bart(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Path:
+    """Write a BART checkpoint of two layers with a byte-level tokenizer.json; returns the folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(seed)
+    config = BartConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=POSITIONS,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        init_std=0.4,
+    )
+    model = BartForConditionalGeneration(config).eval()
+    model.final_logits_bias[0, config.eos_token_id] = END_BIAS
+    model.save_pretrained(folder)
+    generation_members = {
+        "bos_token_id": 0,
+        "decoder_start_token_id": 2,
+        "early_stopping": True,
+        "eos_token_id": 2,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+        "max_length": 32,
+        "no_repeat_ngram_size": 3,
+        "num_beams": 4,
+        "pad_token_id": 1,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(generation_members))
+    return folder

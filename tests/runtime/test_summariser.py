@@ -32,14 +32,18 @@ def summariser(pegasus: Path, cache: Path) -> Summariser:
 
 @pytest.fixture(scope="module")
 def reference(pegasus: Path) -> Reference:
-    """transformers' own answers, one text at a time."""
+    """transformers' own answers."""
+    return transformers_answers(pegasus, pegasus_tokenizer(pegasus / "spiece.model"))
+
+
+def transformers_answers(folder: Path, tokenizer: Tokenizer) -> Reference:
+    """What transformers answers with the checkpoint in the folder, one text at a time."""
     import torch
-    from transformers import PegasusForConditionalGeneration
+    from transformers import AutoModelForSeq2SeqLM
 
     # For a model this small more threads only wait for each other.
     torch.set_num_threads(1)
-    model = PegasusForConditionalGeneration.from_pretrained(pegasus).eval()
-    tokenizer: Tokenizer = pegasus_tokenizer(pegasus / "spiece.model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
 
     def answer(texts: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
         answers = []
@@ -110,6 +114,16 @@ def test_beam_search_finds_what_transformers_finds_but_for_ties(
     summariser: Summariser, reference: Reference, texts: list[str], parameters: dict[str, Any], differing: int
 ):
     assert agreement(summariser, reference, texts[:10], parameters) >= 10 - differing
+
+
+def test_bart_is_served_with_its_own_tokenizer_and_first_token(tmp_path: Path, cache: Path, texts: list[str]):
+    folder = checkpoints.make_bart(tmp_path / "bart", checkpoints.documents(40))
+    reference = transformers_answers(folder, Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+    converted_folder = converted(Deployment(REPOSITORY, folder, cache, EXACT), folder)
+    bart = Summariser(converted_folder, task="summarization", concurrency=1, threads=2)
+
+    assert agreement(bart, reference, texts, {"num_beams": 1}) == len(texts)
 
 
 def test_several_answers_to_a_text_come_as_a_list_of_their_own(summariser: Summariser, texts: list[str]):
