@@ -1,0 +1,33 @@
+"""`python -m bench [NAME ...]`: run the benches, all or those named, and print their figures as a table."""
+
+import importlib
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+BENCHES = ("accept", "pipeline", "memory", "wake", "extractive")
+PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
+
+
+def main(names: list[str]) -> None:
+    print(_machine(), end="\n\n| what | figure |\n|---|---|\n")
+    for name in names or BENCHES:
+        for what, figure in importlib.import_module(f"bench.{name}").measure():
+            print(f"| {what} | {figure} |", flush=True)
+
+
+def _machine() -> str:
+    processor = next(
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    cores = Path("/proc/cpuinfo").read_text().count("processor\t:")
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
+    system = f"Linux {platform.release()}; Python {platform.python_version()}"
+    return f"{cores} cores of {processor}; {system}; {versions}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
