@@ -44,16 +44,16 @@ def test_files_travel_by_s3_commands(aws, tmp_path):
     assert "by-command" not in aws("s3", "ls")
 
 
-def test_an_endpoint_is_invoked_and_described(aws, ebbtide, extractive_endpoint, article):
+def test_an_endpoint_is_invoked_and_described(aws, ebbtide, summaries, article):
     accepted = aws(
-        *("sagemaker-runtime", "invoke-endpoint-async", "--endpoint-name", extractive_endpoint),
+        *("sagemaker-runtime", "invoke-endpoint-async", "--endpoint-name", summaries.name),
         *("--input-location", article, "--content-type", "application/json"),
     )
     bucket, key = accepted["OutputLocation"].removeprefix("s3://").split("/", 1)
     ebbtide.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 0.5})
 
     assert "summary_text" in aws("s3", "cp", accepted["OutputLocation"], "-")[0]
-    described = aws("sagemaker", "describe-endpoint", "--endpoint-name", extractive_endpoint)
+    described = aws("sagemaker", "describe-endpoint", "--endpoint-name", summaries.name)
     assert described["EndpointStatus"] == "InService"
 
 

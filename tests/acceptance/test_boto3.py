@@ -1,56 +1,52 @@
 """The main job through boto3: what a request becomes, good or bad."""
 
 import json
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from tests.deployments import Deployed, outcome
 
-EVERY_HALF_SECOND = {"Delay": 0.5, "MaxAttempts": 60}
-
-
-def invoke(ebbtide, endpoint, location, **parameters):
-    return ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
-        EndpointName=endpoint, InputLocation=location, **{"ContentType": "application/json"} | parameters
-    )
+from ebbtide.pytest_plugin import Ebbtide
 
 
-def read(ebbtide, location):
-    bucket, key = location.removeprefix("s3://").split("/", 1)
-    s3 = ebbtide.client("s3")
-    s3.get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig=EVERY_HALF_SECOND)
-    return s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+def invoke(ebbtide: Ebbtide, endpoint: str, location: str, **parameters: str) -> dict[str, Any]:
+    given = {"ContentType": "application/json"} | parameters
+    runtime = ebbtide.client("sagemaker-runtime")
+    return runtime.invoke_endpoint_async(EndpointName=endpoint, InputLocation=location, **given)
 
 
-def exists(ebbtide, location):
-    bucket, key = location.removeprefix("s3://").split("/", 1)
-    return "Contents" in ebbtide.client("s3").list_objects_v2(Bucket=bucket, Prefix=key)
-
-
-def test_an_accepted_request_becomes_a_summary_in_the_output_path(ebbtide, extractive_endpoint, article):
-    answer = invoke(ebbtide, extractive_endpoint, article)
+def test_an_accepted_request_becomes_a_summary_in_the_output_path(
+    ebbtide: Ebbtide, summaries: Deployed, article: str
+):
+    answer = invoke(ebbtide, summaries.name, article)
 
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 202
-    assert answer["OutputLocation"].startswith("s3://acceptance/outputs/")
-    summaries = json.loads(read(ebbtide, answer["OutputLocation"]))
-    assert [list(summary) for summary in summaries] == [["summary_text"]]
-    assert summaries[0]["summary_text"]
-    assert not exists(ebbtide, answer["FailureLocation"])
+    assert answer["OutputLocation"].startswith(f"s3://{summaries.bucket}/results/")
+    kind, body, _ = outcome(ebbtide, answer)
+    assert kind == "output"
+    [summary] = json.loads(body)
+    assert summary["summary_text"]
 
 
-def test_a_request_keeps_the_inference_id_that_its_client_chose(ebbtide, extractive_endpoint, article):
-    answer = invoke(ebbtide, extractive_endpoint, article, InferenceId="my-own-id")
+def test_a_request_keeps_the_inference_id_that_its_client_chose(
+    ebbtide: Ebbtide, summaries: Deployed, article: str
+):
+    answer = invoke(ebbtide, summaries.name, article, InferenceId="my-own-id")
 
     assert answer["InferenceId"] == "my-own-id"
 
 
-def test_an_inline_body_needs_no_input_object(ebbtide, extractive_endpoint):
+def test_an_inline_body_needs_no_input_object(ebbtide: Ebbtide, summaries: Deployed):
     body = json.dumps({"inputs": "Rivers carry water. Rivers carry sand. The sea takes both in the end."})
 
     answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
-        EndpointName=extractive_endpoint, Body=body.encode(), ContentType="application/json"
+        EndpointName=summaries.name, Body=body.encode(), ContentType="application/json"
     )
 
-    assert "summary_text" in read(ebbtide, answer["OutputLocation"]).decode()
+    kind, body, _ = outcome(ebbtide, answer)
+    assert kind == "output"
+    assert b"summary_text" in body
 
 
 @pytest.mark.parametrize(
@@ -66,26 +62,28 @@ def test_an_inline_body_needs_no_input_object(ebbtide, extractive_endpoint):
     ],
 )
 def test_a_body_the_model_refuses_becomes_a_failure_object_with_the_models_reason(
-    ebbtide, extractive_endpoint, bucket, body, said
+    ebbtide: Ebbtide, summaries: Deployed, body: bytes, said: str
 ):
-    ebbtide.client("s3").put_object(Bucket=bucket, Key="inputs/refused", Body=body)
+    ebbtide.client("s3").put_object(Bucket=summaries.bucket, Key="inputs/refused", Body=body)
 
-    answer = invoke(ebbtide, extractive_endpoint, f"s3://{bucket}/inputs/refused")
+    answer = invoke(ebbtide, summaries.name, f"s3://{summaries.bucket}/inputs/refused")
 
-    failure = json.loads(read(ebbtide, answer["FailureLocation"]))
-    assert failure["code"] == 400
+    kind, written, _ = outcome(ebbtide, answer)
+    failure = json.loads(written)
+    assert (kind, failure["code"]) == ("failure", 400)
     assert said in failure["message"]
-    assert not exists(ebbtide, answer["OutputLocation"])
 
 
-def test_a_missing_input_object_is_accepted_and_then_fails(ebbtide, extractive_endpoint, bucket):
-    answer = invoke(ebbtide, extractive_endpoint, f"s3://{bucket}/inputs/nothing-here")
+def test_a_missing_input_object_is_accepted_and_then_fails(ebbtide: Ebbtide, summaries: Deployed):
+    answer = invoke(ebbtide, summaries.name, f"s3://{summaries.bucket}/inputs/nothing-here")
 
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 202
-    assert b"nothing-here" in read(ebbtide, answer["FailureLocation"])
+    kind, written, _ = outcome(ebbtide, answer)
+    assert kind == "failure"
+    assert b"nothing-here" in written
 
 
-def test_an_unknown_endpoint_refuses_with_its_name(ebbtide, article):
+def test_an_unknown_endpoint_refuses_with_its_name(ebbtide: Ebbtide, article: str):
     with pytest.raises(ClientError) as refused:
         invoke(ebbtide, "nobody", article)
 
@@ -93,9 +91,9 @@ def test_an_unknown_endpoint_refuses_with_its_name(ebbtide, article):
     assert "nobody" in refused.value.response["Error"]["Message"]
 
 
-def test_a_wrong_key_is_refused(ebbtide):
+def test_a_wrong_key_is_refused(ebbtide: Ebbtide):
     stranger = ebbtide.session().client(
-        "sagemaker", endpoint_url=ebbtide.url, aws_secret_access_key="wrong", aws_access_key_id="AKIAWRONG"
+        "sagemaker", endpoint_url=ebbtide.url, aws_access_key_id="AKIAWRONG", aws_secret_access_key="wrong"
     )
 
     with pytest.raises(ClientError) as refused:
