@@ -189,6 +189,7 @@ def test_list_elements_come_in_the_order_of_their_numbers():
         ("2023-11-14T23:13:20+01:00", 1700000000.0),
         ("2023-11-14T22:13:20", 1700000000.0),
         ("Tue, 14 Nov 2023 22:13:20 GMT", 1700000000.0),
+        ("Tue, 14 Nov 2023 23:13:20 +0100", 1700000000.0),
     ],
 )
 def test_a_timestamp_is_taken_in_any_form(text, epoch_s):
@@ -213,12 +214,19 @@ DEEP = b'{"Tags":' + b"[" * 100_000
         pytest.param(
             b'{"Tags": {}}', "START_OBJECT can not be converted to a List", id="an object for a list"
         ),
+        pytest.param(b'{"MaxResults": 2147483648}', "too large for an Integer", id="beyond 32 bits"),
+        pytest.param(b'{"MaxResults": 1e400}', "can not be converted to an Integer", id="beyond measure"),
+        pytest.param(b'{"CreationTimeAfter": 1700000000000}', "not a timestamp", id="milliseconds"),
+        pytest.param(b'{"CreationTimeAfter": NaN}', "not a timestamp", id="no number"),
+        pytest.param(b'{"CreationTimeAfter": "soon"}', "not a timestamp", id="no time"),
         pytest.param(b'{"Tags": ["x"]}', "STRING_VALUE can not be converted to a Structure", id="inside"),
     ],
 )
 def test_json_that_does_not_fit_is_refused(body, text):
+    operation = "CreateEndpoint" if b"Tags" in body or b"EndpointName" in body else "ListEndpoints"
+
     with pytest.raises(ServiceError, match=text) as refused:
-        read("sagemaker", "json", "CreateEndpoint", Request("POST", "/", "", {}, body))
+        read("sagemaker", "json", operation, Request("POST", "/", "", {}, body))
 
     assert refused.value.code == "SerializationException"
 

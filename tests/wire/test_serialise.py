@@ -85,7 +85,12 @@ def test_what_an_operation_answers_is_what_the_client_gets(service, protocol, op
 
 def answer(service: str, operation: str, result: dict[str, Any], protocol: str | None = None) -> Response:
     loaded = models.load(service)
-    return serialise(loaded.operation(operation), protocol or loaded.protocol, result, REQUEST_ID)
+    return serialise(
+        loaded.operation(operation),
+        protocol or service_model(service).metadata["protocol"],
+        result,
+        REQUEST_ID,
+    )
 
 
 def test_a_timestamp_may_be_given_as_epoch_seconds():
@@ -196,7 +201,13 @@ def test_a_member_that_the_model_lacks_is_a_defect():
 
 def failure(service: str, error: ServiceError, protocol: str | None = None) -> Response:
     loaded = models.load(service)
-    return serialise_error(error, protocol or loaded.protocol, REQUEST_ID, service=loaded, resource="/b/k")
+    return serialise_error(
+        error,
+        protocol or service_model(service).metadata["protocol"],
+        REQUEST_ID,
+        service=loaded,
+        resource="/b/k",
+    )
 
 
 ERRORS = [

@@ -100,6 +100,13 @@ VARIANT = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.xlarge",
         pytest.param(
             "s3", "PutObject", {"Bucket": "b", "Key": "k"}, None, id="a streamed payload is not looked at"
         ),
+        pytest.param(
+            "sagemaker",
+            "CreateEndpoint",
+            {**ENDPOINT, "Tags": [None]},
+            constraint("null", "tags.1.member", "not be null"),
+            id="null in a list",
+        ),
         pytest.param("sagemaker", "ListEndpoints", {"MaxResults": None}, None, id="null is absent"),
     ],
 )

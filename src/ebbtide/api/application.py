@@ -119,10 +119,8 @@ class Application:
         if operation.accepts_gzip and request.headers.get("content-encoding") == "gzip":
             request.body = _unzipped(request.body)
         params = parse(operation, target.protocol, request, labels)
-        if operation.streams_input:
-            assert operation.input is not None
-            assert operation.input.payload is not None
-            params[operation.input.payload] = body
+        if operation.streamed is not None:
+            params[operation.streamed] = body
         if broken := validate(operation, params):
             raise ServiceError(broken, code=operation.service.validation_code)
         call = Call(
@@ -164,8 +162,9 @@ def _read_head(scope: dict[str, Any]) -> Request:
 
 def _data_length(request: Request) -> int | None:
     """The declared length of the body's data; None where the body alone tells."""
-    length = request.headers.get("x-amz-decoded-content-length") or request.headers.get("content-length")
-    return int(length) if length is not None and length.isdecimal() else None
+    chunked = request.headers.get("x-amz-content-sha256", "").startswith(sigv4.STREAMING_PREFIX)
+    length = request.headers.get("x-amz-decoded-content-length" if chunked else "content-length", "")
+    return int(length) if length.isdecimal() else None
 
 
 def _unzipped(body: bytes) -> bytes:

@@ -52,7 +52,7 @@ async def authenticate(
     if operation.service.name == "s3" and sigv2.is_presigned(request):
         known = _known(lookup, sigv2.access_key_id(request))
         sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=now)
-        if not operation.streams_input:
+        if operation.streamed is None:
             await read_body(request, body, operation)
         return Caller(known.account, known.access_key_id, None)
     raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
@@ -85,9 +85,9 @@ async def _verify(
         sigv4.verify(request, signature, secret, payload_hash=declared, now=now)
         body.decode_with(_chunk_decoder(declared, signature, secret))
         request.headers = _decoded_headers(request.headers)
-        if not operation.streams_input:
+        if operation.streamed is None:
             await read_body(request, body, operation)
-    elif operation.streams_input:
+    elif operation.streamed is not None:
         payload_hash = declared or sigv4.UNSIGNED_PAYLOAD
         sigv4.verify(request, signature, secret, payload_hash=payload_hash, now=now)
         if payload_hash != sigv4.UNSIGNED_PAYLOAD:

@@ -25,13 +25,14 @@ class Shape:
     enum: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     members: "dict[str, Member]" = field(default_factory=dict)
-    element: "Member | None" = None
-    key: "Member | None" = None
-    value: "Member | None" = None
+    element: "Member" = field(init=False)
+    """Of a list only; a map has `key` and `value`."""
+    key: "Member" = field(init=False)
+    value: "Member" = field(init=False)
     payload: str | None = None
+    """The member that is the body by itself, in REST."""
     error_code: str | None = None
     error_status: int | None = None
-    is_fault: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -62,16 +63,13 @@ class Operation:
     name: str
     python_name: str
     """The name as boto3 has it, in snake case."""
-    method: str
-    path: str
     status: int
     input: Shape | None
     output: Shape | None
     result_wrapper: str
     accepts_gzip: bool
-    input_namespace: str | None
-    streams_input: bool
-    """The input's payload is a stream that the operation reads by itself."""
+    streamed: str | None
+    """The member of the input, its payload, that the operation reads by itself as it arrives."""
 
 
 class UnknownOperation(LookupError):
@@ -84,8 +82,6 @@ class Service:
     def __init__(self, name: str, model: dict[str, Any]) -> None:
         metadata = model["metadata"]
         self.name = name
-        self.protocol: str = metadata["protocol"]
-        self.target_prefix: str | None = metadata.get("targetPrefix")
         self.json_version: str = metadata.get("jsonVersion", "1.1")
         self.xml_namespace: str | None = metadata.get("xmlNamespace", XML_NAMESPACES.get(name))
         self.validation_code = VALIDATION_CODES.get(name, "ValidationError")
@@ -127,7 +123,6 @@ class Service:
         from botocore import xform_name
 
         raw = self.operations[name]
-        http = raw["http"]
         given, answered = raw.get("input"), raw.get("output")
         shape = self._shape(given["shape"]) if given else None
         payload = shape.members[shape.payload] if shape is not None and shape.payload else None
@@ -135,15 +130,12 @@ class Service:
             service=self,
             name=name,
             python_name=xform_name(name),
-            method=http["method"],
-            path=http["requestUri"],
-            status=http.get("responseCode", 200),
+            status=raw["http"].get("responseCode", 200),
             input=shape,
             output=self._shape(answered["shape"]) if answered else None,
             result_wrapper=(answered or {}).get("resultWrapper", f"{name}Result"),
             accepts_gzip="gzip" in raw.get("requestcompression", {}).get("encodings", ()),
-            input_namespace=given.get("xmlNamespace", {}).get("uri") if given else None,
-            streams_input=payload is not None and payload.streaming,
+            streamed=payload.name if payload is not None and payload.streaming else None,
         )
 
     def _shape(self, name: str) -> Shape:
@@ -164,7 +156,6 @@ class Service:
             payload=raw.get("payload"),
             error_code=self._error_codes.get(name),
             error_status=error.get("httpStatusCode", 500 if raw.get("fault") else None),
-            is_fault=bool(raw.get("fault")),
         )
         if "key" in raw:
             shape.key = self._member("key", raw["key"], owner=name)
@@ -184,7 +175,7 @@ class Service:
         flattened = bool(traits.get("flattened"))
         wire_name = traits.get("locationName", name)
         xml_name = self._query_names.get((owner, name), wire_name)
-        if flattened and shape.element is not None and shape.element.xml_name != "member":
+        if flattened and shape.kind == "list" and shape.element.xml_name != "member":
             xml_name = shape.element.xml_name
         if location in ("header", "headers"):
             wire_name = wire_name.lower()

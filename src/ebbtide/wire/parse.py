@@ -100,24 +100,21 @@ def _document_value(member: Member, value: Any) -> Any:
             return _document_structure(shape, value)
     elif kind == "list":
         if isinstance(value, list):
-            assert shape.element is not None
             return [None if item is None else _document_value(shape.element, item) for item in value]
     elif kind == "map":
         if isinstance(value, dict):
-            assert shape.value is not None
             return {
                 str(key): None if item is None else _document_value(shape.value, item)
                 for key, item in value.items()
             }
     elif kind in ("integer", "long"):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        # 5.0 is the integer 5: JavaScript and Lua clients write it so.
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
+        # 5.0 is the integer 5: clients in languages with one kind of number write it so.
+        whole = value.is_integer() if isinstance(value, float) else isinstance(value, int)
+        if whole and not isinstance(value, bool):
+            return _integer(kind, int(value))
     elif kind in ("double", "float"):
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return _finite_float(value)
+            return _double(value)
         if value in ("NaN", "Infinity", "-Infinity"):
             return float(value)
     elif kind == "boolean":
@@ -139,17 +136,10 @@ def _document_timestamp(value: Any) -> float:
     if isinstance(value, datetime):
         return value.timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _finite_float(value)
+        return _epoch_s(_double(value))
     if isinstance(value, str):
         return timestamp(value)
     raise _Unreadable(f"{_token(value)} can not be converted to a timestamp")
-
-
-def _finite_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise _Unreadable("A number is too large for a double") from None
 
 
 def _token(value: Any) -> str:
@@ -207,12 +197,9 @@ def _query_value(member: Member, node: dict[str, Any]) -> Any:
     if shape.kind == "structure":
         return dict(_query_members(shape, node))
     if shape.kind == "list":
-        assert shape.element is not None
         items = node if member.flattened else node.get(shape.element.xml_name, {})
         return [_query_value(shape.element, item) for item in _numbered(items)]
     if shape.kind == "map":
-        assert shape.key is not None
-        assert shape.value is not None
         entries = node if member.flattened else node.get("entry", {})
         return {
             _text(entry.get(shape.key.xml_name, {})): _query_value(
@@ -276,7 +263,6 @@ def _malformed(protocol: str) -> str:
 
 def _header_value(member: Member, text: str) -> Any:
     if member.shape.kind == "list":
-        assert member.shape.element is not None
         return [from_text(member.shape.element, item) for item in _header_items(text)]
     if member.shape.kind == "timestamp" and member.timestamp_format is None:
         return timestamp(text)
@@ -307,7 +293,6 @@ def _header_items(text: str) -> Iterator[str]:
 
 def _argument(member: Member, texts: list[str]) -> Any:
     if member.shape.kind == "list":
-        assert member.shape.element is not None
         return [from_text(member.shape.element, text) for text in texts]
     return from_text(member, texts[0])
 
@@ -366,7 +351,6 @@ def _xml_value(member: Member, elements: list[Element]) -> Any:
     if shape.kind == "structure":
         return _xml_structure(shape, first)
     if shape.kind == "list":
-        assert shape.element is not None
         items = (
             elements
             if member.flattened
@@ -374,8 +358,6 @@ def _xml_value(member: Member, elements: list[Element]) -> Any:
         )
         return [_xml_value(shape.element, [item]) for item in items]
     if shape.kind == "map":
-        assert shape.key is not None
-        assert shape.value is not None
         entries = elements if member.flattened else list(first)
         pairs = ({_local(child.tag): child for child in entry} for entry in entries)
         return {
@@ -399,7 +381,7 @@ def from_text(member: Member, text: str) -> Any:
         return text
     try:
         if kind in ("integer", "long"):
-            return int(text)
+            return _integer(kind, int(text))
         if kind in ("double", "float"):
             return float(text)
         if kind == "timestamp":
@@ -420,14 +402,40 @@ def timestamp(text: str) -> float:
     """
     try:
         if text[:1].isalpha():
-            return parsedate_to_datetime(text).timestamp()
-        try:
-            return float(text)
-        except ValueError:
+            moment = parsedate_to_datetime(text)
+        elif "-" in text[1:]:
             moment = datetime.fromisoformat(text)
+        else:
+            return _epoch_s(float(text))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise _Unreadable(f"{text!r} is not a timestamp") from None
+
+
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
+
+
+def _epoch_s(value: float) -> float:
+    # Milliseconds sent for seconds, most of all.
+    if not _YEAR_1_S <= value < _YEAR_10000_S:
+        raise _Unreadable(f"{value} is not a timestamp in seconds of the years 1 to 9999")
+    return value
+
+
+_INTEGER_BITS = {"integer": 31, "long": 63}
+
+
+def _integer(kind: str, value: int) -> int:
+    if not -(1 << _INTEGER_BITS[kind]) <= value < 1 << _INTEGER_BITS[kind]:
+        raise _Unreadable(f"A number is too large for {_article(kind)}")
+    return value
+
+
+def _double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise _Unreadable("A number is too large for a Double") from None
 
 
 def _base64(text: str) -> bytes:

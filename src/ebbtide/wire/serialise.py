@@ -138,11 +138,9 @@ def _json_value(member: Member, value: Any) -> Any:
     if kind == "structure":
         return _json_structure(shape, value)
     if kind == "list":
-        assert shape.element is not None
         element = shape.element
         return [_json_value(element, item) for item in value]
     if kind == "map":
-        assert shape.value is not None
         element = shape.value
         return {key: _json_value(element, item) for key, item in value.items() if item is not None}
     if kind == "timestamp":
@@ -183,11 +181,9 @@ def _cbor_value(shape: Shape, value: Any) -> Any:
     if kind == "structure":
         return _cbor_structure(shape, value)
     if kind == "list":
-        assert shape.element is not None
         element = shape.element.shape
         return [_cbor_value(element, item) for item in value]
     if kind == "map":
-        assert shape.value is not None
         element = shape.value.shape
         return {key: _cbor_value(element, item) for key, item in value.items() if item is not None}
     if kind == "timestamp":
@@ -320,14 +316,11 @@ def _xml_value(member: Member, tag: str, value: Any) -> str:
         )
         return f"<{tag}{namespace}{attributes}>{_xml_members(shape, value)}</{tag}>"
     if shape.kind == "list":
-        assert shape.element is not None
         element = shape.element
         item_tag = tag if member.flattened else element.xml_name
         items = "".join(_xml_value(element, item_tag, item) for item in value)
         return items if member.flattened else f"<{tag}{namespace}>{items}</{tag}>"
     if shape.kind == "map":
-        assert shape.key is not None
-        assert shape.value is not None
         entry_tag = tag if member.flattened else "entry"
         entries = "".join(
             f"<{entry_tag}>{_xml_value(shape.key, shape.key.xml_name, key)}"
@@ -362,7 +355,6 @@ def _escape(text: str) -> str:
 
 def _header_text(member: Member, value: Any) -> str:
     if member.shape.kind == "list":
-        assert member.shape.element is not None
         text = ",".join(_scalar_text(member.shape.element, item, "rfc822") for item in value)
     else:
         text = _scalar_text(member, value, "rfc822")

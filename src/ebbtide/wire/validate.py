@@ -10,6 +10,8 @@ from ebbtide.wire.models import Member, Operation, Shape
 
 Params = dict[str, Any]
 
+_REQUIRED = "Member must not be null"
+
 
 def validate(operation: Operation, params: Params) -> str | None:
     """AWS's message on all constraints that `params` breaks, None when it keeps them.
@@ -37,7 +39,7 @@ def too_long(payload: Member) -> str:
 def _structure(shape: Shape, params: Params, path: str) -> Iterator[str]:
     for name in shape.required:
         if params.get(name) is None and not shape.members[name].streaming:
-            yield _broken(None, _join(path, name), "Member must not be null")
+            yield _broken(None, _join(path, name), _REQUIRED)
     for name, value in params.items():
         member = shape.members[name]
         if value is not None and not member.streaming:
@@ -56,19 +58,14 @@ def _value(shape: Shape, value: Any, path: str) -> Iterator[str]:
     elif kind == "structure":
         yield from _structure(shape, value, path)
     elif kind == "list":
-        assert shape.element is not None
         yield from _length(shape, len(value), value, path)
         for number, item in enumerate(value, 1):
-            if item is not None:
-                yield from _value(shape.element.shape, item, f"{path}.{number}.member")
+            yield from _element(shape.element, item, f"{path}.{number}.member")
     elif kind == "map":
-        assert shape.key is not None
-        assert shape.value is not None
         yield from _length(shape, len(value), value, path)
         for key, item in value.items():
             yield from _value(shape.key.shape, key, f"{path}.key")
-            if item is not None:
-                yield from _value(shape.value.shape, item, f"{path}.{key}.member")
+            yield from _element(shape.value, item, f"{path}.{key}.member")
     elif kind == "blob":
         yield from _length(shape, len(value), "java.nio.HeapByteBuffer", path)
     elif kind in ("integer", "long", "double", "float"):
@@ -76,6 +73,13 @@ def _value(shape: Shape, value: Any, path: str) -> Iterator[str]:
             yield _broken(value, path, f"Member must have value less than or equal to {shape.maximum}")
         if shape.minimum is not None and value < shape.minimum:
             yield _broken(value, path, f"Member must have value greater than or equal to {shape.minimum}")
+
+
+def _element(element: Member, item: Any, path: str) -> Iterator[str]:
+    if item is None:
+        yield _broken(None, path, _REQUIRED)
+    else:
+        yield from _value(element.shape, item, path)
 
 
 def _string(shape: Shape, value: str, path: str) -> Iterator[str]:
