@@ -67,7 +67,7 @@ def summarize(
         for outcome in finished:
             if len(finished) > 1:
                 out.rule(_title(outcome), align="left")
-            out.print(*outcome.summaries, sep="\n", markup=False, highlight=False)
+            out.print(*outcome.summaries, sep="\n", markup=False, highlight=False, soft_wrap=True)
     failed = [outcome for outcome in finished if outcome.failure is not None]
     if failed:
         lines = (f"{_title(outcome)}: {outcome.failure}" for outcome in failed)
