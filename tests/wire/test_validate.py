@@ -55,6 +55,13 @@ VARIANT = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.xlarge",
             id="a range, in a list",
         ),
         pytest.param(
+            "cloudwatch",
+            "GetMetricStatistics",
+            {"Namespace": "n", "MetricName": "m", "StartTime": 0.0, "EndTime": 60.0, "Period": 2**31},
+            constraint("'2147483648'", "period", "have value less than or equal to 2147483647"),
+            id="more than the type holds",
+        ),
+        pytest.param(
             "sagemaker",
             "CreateEndpointConfig",
             {"EndpointConfigName": "c", "ProductionVariants": []},

@@ -111,7 +111,7 @@ def _document_value(member: Member, value: Any) -> Any:
         # 5.0 is the integer 5: clients in languages with one kind of number write it so.
         whole = value.is_integer() if isinstance(value, float) else isinstance(value, int)
         if whole and not isinstance(value, bool):
-            return _integer(kind, int(value))
+            return int(value)
     elif kind in ("double", "float"):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _double(value)
@@ -381,7 +381,7 @@ def from_text(member: Member, text: str) -> Any:
         return text
     try:
         if kind in ("integer", "long"):
-            return _integer(kind, int(text))
+            return int(text)
         if kind in ("double", "float"):
             return float(text)
         if kind == "timestamp":
@@ -419,15 +419,6 @@ def _epoch_s(value: float) -> float:
     # Milliseconds sent for seconds, most of all.
     if not _YEAR_1_S <= value < _YEAR_10000_S:
         raise _Unreadable(f"{value} is not a timestamp in seconds of the years 1 to 9999")
-    return value
-
-
-_INTEGER_BITS = {"integer": 31, "long": 63}
-
-
-def _integer(kind: str, value: int) -> int:
-    if not -(1 << _INTEGER_BITS[kind]) <= value < 1 << _INTEGER_BITS[kind]:
-        raise _Unreadable(f"A number is too large for {_article(kind)}")
     return value
 
 

@@ -12,11 +12,18 @@ Params = dict[str, Any]
 
 _REQUIRED = "Member must not be null"
 
+_CHECKED_BY_OPERATIONS = frozenset(("CopySource", "MessageSystemAttributeName", "QueueAttributeName"))
+"""Strings whose services take more than their models say, or refuse them in other words.
+
+A copy's source may come percent-encoded, its slash included. SQS takes names of message attributes where
+those of queue attributes are modelled.
+"""
+
 
 def validate(operation: Operation, params: Params) -> str | None:
     """AWS's message on all constraints that `params` breaks, None when it keeps them.
 
-    Constraints: required, length, range, pattern, enumeration. Names of instance types are not checked
+    Constraints: required, range, length, pattern, enumeration. Names of instance types are not checked
     against the model's: an operator may add types, and AWS adds some each month.
     """
     if operation.input is None:
@@ -69,10 +76,21 @@ def _value(shape: Shape, value: Any, path: str) -> Iterator[str]:
     elif kind == "blob":
         yield from _length(shape, len(value), "java.nio.HeapByteBuffer", path)
     elif kind in ("integer", "long", "double", "float"):
-        if shape.maximum is not None and value > shape.maximum:
-            yield _broken(value, path, f"Member must have value less than or equal to {shape.maximum}")
-        if shape.minimum is not None and value < shape.minimum:
-            yield _broken(value, path, f"Member must have value greater than or equal to {shape.minimum}")
+        yield from _number(shape, value, path)
+
+
+_LARGEST = {"integer": 2**31 - 1, "long": 2**63 - 1}
+"""What the types hold; the numbers of JSON, and Python's, have no end."""
+
+
+def _number(shape: Shape, value: float, path: str) -> Iterator[str]:
+    largest = _LARGEST.get(shape.kind)
+    maximum = shape.maximum if shape.maximum is not None else largest
+    minimum = shape.minimum if shape.minimum is not None or largest is None else -largest - 1
+    if maximum is not None and value > maximum:
+        yield _broken(value, path, f"Member must have value less than or equal to {maximum}")
+    if minimum is not None and value < minimum:
+        yield _broken(value, path, f"Member must have value greater than or equal to {minimum}")
 
 
 def _element(element: Member, item: Any, path: str) -> Iterator[str]:
@@ -84,6 +102,8 @@ def _element(element: Member, item: Any, path: str) -> Iterator[str]:
 
 def _string(shape: Shape, value: str, path: str) -> Iterator[str]:
     yield from _length(shape, len(value), value, path)
+    if shape.name in _CHECKED_BY_OPERATIONS:
+        return
     if shape.pattern is not None and not pattern(shape.pattern).fullmatch(value):
         yield _broken(value, path, f"Member must satisfy regular expression pattern: {shape.pattern}")
     if shape.enum and value not in shape.enum and not shape.name.endswith("InstanceType"):
