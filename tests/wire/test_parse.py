@@ -1,12 +1,14 @@
 """Requests as botocore's serialisers write them, read back; and what is written badly, refused."""
 
 import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import cbor2
 import pytest
 from botocore.awsrequest import create_request_object, prepare_request_dict
+from botocore.model import Shape
 from botocore.serialize import create_serializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from ebbtide.wire import models
 from ebbtide.wire.parse import parse
 from ebbtide.wire.request import Request
 from ebbtide.wire.routing import route
+from ebbtide.wire.validate import validate
 
 OPERATIONS = [
     ("sagemaker", "json", "CreateModel"),
@@ -311,3 +314,58 @@ def test_a_header_list_may_quote_commas():
     params = read("s3", "rest-xml", "GetObjectAttributes", Request("GET", "/b/k", "attributes", headers))
 
     assert params["ObjectAttributes"] == ["ETag", "Object,Size"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def misfits(shape: Shape, leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Values that bear a shape's names and are otherwise anything."""
+    if shape.type_name == "structure":
+        return leaf | st.fixed_dictionaries(
+            {},
+            optional={name: st.deferred(lambda m=m: misfits(m, leaf)) for name, m in shape.members.items()},
+        )
+    if shape.type_name == "list":
+        return leaf | st.lists(st.deferred(lambda: misfits(shape.member, leaf)), max_size=2)
+    return leaf
+
+
+@pytest.mark.parametrize(
+    ("service", "protocol", "operation"),
+    [
+        ("sagemaker", "json", "CreateEndpointConfig"),
+        ("application-autoscaling", "json", "PutScalingPolicy"),
+        ("sqs", "json", "SendMessageBatch"),
+        ("cloudwatch", "smithy-rpc-v2-cbor", "PutMetricData"),
+    ],
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_is_sent_is_understood_or_refused(service, protocol, operation, data):
+    shape = service_model(service).operation_model(operation).input_shape
+    document = data.draw(misfits(shape, ANYTHING))
+    body = json.dumps(document, default=repr).encode() if protocol == "json" else cbor2.dumps(document)
+
+    with suppress(ServiceError):
+        params = read(service, protocol, operation, Request("POST", "/", "", {}, body))
+        validate(models.load(service).operation(operation), params)
+
+
+@pytest.mark.parametrize(
+    ("service", "protocol", "operation", "path", "query"),
+    [
+        ("sagemaker", "json", "CreateModel", "/", ""),
+        ("cloudwatch", "smithy-rpc-v2-cbor", "PutMetricData", "/", ""),
+        ("sns", "query", "Publish", "/", ""),
+        ("s3", "rest-xml", "DeleteObjects", "/bucket", "delete"),
+    ],
+)
+@given(body=st.binary(max_size=200))
+def test_whatever_bytes_come_are_understood_or_refused(service, protocol, operation, path, query, body):
+    with suppress(ServiceError):
+        read(service, protocol, operation, Request("POST", path, query, {}, body))

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -270,3 +271,37 @@ def test_urls_presigned_by_version_2_are_accepted_until_they_expire(method, url,
         sigv2.verify_presigned(request, request.path, SECRET, now=time.time() + 110)
     with pytest.raises(sigv4.Refused, match="does not match"):
         sigv2.verify_presigned(request, request.path + "x", SECRET, now=time.time())
+
+
+SCRAPS = st.sampled_from(
+    [
+        "AWS4-HMAC-SHA256",
+        " ",
+        ",",
+        "=",
+        "Credential=",
+        "SignedHeaders=",
+        "Signature=",
+        "/",
+        ";",
+        "host",
+        "aws4_request",
+    ]
+)
+
+
+@given(
+    header=st.lists(SCRAPS | st.text(max_size=6), max_size=16).map("".join),
+    date=st.none() | st.text(max_size=20) | st.just("Mon, 01 Jan 0001 00:00:00 +2300"),
+    query=st.text("AXZ-amzSignature=&%20Credential/", max_size=60),
+)
+def test_whatever_is_claimed_is_verified_or_refused(header, date, query):
+    headers = {"authorization": header, "host": "h"} | ({"date": date} if date is not None else {})
+
+    for request in (Request("GET", "/", "", headers), Request("GET", "/", query, {"host": "h"})):
+        with suppress(sigv4.Refused):
+            if signature := sigv4.read_signature(request):
+                sigv4.verify(request, signature, SECRET, payload_hash=EMPTY, now=0)
+        if sigv2.is_presigned(request):
+            with suppress(sigv4.Refused):
+                sigv2.verify_presigned(request, "/", SECRET, now=0)

@@ -186,7 +186,7 @@ def _from_http_date(header: str | None) -> str | None:
         return None
     try:
         return parsedate_to_datetime(header).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-    except ValueError:
+    except (ValueError, OverflowError):
         return header
 
 
