@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import aiohttp
+from sqlalchemy import Connection
 
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
@@ -133,32 +134,31 @@ class Agent:
     async def _claim(self) -> None:
         """Fill the free slots with what is queued, or the whole instance with one suspect."""
         self._changed.event.clear()
-        if any(held.lost_count for held in self._serving):
-            return
-        if not self._serving and await self._take(1, suspect=True):
-            return
         free = self._concurrency - len(self._serving)
-        if free > 0:
-            await self._take(free, suspect=False)
+        if free <= 0 or any(held.lost_count for held in self._serving):
+            return
+        alone = not self._serving
 
-    async def _take(self, limit: int, *, suspect: bool) -> bool:
-        """Claim and begin to serve; whether there was anything."""
-        claims = await self._database.write(
-            lambda connection: invocations.claim(
+        def take(connection: Connection) -> list[Claim]:
+            claim = partial(
+                invocations.claim,
                 connection,
                 endpoint_id=self._endpoint.id,
                 instance_id=self._instance_id,
-                limit=limit,
                 lease_s=self._settings.lease_s,
                 now=time.time(),
-                suspect=suspect,
             )
-        )
+            return (alone and claim(limit=1, suspect=True)) or claim(limit=free)
+
+        try:
+            claims = await self._database.write(take)
+        except Unavailable as error:
+            log.warning("%s: claims nothing now: %s", self._instance_id, error)
+            return
         for held in claims:
             task = asyncio.create_task(self._serve(held), name=f"invocation {held.invocation.id}")
             self._serving[held] = task
             task.add_done_callback(partial(self._served, held))
-        return bool(claims)
 
     def _served(self, held: Claim, _task: asyncio.Task[None]) -> None:
         self._serving.pop(held, None)
@@ -173,7 +173,11 @@ class Agent:
                 lease_s=self._settings.lease_s,
                 now=time.time(),
             )
-            lost = await self._database.write(work)
+            try:
+                lost = await self._database.write(work)
+            except Unavailable as error:
+                log.warning("%s: leases not renewed now: %s", self._instance_id, error)
+                continue
             for claim in lost:
                 # Another agent has it now, or its endpoint is gone: what we compute would be thrown away.
                 if task := self._serving.get(claim):
