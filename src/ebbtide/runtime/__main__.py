@@ -23,6 +23,8 @@ def main() -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ.setdefault(name, "1")  # a progress bar is no line of a log
     status = StatusFile(given.status, concurrency=given.concurrency)
     try:
         deployment = Deployment(

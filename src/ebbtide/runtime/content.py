@@ -24,6 +24,8 @@ TEXTUAL = (JSON, CSV)
 
 CSV_MARKS = ("question", "context", "inputs")
 
+csv.field_size_limit(2**31 - 1)  # a field is a whole article, and Python's own limit is 128 KiB
+
 
 def media_type(header: str | None) -> str:
     """The type in a Content-Type header, without its parameters; empty when there is none."""
@@ -97,7 +99,7 @@ def encode(prediction: Any, accept: str) -> bytes:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number too long, of arrays nested too deeply
         raise BadRequest(f"The body is not JSON: {error}") from error
 
 
@@ -107,7 +109,10 @@ def _csv(text: str) -> dict[str, Any]:
         raise BadRequest(
             f"The first line of a CSV body must name its columns, one of {', '.join(CSV_MARKS)} among them"
         )
-    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise BadRequest(f"The body is not CSV: {error}") from error
     if rows and "inputs" in rows[0]:
         return {"inputs": [row["inputs"] for row in rows]}
     return {"inputs": rows}

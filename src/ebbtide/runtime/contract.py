@@ -128,7 +128,9 @@ async def run(
         logger.exception("The model could not be loaded")
         return 1
     status.enter("ready")
+    logger.info("The model is ready")
     await stopping
+    logger.info("Stopping once the requests under way are finished")
     await runner.cleanup()
     return 0
 

@@ -10,6 +10,7 @@ before min_length, a repeated n-gram) is left out before probabilities are norma
 forbids it after: with several beams their scores, and now and then the answer, differ.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ EXHAUSTIVE_PATIENCE = 8
 DEFAULT_BATCH_SIZE = 8
 """Inputs of one request decoded together: bounds memory when a request has hundreds."""
 
+MAX_BEAMS = 64
+"""Most hypotheses of one input: a slip of the keyboard is not to hold an instance for an hour."""
+
 DEFAULT_TOP_K = 50
 """GenerationConfig's own: sampling draws from the 50 likeliest tokens unless told otherwise."""
 
@@ -36,11 +40,12 @@ class _Kind:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _BOOLEAN = _Kind(lambda value: isinstance(value, bool), "true or false")
 _COUNT = _Kind(lambda value: type(value) is int and value >= 1, "a positive integer")
+_BEAMS = _Kind(lambda value: type(value) is int and 1 <= value <= MAX_BEAMS, f"an integer from 1 to {MAX_BEAMS}")
 _NATURAL = _Kind(lambda value: type(value) is int and value >= 0, "an integer of at least 0")
 _NUMBER = _Kind(_is_number, "a number")
 _POSITIVE = _Kind(lambda value: _is_number(value) and value > 0, "a number above 0")
@@ -55,8 +60,8 @@ _KINDS = {
     "max_new_tokens": _COUNT,
     "min_length": _NATURAL,
     "min_new_tokens": _NATURAL,
-    "num_beams": _COUNT,
-    "num_return_sequences": _COUNT,
+    "num_beams": _BEAMS,
+    "num_return_sequences": _BEAMS,
     "length_penalty": _NUMBER,
     "no_repeat_ngram_size": _NATURAL,
     "repetition_penalty": _POSITIVE,

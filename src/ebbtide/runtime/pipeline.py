@@ -31,14 +31,20 @@ class Pipeline(ABC):
 
 
 def as_texts(inputs: Any) -> list[str]:
-    """One text or several as a list. Raises BadRequest for anything else, and for a text without a word."""
+    """One text or several as a list. Raises BadRequest for anything else, for a text without a word, and
+    for one that no encoding can write.
+    """
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadRequest("inputs must be a string or a list of strings")
     if not texts:
         raise BadRequest("inputs is an empty list: there is nothing to summarise")
     for position, text in enumerate(texts):
+        name = "inputs" if isinstance(inputs, str) else f"inputs[{position}]"
         if not text.strip():
-            name = "inputs" if isinstance(inputs, str) else f"inputs[{position}]"
             raise BadRequest(f"{name} is empty: there is nothing to summarise")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"{name} is no text: character {error.start} is half a surrogate pair") from error
     return texts

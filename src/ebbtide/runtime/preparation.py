@@ -135,7 +135,11 @@ def _convert(folder: Path, ready: Path, compute_type: str) -> None:
     # Apart, since transformers and torch would stay in this process's memory as long as it serves.
     command = [sys.executable, "-m", "ebbtide.runtime.convert", str(folder), str(unfinished), compute_type]
     process = subprocess.run(  # noqa: S603 our own module, by this interpreter
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if process.returncode:
         shutil.rmtree(unfinished, ignore_errors=True)

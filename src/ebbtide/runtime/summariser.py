@@ -43,9 +43,7 @@ class Summariser(Pipeline):
         self._defaults = described["generation"] | described["task_generation"].get(task, {})
         self._answer_member = ANSWER_MEMBERS[task]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._ids = self._tokenizer.get_vocab()
-        self._truncating = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._truncating.enable_truncation(described["max_input_tokens"])
+        self._max_input_tokens: int = described["max_input_tokens"]
         streams = min(concurrency, threads)
         try:
             self._translator = ctranslate2.Translator(
@@ -80,20 +78,27 @@ class Summariser(Pipeline):
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
         encodings = self._tokenizer.encode_batch(list(texts))
-        read = self._truncating.encode_batch(list(texts)) if truncate else encodings
-        for position, encoding in enumerate(read):
-            if len(encoding) > self._positions:
+        limit = self._max_input_tokens if truncate else self._positions
+        cut_tokens = tuple(max(0, len(encoding) - limit) for encoding in encodings)
+        for position, cut in enumerate(cut_tokens):
+            if cut and not truncate:
                 raise BadRequest(
-                    f"Input {position} has {len(encoding)} tokens and the model reads {self._positions}: "
+                    f"inputs[{position}] has {len(encodings[position])} tokens and the model reads {limit}: "
                     'send less, or {"parameters": {"truncation": true}} to summarise only what it can read'
                 )
-        cut_tokens = tuple(len(whole) - len(part) for whole, part in zip(encodings, read, strict=True))
-        if any(cut_tokens):
-            logger.warning("Truncated as asked: %s tokens of the inputs were not read", cut_tokens)
-        return read, cut_tokens
+            if cut:
+                logger.warning("Truncated as asked: %d tokens of inputs[%d] were not read", cut, position)
+                encodings[position] = self._beginning(texts[position], limit)
+        return encodings, cut_tokens
+
+    def _beginning(self, text: str, limit: int) -> Encoding:
+        """The text's first tokens, `limit` of them with those that the model wants around every text."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding.truncate(limit - self._tokenizer.num_special_tokens_to_add(is_pair=False))
+        return self._tokenizer.post_process(encoding)
 
     def _answer(self, tokens: Sequence[str], wanted: Generation) -> dict[str, str]:
-        ids = [self._ids[token] for token in tokens]
+        ids = [known for token in tokens if (known := self._tokenizer.token_to_id(token)) is not None]
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         if wanted.clean_up:
             for loose, tight in _CLEAN_UPS:
