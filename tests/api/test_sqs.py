@@ -87,6 +87,28 @@ def test_a_receiver_gets_the_attributes_it_asks_for(sqs, queue, asked, got):
     assert "Attributes" not in message
 
 
+@pytest.mark.parametrize("asked", [["SentTimestamp"], ["SenderId", "SentTimestamp"]])
+def test_attributes_of_a_message_are_asked_for_by_name(sqs, queue, asked):
+    sqs.send_message(QueueUrl=queue, MessageBody="x")
+
+    [got] = sqs.receive_message(QueueUrl=queue, AttributeNames=asked)["Messages"]
+
+    assert sorted(got["Attributes"]) == asked
+
+
+def test_attributes_that_there_are_not_are_refused_by_name(sqs, queue):
+    calls = [
+        lambda: sqs.receive_message(QueueUrl=queue, AttributeNames=["Nope"]),
+        lambda: sqs.receive_message(QueueUrl=queue, MessageSystemAttributeNames=["Nope"]),
+        lambda: sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["Nope"]),
+        lambda: sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Nope": "1"}),
+    ]
+
+    for call in calls:
+        with pytest.raises(sqs.exceptions.InvalidAttributeName, match="Unknown Attribute Nope"):
+            call()
+
+
 def test_a_received_message_is_hidden_until_its_visibility_ends(sqs, queue):
     sqs.send_message(QueueUrl=queue, MessageBody="m")
     [first] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=600)["Messages"]

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,6 +105,7 @@ async def list_dead_letter_source_queues(params: Params, call: Call) -> Result:
 async def get_queue_attributes(params: Params, call: Call) -> Result:
     """The attributes asked for, "All" for every one. Raises QueueDoesNotExist."""
     asked = params.get("AttributeNames", [])
+    queue_messages.check_attribute_names(asked, queue_messages.QUEUE_ATTRIBUTES)
 
     def get(connection: Connection) -> tuple[Queue, queues.Counts]:
         queue = _queue(connection, params, call)
@@ -196,6 +197,8 @@ async def receive_message(params: Params, call: Call) -> Result:
     """
     limit = params.get("MaxNumberOfMessages", 1)
     check_range("MaxNumberOfMessages", limit, 1, 10)
+    asked = {*params.get("AttributeNames", []), *params.get("MessageSystemAttributeNames", [])}
+    queue_messages.check_attribute_names(asked, queue_messages.RECEIVED_ATTRIBUTES)
     queue = await call.parts.database.read(lambda c: _queue(c, params, call))
     wait_s = params.get("WaitTimeSeconds", queue.seconds("ReceiveMessageWaitTimeSeconds"))
     check_range("WaitTimeSeconds", wait_s, 0, 20)
@@ -204,7 +207,8 @@ async def receive_message(params: Params, call: Call) -> Result:
 
     taken = await _take(queue, call, limit=limit, visibility_s=visibility_s, until=call.now + wait_s)
     # SQS leaves the member out when there is nothing.
-    return {"Messages": [_shown(message, params) for message in taken]} if taken else {}
+    wanted = params.get("MessageAttributeNames", [])
+    return {"Messages": [_shown(message, asked, wanted) for message in taken]} if taken else {}
 
 
 async def delete_message(params: Params, call: Call) -> Result:
@@ -378,8 +382,8 @@ def _change_visibility(connection: Connection, queue: Queue, params: Params, cal
     queues.change_visibility(connection, queue, params["ReceiptHandle"], visibility_s, call.now)
 
 
-def _shown(message: Received, params: Params) -> Result:
-    """A message with the attributes that its receiver asked for."""
+def _shown(message: Received, asked: Set[str], wanted: list[str]) -> Result:
+    """A message with the attributes that its receiver asked for: SQS's among `asked`, its own in `wanted`."""
     system = {
         "SenderId": message.sender,
         "SentTimestamp": _milliseconds(message.sent_at),
@@ -389,19 +393,18 @@ def _shown(message: Received, params: Params) -> Result:
     if message.dead_letter_source is not None:
         system["DeadLetterQueueSourceArn"] = message.dead_letter_source
     system |= {name: each["StringValue"] for name, each in message.system_attributes.items()}
-    asked = {*params.get("AttributeNames", []), *params.get("MessageSystemAttributeNames", [])}
     shown: Result = {
         "MessageId": message.id,
         "ReceiptHandle": message.receipt_handle,
         "MD5OfBody": queue_messages.body_md5(message.body),
         "Body": message.body,
     }
-    if wanted := {name: value for name, value in system.items() if name in asked or "All" in asked}:
-        shown["Attributes"] = wanted
+    if chosen := {name: value for name, value in system.items() if name in asked or "All" in asked}:
+        shown["Attributes"] = chosen
     attributes = {name: _loaded(each) for name, each in message.attributes.items()}
-    if chosen := queue_messages.wanted_attributes(attributes, params.get("MessageAttributeNames", [])):
-        shown["MessageAttributes"] = chosen
-        shown["MD5OfMessageAttributes"] = queue_messages.attributes_md5(chosen)
+    if own := queue_messages.wanted_attributes(attributes, wanted):
+        shown["MessageAttributes"] = own
+        shown["MD5OfMessageAttributes"] = queue_messages.attributes_md5(own)
     return shown
 
 

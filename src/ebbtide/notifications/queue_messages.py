@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebbtide.errors import ServiceError
@@ -36,6 +36,35 @@ UNUSED = (
 
 FIFO = ("FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit")
 
+READ_ONLY = (
+    "QueueArn",
+    "CreatedTimestamp",
+    "LastModifiedTimestamp",
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+"""Attributes of queues that nobody sets."""
+
+QUEUE_ATTRIBUTES = frozenset(("All", "RedrivePolicy", *RANGES, *UNUSED, *FIFO, *READ_ONLY))
+"""What may be asked of a queue."""
+
+RECEIVED_ATTRIBUTES = frozenset(
+    (
+        "All",
+        "SenderId",
+        "SentTimestamp",
+        "ApproximateReceiveCount",
+        "ApproximateFirstReceiveTimestamp",
+        "SequenceNumber",
+        "MessageDeduplicationId",
+        "MessageGroupId",
+        "AWSTraceHeader",
+        "DeadLetterQueueSourceArn",
+    )
+)
+"""What may be asked of a message besides its own attributes."""
+
 
 def check_queue_name(name: str) -> None:
     """Raises ServiceError for a name that no standard queue can have."""
@@ -47,6 +76,13 @@ def check_queue_name(name: str) -> None:
         )
 
 
+def check_attribute_names(asked: Iterable[str], known: frozenset[str]) -> None:
+    """Raises ServiceError for the first name that is not known."""
+    for name in asked:
+        if name not in known:
+            raise _unknown_attribute(name)
+
+
 def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
     """The attributes a queue keeps: those given, without empty ones and FifoQueue=false."""
     kept = {}
@@ -56,7 +92,7 @@ def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
                 raise _unsupported_fifo()
             continue
         if name not in RANGES and name not in UNUSED and name != "RedrivePolicy":
-            raise ServiceError(f"Unknown Attribute {name}.", code="InvalidAttributeName")
+            raise _unknown_attribute(name)
         if not value:
             continue
         if name in RANGES and not (value.isdecimal() and RANGES[name][0] <= int(value) <= RANGES[name][1]):
@@ -213,6 +249,10 @@ def _value(attribute: Mapping[str, Any]) -> bytes:
 def _encoded(value: str) -> bytes:
     # Sizes are asked of what is not checked yet, which JSON's escapes may have given half a character.
     return value.encode(errors="surrogatepass")
+
+
+def _unknown_attribute(name: str) -> ServiceError:
+    return ServiceError(f"Unknown Attribute {name}.", code="InvalidAttributeName")
 
 
 def _invalid_attribute(name: str) -> ServiceError:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import io
+import urllib.parse
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -310,6 +311,14 @@ def test_a_copy_keeps_type_metadata_and_tags_unless_they_are_replaced(s3, bucket
     assert copy["Body"].read() == b"text" * 10_000
     assert (copy["ContentType"], copy["Metadata"], copy["TagCount"]) == ("text/plain", {"a": "1"}, 1)
     assert (other["ContentType"], other["Metadata"]) == ("text/markdown", {"b": "2"})
+
+
+def test_the_source_of_a_copy_may_be_encoded_whole(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="a/b+c", Body=b"text")
+
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=urllib.parse.quote(f"{bucket}/a/b+c", safe=""))
+
+    assert s3.get_object(Bucket=bucket, Key="copy")["Body"].read() == b"text"
 
 
 def test_a_copy_is_made_only_of_what_the_conditions_allow(s3, bucket):
