@@ -17,6 +17,12 @@ from ebbtide.runtime.errors import BadRequest
         pytest.param(b"An article.", "text/plain", {"inputs": "An article."}, id="plain text is the input"),
         pytest.param(b"inputs,n\na,1\nb,2\n", "text/csv", {"inputs": ["a", "b"]}, id="CSV column"),
         pytest.param(
+            b"inputs\n" + b"x" * 200_000,
+            "text/csv",
+            {"inputs": ["x" * 200_000]},
+            id="a CSV field of an article",
+        ),
+        pytest.param(
             b"question,context\nq,c\n",
             "text/csv",
             {"inputs": [{"question": "q", "context": "c"}]},
@@ -35,6 +41,8 @@ def test_a_body_is_read_by_its_type(body: bytes, content_type: str, decoded: Any
     ("body", "content_type", "fact"),
     [
         pytest.param(b'{"inputs": ', "application/json", "not JSON", id="JSON that is not"),
+        pytest.param(b"[" * 100_000, "application/json", "not JSON", id="JSON nested without end"),
+        pytest.param(b'{"n": ' + b"1" * 5000 + b"}", "application/json", "not JSON", id="a number too long"),
         pytest.param(b"caf\xe9", "text/plain", "byte 3 is 0xe9", id="another encoding"),
         pytest.param(b"%PDF-1.7\x00", "text/plain", "binary", id="a NUL"),
         pytest.param(b"a,b\n1,2\n", "text/csv", "first line", id="a CSV without the columns"),

@@ -165,3 +165,18 @@ def test_pytorch_without_model_fn_is_refused(start: Start, tmp_path: Path):
 
     assert server.exit_code() == 1
     assert "model_fn" in server.status()["reason"]
+
+
+def test_a_header_that_cannot_be_sent_is_an_answered_failure(start: Start, archive: Archive):
+    code = """
+def model_fn(model_dir):
+    return None
+def transform_fn(model, body, content_type, accept):
+    return b"x", "text/plain\\r\\nX-Forged: 1"
+"""
+    server = start(model_dir=archive(code)).ready()
+
+    reply = server.invoke(b"")
+
+    assert reply.status == 400
+    assert "Content-Type" in reply.json["message"]

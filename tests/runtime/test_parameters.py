@@ -87,6 +87,10 @@ def test_an_input_is_cut_only_when_truncation_asks_for_it(value: object, *, cuts
         pytest.param({"max_length": 0}, "max_length", id="no length at all"),
         pytest.param({"max_length": "60"}, "max_length", id="text for a number"),
         pytest.param({"num_beams": True}, "num_beams", id="a boolean for a number"),
+        pytest.param(
+            {"num_beams": 100_000}, "num_beams must be an integer from 1 to 64", id="beams without end"
+        ),
+        pytest.param({"length_penalty": float("nan")}, "length_penalty", id="not a number"),
         pytest.param({"early_stopping": "never"}, "early_stopping", id="a rule that the engine lacks"),
         pytest.param({"top_p": 1.5}, "top_p", id="out of range"),
         pytest.param({"max_length": 2000}, "1024 positions", id="longer than the model counts"),

@@ -69,6 +69,9 @@ def test_csv_comes_and_goes(service: Service):
         pytest.param(b'{"inputs": []}', "application/json", "empty list", id="no texts"),
         pytest.param(b'{"inputs": ["a", " "]}', "application/json", "inputs[1] is empty", id="an empty text"),
         pytest.param(b"", "text/plain", "inputs is empty", id="an empty article"),
+        pytest.param(
+            b'{"inputs": "a \\ud800"}', "application/json", "character 2 is half", id="half a surrogate pair"
+        ),
         pytest.param(b"\xff\xfe\x00", "text/plain", "not UTF-8", id="another encoding"),
         pytest.param(b"a\x00b", "text/plain", "binary", id="a binary article"),
         pytest.param(b"x", "image/png", "image/png is not supported", id="a type nobody reads"),

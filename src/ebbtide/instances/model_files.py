@@ -7,7 +7,9 @@ archives are one. It appears whole or not at all; its files are for reading.
 """
 
 import asyncio
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
@@ -31,6 +33,8 @@ MAX_FILES = 100_000
 
 LEFT_FREE_BYTES = 2**30
 """Disk space that no model may take: the queue and the objects need it."""
+
+CHUNK_BYTES = 1 << 20
 
 UNUSED_S = 30 * 86400.0
 """After this long without a use a directory is deleted."""
@@ -171,10 +175,15 @@ def extract(archive: Path, directory: Path) -> None:
                 if count > MAX_FILES:
                     raise ModelUnavailable(f"holds more than {MAX_FILES} files")
                 tar.extract(member, directory, filter="data")
+            # To its end, behind the archive's own: there lies the checksum by which damage shows.
+            while tar.fileobj is not None and tar.fileobj.read(CHUNK_BYTES):
+                pass
     except tarfile.FilterError as error:
         raise ModelUnavailable(f"holds what may not be unpacked: {error}") from error
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ModelUnavailable(f"is not a whole tar.gz archive: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        # tarfile tells line by line what each of the compressions it tried had to say.
+        cause = str(error).partition(":\n")[0]
+        raise ModelUnavailable(f"is not a whole tar.gz archive: {cause}") from error
 
 
 def size_bytes_of(directory: Path) -> int:

@@ -44,10 +44,14 @@ class Context:
         return dict(self.request_headers)
 
     def set_response_header(self, _index: int, name: str, value: str) -> None:
+        """Raises ValueError for what no header can hold: sent all the same, it would break the connection."""
+        if not (isinstance(name, str) and isinstance(value, str) and name and (name + value).isprintable()):
+            raise ValueError(f"The response header {name!r} cannot be {value!r}")
         self.response_headers[name] = value
 
     def set_response_content_type(self, _index: int, value: str) -> None:
-        self.response_headers["Content-Type"] = value
+        """Raises ValueError, as `set_response_header`."""
+        self.set_response_header(_index, "Content-Type", value)
 
     def set_response_status(self, code: int = 200, *_: object, **__: object) -> None:
         """Further arguments, the reason phrase and the index in a batch, make no difference here."""

@@ -45,7 +45,9 @@ def _is_number(value: Any) -> bool:
 
 _BOOLEAN = _Kind(lambda value: isinstance(value, bool), "true or false")
 _COUNT = _Kind(lambda value: type(value) is int and value >= 1, "a positive integer")
-_BEAMS = _Kind(lambda value: type(value) is int and 1 <= value <= MAX_BEAMS, f"an integer from 1 to {MAX_BEAMS}")
+_BEAMS = _Kind(
+    lambda value: type(value) is int and 1 <= value <= MAX_BEAMS, f"an integer from 1 to {MAX_BEAMS}"
+)
 _NATURAL = _Kind(lambda value: type(value) is int and value >= 0, "an integer of at least 0")
 _NUMBER = _Kind(_is_number, "a number")
 _POSITIVE = _Kind(lambda value: _is_number(value) and value > 0, "a number above 0")

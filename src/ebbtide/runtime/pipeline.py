@@ -46,5 +46,7 @@ def as_texts(inputs: Any) -> list[str]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise BadRequest(f"{name} is no text: character {error.start} is half a surrogate pair") from error
+            raise BadRequest(
+                f"{name} is no text: character {error.start} is half a surrogate pair"
+            ) from error
     return texts
