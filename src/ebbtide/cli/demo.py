@@ -79,7 +79,6 @@ class Tide:
         self._server = server
         self._requests = requests
         self._printed_at = 0.0
-        self._deadline = time.monotonic() + TIMEOUT_S
         self.phase = "starting"
         self.began_at = 0.0
         self.moments: list[Moment] = []
@@ -152,8 +151,9 @@ class Tide:
             return [call.result() for call in calls]
 
     def _wait_until(self, true_of: Callable[[Moment], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
         while not true_of(self._look()):
-            if time.monotonic() > self._deadline:
+            if time.monotonic() > deadline:
                 raise DemoError(f"Not done after {TIMEOUT_S} s, while {self.phase}")
             time.sleep(LOOK_EVERY_S)
 
