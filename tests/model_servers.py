@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 HUGGING_FACE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-inference:1.7.1-cpu-py36"
-    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-inference:1.7.1-transformers4.6.1"
-)
 PYTORCH = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.3-cpu-py311"
 PATIENCE_S = 30.0
 """Bounds waits for a process that ought to act at once."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ebbtide.runtime import contract, lifeline, loading
 from ebbtide.runtime.deployment import Deployment, repository_of
-from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.status import StatusFile
 
 
@@ -39,9 +38,8 @@ def main() -> int:
             loading.prepare(deployment)
             status.enter("ready")
             return 0
-    except LoadFailure as cause:
-        status.enter("failed", reason=str(cause))
-        logging.getLogger(__name__).error("The model cannot be served: %s", cause)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a user's module may raise anything
+        status.fail(error)
         return 1
     asyncio.run(_serve(deployment, given.socket, status))
     return 0

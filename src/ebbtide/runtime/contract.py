@@ -16,7 +16,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ebbtide.runtime.errors import LoadFailure, one_line
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Answer, Service, failure
 
@@ -35,7 +34,7 @@ class Echo:
     """`HF_MODEL_ID=ebbtide/echo`: answers the body it gets, streamed, in flat memory. For benches, tests."""
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": request.headers.get("Content-Type", "")})
+        response = web.StreamResponse(headers={"Content-Type": request.content_type})
         # With its length known an answer need not be chunked, which SageMaker refuses of models.
         response.content_length = request.content_length
         await response.prepare(request)
@@ -119,13 +118,8 @@ async def run(
         return 0
     try:
         server.serve(loading.result())
-    except LoadFailure as cause:
-        status.enter("failed", reason=str(cause))
-        logger.error("The model cannot be served: %s", cause)
-        return 1
-    except Exception as error:  # a user's model_fn may raise anything
-        status.enter("failed", reason=f"The model could not be loaded: {one_line(error)}")
-        logger.exception("The model could not be loaded")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a user's model_fn may raise anything
+        status.fail(error)
         return 1
     status.enter("ready")
     logger.info("The model is ready")

@@ -9,6 +9,11 @@ class BadRequest(Exception):
     """The request cannot be served as it is; the caller gets 400 and this message."""
 
 
+def reason(error: BaseException) -> str:
+    """Why a model cannot be served, for an operator: what we found out ourselves, or what was raised."""
+    return str(error) if isinstance(error, LoadFailure) else f"Loading the model raised {one_line(error)}"
+
+
 def one_line(error: BaseException) -> str:
     """An exception's kind and the first line of its message: the trace and the rest are in the log."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,19 +1,16 @@
 """From a deployment to the model that answers its requests."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from ebbtide.runtime import extract, handlers, preparation
 from ebbtide.runtime.contract import Echo
-from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
+from ebbtide.runtime.deployment import HUGGING_FACE, PYTORCH, Deployment
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.handlers import Context, Handlers
 from ebbtide.runtime.pipeline import ANSWER_MEMBERS, Pipeline
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Framework, HuggingFace, PyTorch, Service
-
-logger = logging.getLogger(__name__)
 
 ECHO = "ebbtide/echo"
 
@@ -28,10 +25,6 @@ def load(deployment: Deployment, status: StatusFile) -> Service | Echo:
         return Echo()
     user = _user_handlers(deployment)
     framework: Framework = HuggingFace() if deployment.repository == HUGGING_FACE else PyTorch()
-    if deployment.repository != HUGGING_FACE and not user.model_fn:
-        raise LoadFailure(
-            f"{deployment.repository} needs code/{deployment.program} with model_fn in its archive"
-        )
     folder = deployment.model_dir
     if deployment.model_id not in (None, extract.MODEL_ID):
         folder = preparation.fetched(deployment)
@@ -51,21 +44,25 @@ def prepare(deployment: Deployment) -> None:
     """
     if deployment.model_id in (ECHO, extract.MODEL_ID):
         return
+    user = _user_handlers(deployment)
     folder = preparation.fetched(deployment, refresh=True) if deployment.model_id else deployment.model_dir
-    if folder and not _user_handlers(deployment).model_fn:
+    if folder and not user.model_fn:
         preparation.converted(deployment, folder)
 
 
 def _user_handlers(deployment: Deployment) -> Handlers:
     """The handlers in the archive, or in the directory that HF_MODEL_ID names; none if there are none."""
-    for root in (deployment.model_dir, preparation.local_directory(deployment)):
-        if root and (root / "code" / deployment.program).is_file():
-            return handlers.load(root / "code", deployment.program)
-    if deployment.environment.get("SAGEMAKER_PROGRAM"):
-        raise LoadFailure(
-            f"SAGEMAKER_PROGRAM names code/{deployment.program}, which is not in the model's files"
-        )
-    return Handlers()
+    program = deployment.program
+    found = Handlers()
+    roots = [root for root in (deployment.model_dir, preparation.local_directory(deployment)) if root]
+    code = next((root / "code" for root in roots if (root / "code" / program).is_file()), None)
+    if code:
+        found = handlers.load(code, program)
+    elif deployment.environment.get("SAGEMAKER_PROGRAM"):
+        raise LoadFailure(f"SAGEMAKER_PROGRAM names code/{program}, which is not in the model's files")
+    if deployment.repository == PYTORCH and not found.model_fn:
+        raise LoadFailure(f"{PYTORCH} serves archives whose code/{program} has model_fn")
+    return found
 
 
 def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -> Pipeline:

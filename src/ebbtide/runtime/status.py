@@ -1,9 +1,14 @@
 """How far a model server has come, for the agent that started it: one small JSON file."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Literal
+
+from ebbtide.runtime.errors import LoadFailure, reason
+
+logger = logging.getLogger(__name__)
 
 Phase = Literal["preparing", "loading", "ready", "failed"]
 
@@ -17,6 +22,12 @@ class StatusFile:
         self._timings_s: dict[str, float] = {}
         self._phase: Phase | None = None
         self._entered_at = time.monotonic()
+
+    def fail(self, error: BaseException) -> None:
+        """Record that the model cannot be served, and log it, with the trace if user code raised it."""
+        self.enter("failed", reason=reason(error))
+        trace = None if isinstance(error, LoadFailure) else error
+        logger.error("The model cannot be served: %s", reason(error), exc_info=trace)
 
     def enter(self, phase: Phase, *, reason: str | None = None) -> None:
         """Record a new phase. Readers see the old file or the new one, never half of either."""
