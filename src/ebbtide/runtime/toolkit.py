@@ -35,7 +35,7 @@ class Framework(Protocol):
     failure_status: int
     """The status for whatever a user's handler raises."""
 
-    def decode(self, body: bytes | str, content_type: str) -> Any: ...
+    def decode(self, body: bytes, content_type: str) -> Any: ...
 
     def predict(self, data: Any, model: Any, context: Context) -> Any: ...
 
@@ -47,8 +47,8 @@ class HuggingFace:
 
     failure_status = 400
 
-    def decode(self, body: bytes | str, content_type: str) -> Any:
-        return content.decode(body.encode() if isinstance(body, str) else body, content_type)
+    def decode(self, body: bytes, content_type: str) -> Any:
+        return content.decode(body, content_type)
 
     def predict(self, data: Any, model: Any, context: Context) -> Any:
         if isinstance(data, list):
@@ -76,17 +76,16 @@ class PyTorch:
 
     failure_status = 500
 
-    def decode(self, body: bytes | str, content_type: str) -> Any:
+    def decode(self, body: bytes, content_type: str) -> Any:
         # Imported here: a model whose handlers decode for themselves needs no torch.
         import numpy
         import torch
 
         kind = content.media_type(content_type)
-        data = body.encode() if isinstance(body, str) else body
         if kind == content.CSV:
-            rows = numpy.genfromtxt(data.decode().splitlines(), dtype="float32", delimiter=",")
+            rows = numpy.genfromtxt(content.text_of(body).splitlines(), dtype="float32", delimiter=",")
             return torch.from_numpy(rows)
-        decoded = content.decode(data, content_type)
+        decoded = content.decode(body, content_type)
         return torch.FloatTensor(decoded) if kind == content.JSON else torch.from_numpy(decoded)
 
     def predict(self, data: Any, model: Any, context: Context) -> Any:  # noqa: ARG002 the protocol's
@@ -130,15 +129,13 @@ class Service:
         accept = content.chosen_accept(wanted)
         context.set_response_content_type(0, accept)
         handlers = self._handlers
-        payload: bytes | str = body
-        if handlers.transform_fn or handlers.input_fn:
-            payload = content.text_of(body) if content.media_type(content_type) in content.TEXTUAL else body
         if handlers.transform_fn:
-            return _answer_bytes(
-                handlers.transform_fn(self._model, payload, content_type, accept, context), context
+            result = handlers.transform_fn(
+                self._model, _handed_over(body, content_type), content_type, accept, context
             )
+            return _answer_bytes(result, context)
         if handlers.input_fn:
-            data = handlers.input_fn(payload, content_type, context)
+            data = handlers.input_fn(_handed_over(body, content_type), content_type, context)
         else:
             data = self._framework.decode(body, content_type)
         if handlers.predict_fn:
@@ -155,6 +152,11 @@ def failure(status: int, message: str) -> Answer:
     described = {"code": status, "type": "InternalServerException", "message": message}
     body = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     return Answer(status, {"Content-Type": content.JSON}, body.encode())
+
+
+def _handed_over(body: bytes, content_type: str) -> bytes | str:
+    """A body as user handlers get it: text where its type says so, else the bytes."""
+    return content.text_of(body) if content.media_type(content_type) in content.TEXTUAL else body
 
 
 def _answer_bytes(result: Any, context: Context) -> bytes:
