@@ -22,4 +22,4 @@ def test_the_sequence_of_the_aws_post_runs_from_create_to_clean_up(ebbtide):
     assert "20 summaries" in run.stdout
     assert "ApproximateBacklogSize: " in run.stdout
     assert run.stdout.endswith("Cleaned up\n")
-    assert ebbtide.client("sagemaker").list_endpoints(NameContains="pegasus")["Endpoints"] == []
+    assert ebbtide.client("sagemaker").list_endpoints(NameContains="pegasus-summarization")["Endpoints"] == []
