@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -398,6 +399,21 @@ def test_the_aws_command_is_served(ebbtide, arguments):
 
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_the_source_of_a_copy_may_be_encoded_whole(ebbtide, bucket):
+    """As the AWS SDKs for JavaScript and Java do; boto3 leaves the slashes."""
+    ebbtide.client("s3").put_object(Bucket=bucket, Key="a/b+c", Body=b"text")
+    source = urllib.parse.quote(f"{bucket}/a/b+c", safe="")
+    path = f"/{bucket}/copy"
+    headers = signed(
+        ebbtide, "s3", b"", {"x-amz-copy-source": source}, method="PUT", path=path, signer=S3SigV4Auth
+    )
+
+    status, _, _ = send(ebbtide, headers, method="PUT", path=path)
+
+    assert status == 200
+    assert ebbtide.client("s3").get_object(Bucket=bucket, Key="copy")["Body"].read() == b"text"
 
 
 def test_clients_that_go_while_an_object_is_sent_harm_nobody(ebbtide, bucket):

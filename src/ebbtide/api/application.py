@@ -51,6 +51,10 @@ class Application:
             response = self._own(request)
         else:
             response = await self._answer(request, body, scope["scheme"], request_id)
+        if request.headers.get("expect") and request.headers.get("content-length") == "0":
+            # No "100 Continue" goes out where there is no body to wait for. botocore takes the next answer on
+            # that connection for a part of this one, and hangs: it must not use it again.
+            response.headers["connection"] = "close"
         if logger.isEnabledFor(logging.DEBUG):
             elapsed_ms = (time.perf_counter() - started) * 1000
             logger.debug(
