@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from granian.constants import Interfaces
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 300.0
 
+LISTENING_ATTEMPTS, LISTENING_INTERVAL_S = 2000, 0.005
+
 BACKLOG = 1024
 """Connections that wait to be accepted: a burst of clients is what we are for."""
 
@@ -67,8 +69,9 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         await database.write(invocations.release_all)
         loops_running = [asyncio.create_task(loop) for loop in _loops(parts, stop)]
         http = _http_server(parts, key, settings.host, port)
-        http.on_startup(lambda: on_ready(f"http://{_authority(settings.host, port)}"))
         serving = asyncio.create_task(http.serve())
+        await _listening(settings.host, port)
+        on_ready(f"http://{_authority(settings.host, port)}")
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stop.set()
@@ -169,6 +172,17 @@ def _http_server(parts: Parts, key: Credentials, host: str, port: int) -> HTTPSe
         websockets=False,
         backlog=BACKLOG,
     )
+
+
+async def _listening(host: str, port: int) -> None:
+    """Return once the port takes connections: Granian tells when it begins to listen, which is earlier."""
+    for _ in range(LISTENING_ATTEMPTS):
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return
+        await asyncio.sleep(LISTENING_INTERVAL_S)
+    raise StartError(f"The HTTP server does not listen on {_authority(host, port)}")
 
 
 def _make_data_directory(data: Path) -> None:
