@@ -416,6 +416,18 @@ def test_the_source_of_a_copy_may_be_encoded_whole(ebbtide, bucket):
     assert ebbtide.client("s3").get_object(Bucket=bucket, Key="copy")["Body"].read() == b"text"
 
 
+def test_a_connection_on_which_no_100_continue_came_is_not_used_again(ebbtide, bucket):
+    """botocore 1.34 and the AWS command 1.46 hang on their next upload, were it kept."""
+    path = f"/{bucket}/empty"
+    headers = signed(
+        ebbtide, "s3", b"", {"expect": "100-continue"}, method="PUT", path=path, signer=S3SigV4Auth
+    )
+
+    status, answered, _ = send(ebbtide, headers, method="PUT", path=path)
+
+    assert (status, answered["connection"]) == (200, "close")
+
+
 def test_clients_that_go_while_an_object_is_sent_harm_nobody(ebbtide, bucket):
     ebbtide.client("s3").put_object(Bucket=bucket, Key="large", Body=bytes(64 * 1024 * 1024))
     url = urlsplit(

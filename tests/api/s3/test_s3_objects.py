@@ -87,15 +87,6 @@ def test_any_key_names_an_object(s3, bucket, key):
     assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == [key]
 
 
-def test_an_upload_may_follow_that_of_an_empty_file_on_its_connection(s3, bucket):
-    for key, data in (("empty", b""), ("first", b"1"), ("second", b"22")):
-        s3.put_object(Bucket=bucket, Key=key, Body=io.BytesIO(data))  # a file's length is sent with Expect
-
-    listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
-
-    assert [(item["Key"], item["Size"]) for item in listed] == [("empty", 0), ("first", 1), ("second", 2)]
-
-
 def test_a_key_over_1024_bytes_is_refused(s3, bucket):
     with pytest.raises(ClientError) as failure:
         s3.put_object(Bucket=bucket, Key="ü" * 513, Body=b"")
