@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 
 from ebbtide.runtime.deployment import HUGGING_FACE as REPOSITORY
 from ebbtide.runtime.deployment import Deployment
-from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.errors import BadRequest, LoadFailure
+from ebbtide.runtime.loading import load
 from ebbtide.runtime.preparation import converted
 from ebbtide.runtime.spiece import pegasus_tokenizer
+from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.summariser import Summariser
 
 EXACT = {"CT2_COMPUTE_TYPE": "float32", "HF_TASK": "summarization"}
@@ -61,18 +63,6 @@ def transformers_answers(folder: Path, tokenizer: Tokenizer) -> Reference:
 def checkpoint(pegasus: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint to change."""
     return Path(shutil.copytree(pegasus, tmp_path / "checkpoint"))
-
-
-def prepare(
-    model_dir: Path | None, cache: Path, place: Path, environment: Mapping[str, str] = EXACT
-) -> tuple[int, str | None]:
-    """Run `prepare`; its exit code and the reason it gives."""
-    place.mkdir(exist_ok=True)
-    line = command("prepare", place, image=HUGGING_FACE, model_dir=model_dir, cache=cache)
-    process = subprocess.run(line, env=surroundings(environment), capture_output=True, check=False)
-    status = json.loads((place / "status").read_text())
-    assert status["phase"] == ("failed" if process.returncode else "ready")
-    return process.returncode, status["reason"]
 
 
 def agreement(
@@ -236,12 +226,14 @@ def test_the_snapshot_in_a_hub_cache_is_served_offline(
 
 def test_a_hub_model_that_cannot_be_had_fails_naming_it(cache: Path, tmp_path: Path):
     environment = {"HF_MODEL_ID": "example/absent", "HF_HUB_OFFLINE": "1", **EXACT}
+    line = command("prepare", tmp_path, image=HUGGING_FACE, model_dir=None, cache=cache)
 
-    code, reason = prepare(None, cache, tmp_path, environment)
+    process = subprocess.run(line, env=surroundings(environment), capture_output=True, check=False)
 
-    assert code == 1
-    assert reason is not None
-    assert "example/absent@main" in reason
+    assert process.returncode == 1
+    status = json.loads((tmp_path / "status").read_text())
+    assert status["phase"] == "failed"
+    assert "example/absent@main" in status["reason"]
 
 
 def _without(name: str) -> Callable[[Path], None]:
@@ -276,16 +268,13 @@ def _with(name: str, text: str) -> Callable[[Path], object]:
         pytest.param(_without("spiece.model"), "neither tokenizer.json nor spiece.model", id="no tokenizer"),
     ],
 )
-def test_a_model_that_cannot_be_prepared_fails_with_the_cause(
+def test_a_model_that_cannot_be_converted_fails_with_the_cause(
     checkpoint: Path, tmp_path: Path, damage: Callable[[Path], object], fact: str
 ):
     damage(checkpoint)
 
-    code, reason = prepare(checkpoint, tmp_path / "cache", tmp_path / "place")
-
-    assert code == 1
-    assert reason is not None
-    assert fact in reason
+    with pytest.raises(LoadFailure, match=fact):
+        converted(Deployment(REPOSITORY, checkpoint, tmp_path / "cache", EXACT), checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +286,7 @@ def test_a_model_that_cannot_be_prepared_fails_with_the_cause(
     ],
 )
 def test_an_environment_that_cannot_be_served_fails_with_the_cause(
-    start: Start, pegasus: Path, environment: dict[str, str], fact: str
+    pegasus: Path, cache: Path, tmp_path: Path, environment: dict[str, str], fact: str
 ):
-    server = start(environment, model_dir=pegasus)
-
-    assert server.exit_code() == 1
-    assert fact in server.status()["reason"]
+    with pytest.raises(LoadFailure, match=fact):
+        load(Deployment(REPOSITORY, pegasus, cache, environment), StatusFile(tmp_path / "status"))
