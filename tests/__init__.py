@@ -1,0 +1,1 @@
+"""Behaviour, in sentences. The package name keeps `tests.` ours where another is installed."""
