@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,16 @@ class LogStream:
 
         A line that the disk does not take is lost, with a warning: what prints it must not stop for that.
         """
+        self.write_all([line], at)
+
+    def write_all(self, lines: Sequence[str], at: float) -> None:
+        """`write` each of them, at the cost of one write."""
         try:
-            self.append([(int(at * 1000), line)], at)
+            self.append([(int(at * 1000), line) for line in lines], at)
         except OSError as error:
-            log.warning("A line of log stream %s in %s is lost: %s", self.name, self.group, error)
+            log.warning(
+                "%d lines of log stream %s in %s are lost: %s", len(lines), self.name, self.group, error
+            )
 
     def append(self, events: Iterable[tuple[int, str]], now: float) -> None:
         """Append events given as (epoch milliseconds, message). Raises OSError when the disk is full."""

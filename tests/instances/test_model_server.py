@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ebbtide.instances.model_server import Launch, ModelFailed, ModelServer, prepare
+from ebbtide.instances.model_server import Launch, ModelFailed, ModelServer, clear_left_over, prepare
 from ebbtide.instances.processes import describe_exit, scrubbed_environment
 from ebbtide.logs import LogStore, LogStream
 
@@ -249,6 +249,40 @@ asyncio.run(main())
     assert await gone(pid)
 
 
+DAEMON = """
+import subprocess
+def model_fn(model_dir):
+    return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
+def predict_fn(data, model):
+    return model
+"""
+
+
+async def test_what_its_model_started_ends_with_it_in_whatever_session(start, tmp_path):
+    server = await start(launch(tmp_path, code=DAEMON))
+    daemon = await ask(server, {})
+    assert psutil.pid_exists(daemon)
+
+    await server.stop(0)
+
+    assert await gone(daemon)
+
+
+async def test_what_a_killed_server_leaves_is_cleared_by_the_next(start, tmp_path):
+    left = launch(tmp_path, code=DAEMON)
+    server = await start(left)
+    daemon = await ask(server, {})
+    [link] = (left.cache / "workplaces").iterdir()
+    workplace = link.readlink()
+
+    clear_left_over(left.cache)
+
+    assert await gone(server.pid)
+    assert await gone(daemon)
+    assert not workplace.exists()
+    assert not list((left.cache / "workplaces").iterdir())
+
+
 async def test_preparing_says_why_it_cannot(tmp_path, log):
     with pytest.raises(ModelFailed, match="/nowhere, which does not exist"):
         await prepare(launch(tmp_path, environment={"HF_MODEL_ID": "/nowhere"}), log)
@@ -281,7 +315,8 @@ def test_the_models_own_environment_wins():
         region="eu-west-1",
         threads=2,
         gpus=(1, 3),
-        temporary=Path("/tmp/x"),
+        workplace=Path("/tmp/x"),
+        temporary=Path("/tmp/x/tmp"),
     )
 
     assert environment.keys() >= {"PATH", "HTTPS_PROXY", "TMPDIR"}

@@ -220,7 +220,11 @@ class Agent:
         self.in_flight += 1
         try:
             async with self._model_server.session.post(
-                "http://model/invocations", data=body, headers=headers, timeout=NO_TIMEOUT
+                "http://model/invocations",
+                data=body,
+                headers=headers,
+                timeout=NO_TIMEOUT,
+                allow_redirects=False,
             ) as answer:
                 yield answer
         except aiohttp.ClientConnectorError as error:
@@ -313,6 +317,8 @@ class Agent:
 
         staged = await self._objects.stage(chunks())
         content_type = answer.headers.get("Content-Type", "application/octet-stream")
+        # Bytes that are no UTF-8 arrive as half surrogate pairs, which no database and no message can hold.
+        content_type = content_type.encode(errors="replace").decode()
         return Response(staged, content_type, includable(beginning))
 
     async def _succeed(self, held: Claim, response: Response, timings: Timings) -> None:

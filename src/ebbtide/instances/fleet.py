@@ -125,6 +125,7 @@ class Fleet:
     async def run(self, stop: asyncio.Event) -> None:
         """Step until told to stop; what runs then is left to `close`."""
         await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))
+        await asyncio.to_thread(model_server.clear_left_over, self._cache)
         await asyncio.to_thread(self._files.sweep, time.time())
         await loops.run("fleet", self.step, stop, self._woken)
 

@@ -17,8 +17,10 @@ from pathlib import Path
 import aiohttp
 
 from ebbtide.instances import machine
-from ebbtide.instances.processes import RuntimeProcess, describe_exit, scrubbed_environment
+from ebbtide.instances.processes import RuntimeProcess, describe_exit, end_strays, scrubbed_environment
 from ebbtide.logs import LogStream
+
+WORKPLACES = "workplaces"
 
 STARTUP_TIMEOUT_S = 240.0
 """Until /ping must answer 200, where ContainerStartupHealthCheckTimeoutInSeconds says nothing."""
@@ -58,10 +60,16 @@ class Launch:
 
 
 class _Workplace:
-    """A private directory, its name short enough for a socket's address: socket, status, temporary files."""
+    """A private directory, its name short enough for a socket's address: socket, status, temporary files.
 
-    def __init__(self) -> None:
+    A link in the launch's cache leads to it, so that a server killed in between finds it when it is back.
+    """
+
+    def __init__(self, launch: Launch) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="ebbtide-"))
+        self._link = launch.cache / WORKPLACES / self.path.name
+        self._link.parent.mkdir(parents=True, exist_ok=True)
+        self._link.symlink_to(self.path)
         self.temporary = self.path / "tmp"
         self.temporary.mkdir()
         self.socket = self.path / "socket"
@@ -69,6 +77,7 @@ class _Workplace:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        self._link.unlink(missing_ok=True)
 
     def arguments(self, command: str, launch: Launch) -> list[str]:
         arguments = [command, "--model-dir", str(launch.model_directory or ""), "--cache", str(launch.cache)]
@@ -92,6 +101,7 @@ class _Workplace:
                 region=launch.region,
                 threads=launch.threads,
                 gpus=launch.gpus,
+                workplace=self.path,
                 temporary=self.temporary,
             ),
             directory=self.path,
@@ -100,9 +110,21 @@ class _Workplace:
         )
 
 
+def clear_left_over(cache: Path) -> None:
+    """End what a killed server's model servers left running, and remove their files.
+
+    cache: that server's. Only for one who is alone on it, before its first model server.
+    """
+    for link in (cache / WORKPLACES).glob("*"):
+        workplace = link.readlink()
+        end_strays(workplace)
+        shutil.rmtree(workplace, ignore_errors=True)
+        link.unlink()
+
+
 async def prepare(launch: Launch, log: LogStream, *, timeout_s: float = PREPARE_TIMEOUT_S) -> None:
     """Have the runtime do what a model version needs once; quick when it was done. Raises ModelFailed."""
-    workplace = _Workplace()
+    workplace = _Workplace(launch)
     try:
         process = await workplace.spawn(workplace.arguments("prepare", launch), launch, log)
         try:
@@ -139,7 +161,7 @@ class ModelServer:
     @classmethod
     async def start(cls, launch: Launch, log: LogStream) -> "ModelServer":
         """Start its process; it does not serve before `ready` returns."""
-        workplace = _Workplace()
+        workplace = _Workplace(launch)
         arguments = workplace.arguments("serve", launch)
         arguments += ["--socket", str(workplace.socket), "--concurrency", str(launch.concurrency)]
         try:

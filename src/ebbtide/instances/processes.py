@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from ebbtide.logs import LogStream
 
 OOM_SCORE_ADJUSTMENT = 500
@@ -25,6 +27,12 @@ MAX_LINE_BYTES = 200_000
 
 DRAIN_OUTPUT_S = 1.0
 """How long the output of a process that has ended may stay open: a child of it may have kept it."""
+
+WORKPLACE = "EBBTIDE_WORKPLACE"
+"""Names in the environment where a process was started: its children are known by it wherever they went."""
+
+STRAY_ROUNDS = 10
+"""A process that forks while it is looked for is found in the next round."""
 
 PASSED_ON = frozenset(
     {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"}
@@ -46,6 +54,7 @@ def scrubbed_environment(
     region: str,
     threads: int,
     gpus: Sequence[int],
+    workplace: Path,
     temporary: Path,
 ) -> dict[str, str]:
     """The environment of a model's process; what the model's own Environment says, wins.
@@ -64,15 +73,19 @@ def scrubbed_environment(
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
         **model,
+        WORKPLACE: str(workplace),
     }
 
 
 class RuntimeProcess:
     """One running process. `exited` gives its exit status once it has ended and its output is logged."""
 
-    def __init__(self, process: Process, lifeline: int, output: "_Output", log: LogStream) -> None:
+    def __init__(
+        self, process: Process, workplace: Path, lifeline: int, output: "_Output", log: LogStream
+    ) -> None:
         """lifeline: our end of its standard input."""
         self._process = process
+        self._workplace = workplace
         self._lifeline = lifeline
         self._output = output
         self.pid = process.pid
@@ -115,7 +128,7 @@ class RuntimeProcess:
             os.close(its_input)
             os.close(its_output)
         _bound(process.pid, memory_limit_bytes)
-        return cls(process, lifeline, output, log)
+        return cls(process, directory, lifeline, output, log)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, which lets what runs finish, and after the grace SIGKILL, for the whole group."""
@@ -140,6 +153,7 @@ class RuntimeProcess:
         status = await self._process.wait()
         # At once: later, the group's number may be another's.
         self._kill_group()
+        await asyncio.to_thread(end_strays, self._workplace)
         os.close(self._lifeline)
         await asyncio.wait({logging}, timeout=DRAIN_OUTPUT_S)
         logging.cancel()
@@ -175,6 +189,25 @@ class _Output:
             _log(log, [rest])
 
 
+def end_strays(workplace: Path) -> None:
+    """SIGKILL to every process started from this workplace, whatever group or session it is in now."""
+    mark = f"{WORKPLACE}={workplace}".encode()
+    for _ in range(STRAY_ROUNDS):
+        strays = [pid for pid in psutil.pids() if mark in _environment(pid)]
+        if not strays:
+            return
+        for pid in strays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is another user's
+        return []
+
+
 def describe_exit(status: int) -> str:
     """How a process ended, in words."""
     if status >= 0:
@@ -193,6 +226,4 @@ def _bound(pid: int, memory_limit_bytes: int | None) -> None:
 
 
 def _log(log: LogStream, lines: Sequence[bytes]) -> None:
-    now = time.time()
-    for line in lines:
-        log.write(line.rstrip(b"\r").decode(errors="replace"), now)
+    log.write_all([line.rstrip(b"\r").decode(errors="replace") for line in lines], time.time())

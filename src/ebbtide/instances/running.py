@@ -130,6 +130,7 @@ class RunningInstance:
 
         start: fetches the model's files and starts its server; on_start: gets the process id.
         """
+        grace_s = 0.0
         try:
             if not await self._unless_drained(self._start(start, startup_timeout_s, on_start)):
                 return Ending(State.STOPPED, "not wanted any more before it was in service")
@@ -137,7 +138,11 @@ class RunningInstance:
             await on_in_service()
             if not await self._unless_drained(self._wait_for_generation()):
                 return Ending(State.STOPPED, "drained")
-            return await self._serve(make_agent)
+            ending = await self._serve(make_agent)
+            # One that failed has lost what was in it, and its successor waits for its end.
+            if ending.state == State.STOPPED and not self._aborting.is_set():
+                grace_s = STOP_GRACE_S
+            return ending
         except (ModelFailed, ModelUnavailable) as error:
             return Ending(State.FAILED, str(error))
         except Exception:
@@ -146,7 +151,7 @@ class RunningInstance:
             return Ending(State.FAILED, "the instance failed; the server's log has the trace")
         finally:
             if self._model_server is not None:
-                await self._model_server.stop(0 if self._aborting.is_set() else STOP_GRACE_S)
+                await self._model_server.stop(grace_s)
 
     async def _start(
         self,
