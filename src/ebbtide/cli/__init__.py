@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that `ebbtide serve` is ready 
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,15 @@ OfServer = Annotated[
     typer.Option("--data", help="Data directory of the server to use. [default: AWS_ENDPOINT_URL if set]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class LogLevel(StrEnum):
+    """How much the server says: its own lines of that level and above."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def main() -> None:
@@ -67,7 +77,7 @@ def serve(
     data: Data = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = DEFAULT_PORT,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged to stderr.")] = LogLevel.INFO,
 ) -> None:
     """Run the server until Ctrl-C, which lets running work finish."""
     from ebbtide.cli.serve import serve

@@ -66,9 +66,11 @@ def find(data: Path) -> RunningServer:
     """The server that last announced itself in this data directory. Raises NotRunningError when none has."""
     try:
         address = json.loads((data / ADDRESS_FILE).read_text())
+        return RunningServer(address["url"], address["region"], credentials(data))
     except FileNotFoundError as error:
         raise NotRunningError(f"No server has run on {data}; start one with: ebbtide serve") from error
-    return RunningServer(address["url"], address["region"], credentials(data))
+    except ValueError as error:
+        raise NotRunningError(f"The data directory {data} is damaged: {error}") from error
 
 
 def choose(data: Path | None, environment: Mapping[str, str] = os.environ) -> RunningServer:
