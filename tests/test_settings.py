@@ -29,6 +29,14 @@ def test_half_a_key_is_refused(tmp_path: Path) -> None:
         credentials(tmp_path, {"EBBTIDE_ACCESS_KEY_ID": "AKIA"})
 
 
+@pytest.mark.parametrize("kept", ["{", "{}", "[]"])
+def test_a_file_that_holds_no_key_is_named(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "credentials.json").write_text(kept)
+
+    with pytest.raises(ValueError, match=r"credentials\.json holds no key"):
+        credentials(tmp_path, {})
+
+
 def test_a_setting_that_does_not_parse_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="EBBTIDE_LEASE_S=soon is not a valid float"):
         Settings.from_environment({"EBBTIDE_LEASE_S": "soon"}, data=tmp_path)

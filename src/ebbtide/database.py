@@ -34,10 +34,14 @@ class Database:
     """Connections to one SQLite file in WAL mode with synchronous=FULL."""
 
     def __init__(self, path: Path) -> None:
+        """Raises SQLAlchemy's DatabaseError when the file cannot be opened or is no database."""
         self._engine = _connect(path)
+        connection = self._engine.connect().execution_options(ebbtide_writer=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database-reader")
         self._pending: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._run_writer, name="database-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._run_writer, args=(connection,), name="database-writer", daemon=True
+        )
         self._writer.start()
 
     @property
@@ -73,8 +77,8 @@ class Database:
         with self._engine.connect() as connection, connection.begin():
             return work(connection)
 
-    def _run_writer(self) -> None:
-        with self._engine.connect().execution_options(ebbtide_writer=True) as connection:
+    def _run_writer(self, connection: Connection) -> None:
+        with connection:
             while (first := self._pending.get()) is not None:
                 group, closing = self._gather(first)
                 outcomes = _commit(connection, group)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from ebbtide.errors import Unavailable
+
 log = logging.getLogger(__name__)
 
 AFTER_FAILURE_S = 1.0
@@ -28,6 +30,9 @@ async def run(
                 wake.clear()
             try:
                 delay_s = await step(time.time())
+            except Unavailable as error:  # a full disk, say: the step's doing it is not, and it may pass
+                log.warning("%s: not now: %s", name, error)
+                delay_s = AFTER_FAILURE_S
             except Exception:
                 log.exception("%s: a step failed", name)
                 delay_s = AFTER_FAILURE_S

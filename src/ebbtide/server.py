@@ -214,12 +214,17 @@ def _credentials(data: Path) -> Credentials:
 
 
 def _open_database(data: Path) -> Database:
-    database = Database(data / "ebbtide.db")
+    path = data / "ebbtide.db"
+    try:
+        database = Database(path)
+    except DatabaseError as error:
+        raise StartError(f"The database {path} cannot be used: {error.orig}") from error
     try:
         migrations.migrate(database.engine)
     except (migrations.NewerDatabase, DatabaseError) as error:
         database.close()
-        raise StartError(f"The database {data / 'ebbtide.db'} cannot be used: {error}") from error
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        raise StartError(f"The database {path} cannot be used: {cause}") from error
     return database
 
 

@@ -78,6 +78,8 @@ def default_data_directory(environment: Mapping[str, str] = os.environ) -> Path:
 def credentials(data: Path, environment: Mapping[str, str] = os.environ) -> Credentials:
     """The key from EBBTIDE_ACCESS_KEY_ID and EBBTIDE_SECRET_ACCESS_KEY, else the one kept in
     DATA/credentials.json, which is generated readable by its owner only when it does not exist.
+
+    Raises ValueError for half a key in the environment, and for a file without one.
     """
     key_id, secret = (
         environment.get("EBBTIDE_ACCESS_KEY_ID"),
@@ -93,8 +95,10 @@ def credentials(data: Path, environment: Mapping[str, str] = os.environ) -> Cred
     if not path.exists():
         made = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
         _write_private(path, made)
-    kept = json.loads(path.read_text())
-    return Credentials(kept["access_key_id"], kept["secret_access_key"], kept["account"])
+    try:
+        return Credentials(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no key: {error}") from error
 
 
 def _write_private(path: Path, made: Credentials) -> None:

@@ -85,6 +85,17 @@ def test_a_data_directory_that_cannot_be_made_is_refused_in_one_line(run_ebbtide
     assert refused.stderr.count("\n") == 1
 
 
+def test_a_database_that_is_none_is_refused_in_one_line(run_ebbtide, tmp_path):
+    (tmp_path / "ebbtide.db").write_bytes(b"no database" * 1000)
+
+    done = run_ebbtide("serve", "--data", str(tmp_path), "--port", "0")
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"ebbtide: The database {tmp_path / 'ebbtide.db'} cannot be used: file is not a database\n"
+    )
+
+
 def test_a_setting_that_does_not_parse_is_named(run_ebbtide, tmp_path):
     refused = run_ebbtide("serve", "--data", tmp_path, EBBTIDE_LEASE_S="soon")
 

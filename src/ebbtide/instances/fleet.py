@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from ebbtide import endpoints, loops, queue
 from ebbtide.database import Database
 from ebbtide.endpoints import Deployment, Endpoint, Variant
+from ebbtide.errors import Unavailable
 from ebbtide.instances import machine, model_server, records
 from ebbtide.instances.admission import (
     Admitted,
@@ -136,7 +137,9 @@ class Fleet:
         tasks = [*self._tasks.values()]
         for preparation in self._preparations.values():
             preparation.cancel()
-        await self._database.write(partial(_record_stop, ids=list(self._running), now=time.time()))
+        # What cannot be recorded, on a full disk, is found by the next server as what a killed one leaves.
+        with suppress(Unavailable):
+            await self._database.write(partial(_record_stop, ids=list(self._running), now=time.time()))
         for instance in self._running.values():
             instance.drain()
         if tasks:
@@ -145,7 +148,8 @@ class Fleet:
             instance.abort()
         await asyncio.gather(*tasks, *self._preparations.values(), return_exceptions=True)
         async with self._stepping:
-            await self._record_endings()
+            with suppress(Unavailable):
+                await self._record_endings()
 
     async def step(self, now: float) -> float:
         """Bring the instances one step nearer to what the endpoints want; the delay before the next, in s."""

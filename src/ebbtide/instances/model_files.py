@@ -163,7 +163,7 @@ def extract(archive: Path, directory: Path) -> None:
     Nothing lands outside of it, no device, no link that leads out; nothing fills the disk.
     Raises ModelUnavailable.
     """
-    room_bytes = shutil.disk_usage(directory).free - LEFT_FREE_BYTES
+    room_bytes = max(0, shutil.disk_usage(directory).free - LEFT_FREE_BYTES)
     size_bytes = count = 0
     try:
         with tarfile.open(archive) as tar:
