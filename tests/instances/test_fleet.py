@@ -223,6 +223,11 @@ class Workplace:
         return found
 
 
+def model_servers() -> list[psutil.Process]:
+    """The fleet's processes, among others that this one may have started."""
+    return [child for child in psutil.Process().children() if "ebbtide.runtime" in child.cmdline()]
+
+
 @pytest.fixture
 async def workplace(tmp_path: Path) -> AsyncIterator[Workplace]:
     async with Workplace(tmp_path).running() as workplace:
@@ -271,7 +276,7 @@ async def test_a_model_that_does_not_come_up_fails_the_endpoint_and_leaves_no_pr
     assert failed.status == FAILED
     assert "The primary container for production variant main did not pass" in failed.failure_reason
     assert "no weights" in failed.failure_reason
-    await workplace.until(lambda: not psutil.Process().children())
+    await workplace.until(lambda: not model_servers())
 
 
 async def test_work_in_flight_is_finished_before_an_instance_goes(workplace):
@@ -288,7 +293,7 @@ async def test_work_in_flight_is_finished_before_an_instance_goes(workplace):
 
     assert draining.state == State.DRAINING
     assert await workplace.output(key) == b"through"
-    await workplace.until(lambda: not psutil.Process().children())
+    await workplace.until(lambda: not model_servers())
 
 
 async def test_a_model_server_that_dies_is_replaced(workplace):
@@ -370,7 +375,7 @@ async def test_a_deleted_endpoint_goes_with_its_instances_and_its_queue(workplac
 
     await workplace.until(gone)
     assert states(await workplace.instances(endpoint)) == [State.STOPPED]
-    assert not psutil.Process().children()
+    assert not model_servers()
     backlogs = await workplace.database.read(queue.backlogs)
     assert endpoint.id not in backlogs
 
@@ -385,7 +390,7 @@ async def test_work_in_flight_does_not_keep_a_deleted_endpoint_for_ever(tmp_path
 
         await workplace.delete(endpoint)
 
-        await workplace.until(lambda: not psutil.Process().children())
+        await workplace.until(lambda: not model_servers())
 
 
 async def test_what_the_memory_does_not_hold_waits_with_its_cause(tmp_path):
@@ -449,7 +454,7 @@ async def test_stopping_lets_work_finish_and_leaves_no_process(workplace):
 
     assert await workplace.output(key) == b"through"
     assert states(await workplace.instances(endpoint)) == [State.STOPPED]
-    assert not psutil.Process().children()
+    assert not model_servers()
 
 
 async def test_stopping_without_patience_hands_the_work_back(workplace):
@@ -463,7 +468,7 @@ async def test_stopping_without_patience_hands_the_work_back(workplace):
 
     backlog = await workplace.database.read(lambda connection: queue.backlog(connection, endpoint.id))
     assert (backlog.queued, backlog.claimed) == (1, 0)
-    assert not psutil.Process().children()
+    assert not model_servers()
 
 
 async def test_a_request_that_kills_its_model_server_takes_no_other_with_it(workplace):
