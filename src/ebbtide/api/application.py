@@ -52,8 +52,8 @@ class Application:
         else:
             response = await self._answer(request, body, scope["scheme"], request_id)
         if request.headers.get("expect") and request.headers.get("content-length") == "0":
-            # No "100 Continue" goes out where there is no body to wait for. Then botocores of some years, also
-            # that of the AWS command 1, misread the next answer on that connection and hang.
+            # No "100 Continue" goes out where there is no body to wait for. Then botocores of some years, the
+            # AWS command's among them, misread the next answer on the connection and hang.
             response.headers["connection"] = "close"
         if logger.isEnabledFor(logging.DEBUG):
             elapsed_ms = (time.perf_counter() - started) * 1000
