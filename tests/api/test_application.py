@@ -401,6 +401,66 @@ def test_the_aws_command_is_served(ebbtide, arguments):
     assert isinstance(json.loads(done.stdout), dict)
 
 
+DIGITS = "9" * 5000
+TOKEN = base64.urlsafe_b64encode(b'{"x": 1e999}').decode()
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "params", "code"),
+    [
+        (
+            "sqs",
+            "create_queue",
+            {"QueueName": "q", "Attributes": {"DelaySeconds": DIGITS}},
+            "InvalidAttributeValue",
+        ),
+        (
+            "sns",
+            "create_topic",
+            {"Name": "t", "Attributes": {"MaximumMessageSize": DIGITS}},
+            "InvalidParameter",
+        ),
+        ("s3", "put_object", {"Bucket": "front-door", "Key": "k", "ContentMD5": "\xe9"}, "InvalidDigest"),
+        ("s3", "list_objects_v2", {"Bucket": "front-door", "ContinuationToken": "\xe9"}, "InvalidArgument"),
+        ("logs", "filter_log_events", {"logGroupName": "g", "nextToken": TOKEN}, "InvalidParameterException"),
+    ],
+)
+def test_values_that_only_a_stranger_sends_are_the_callers_error(
+    ebbtide, bucket, service, operation, params, code
+):
+    assert error(getattr(client(ebbtide, service), operation), **params) == (code, 400)
+
+
+def test_a_range_beyond_measure_is_none(ebbtide, bucket):
+    ebbtide.client("s3").put_object(Bucket=bucket, Key="ranged", Body=b"abc")
+
+    answer = ebbtide.client("s3").get_object(Bucket=bucket, Key="ranged", Range=f"bytes={DIGITS}-")
+
+    assert (answer["ResponseMetadata"]["HTTPStatusCode"], answer["Body"].read()) == (200, b"abc")
+
+
+def test_members_of_a_list_may_have_any_number(ebbtide):
+    """What is no number of a list, or is beyond measure, names no member; others may leave gaps."""
+    body = f"Action=CreateTopic&Name=numbered&Tags.member.{DIGITS}.Key=a&Tags.member.x.Key=b".encode()
+    body += b"&Tags.member.7.Key=c&Tags.member.7.Value=d&Tags.member.07.Key=c&Tags.member.07.Value=d"
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    status, _, answer = send(ebbtide, signed(ebbtide, "sns", body, headers), body)
+
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize("expires", [DIGITS, "-1", "x", "0"])
+def test_a_presigned_url_that_expires_at_no_time_is_malformed(ebbtide, bucket, expires):
+    signer = client(ebbtide, "s3", signature_version="s3v4")
+    given = signer.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
+    url = urlsplit(given.replace("X-Amz-Expires=3600", f"X-Amz-Expires={expires}"))
+
+    status, _, body = send(ebbtide, {}, method="GET", path=f"{url.path}?{url.query}")
+
+    assert (status, b"X-Amz-Expires must be" in body) == (400, True)
+
+
 def test_the_source_of_a_copy_may_be_encoded_whole(ebbtide, bucket):
     """As the AWS SDKs for JavaScript and Java do; boto3 leaves the slashes."""
     ebbtide.client("s3").put_object(Bucket=bucket, Key="a/b+c", Body=b"text")

@@ -21,6 +21,7 @@ from ebbtide.api.targets import Target, find_operation, identify, unknown_operat
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.wire import models, sigv4
+from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.parse import parse
 from ebbtide.wire.request import Request, Response
 from ebbtide.wire.serialise import serialise, serialise_error
@@ -168,7 +169,7 @@ def _data_length(request: Request) -> int | None:
     """The declared length of the body's data; None where the body alone tells."""
     chunked = request.headers.get("x-amz-content-sha256", "").startswith(sigv4.STREAMING_PREFIX)
     length = request.headers.get("x-amz-decoded-content-length" if chunked else "content-length", "")
-    return int(length) if length.isdecimal() else None
+    return whole_number(length)
 
 
 def _unzipped(body: bytes) -> bytes:

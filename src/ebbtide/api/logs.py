@@ -6,7 +6,6 @@ print is written too.
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -296,9 +295,11 @@ def _positions(token: str | None) -> dict[str, int]:
         return {}
     try:
         positions = json.loads(base64.urlsafe_b64decode(token))
-        return {str(name): int(position) for name, position in positions.items()}
-    except (binascii.Error, ValueError, AttributeError, TypeError) as error:
-        raise InvalidParameter("The specified nextToken is invalid.") from error
+        if all(0 <= position < 1 << 63 for position in positions.values()):
+            return {name: int(position) for name, position in positions.items()}
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise InvalidParameter("The specified nextToken is invalid.")
 
 
 def _positions_token(positions: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.notifications import filters
 from ebbtide.notifications.addresses import refusal
 from ebbtide.notifications.retries import parse_delivery_policy
+from ebbtide.wire.numbers import whole_number
 
 PROTOCOLS = ("http", "https", "sqs", "email", "email-json")
 """How subscribers can be reached; SNS's sms, lambda, application and firehose need other AWS services."""
@@ -202,7 +203,7 @@ def _check_display_name(value: str) -> None:
 
 
 def _check_size_limit(value: str) -> None:
-    if not value.isdecimal() or not 1_024 <= int(value) <= 1_048_576:
+    if not 1_024 <= (whole_number(value) or 0) <= 1_048_576:
         raise invalid("Attributes Reason: MaximumMessageSize must be from 1024 to 1048576")
 
 

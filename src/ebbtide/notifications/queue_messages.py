@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.numbers import whole_number
 
 MAX_ATTRIBUTES = 10
 
@@ -95,8 +96,10 @@ def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
             raise _unknown_attribute(name)
         if not value:
             continue
-        if name in RANGES and not (value.isdecimal() and RANGES[name][0] <= int(value) <= RANGES[name][1]):
-            raise _invalid_attribute(name)
+        if name in RANGES:
+            number = whole_number(value)
+            if number is None or not RANGES[name][0] <= number <= RANGES[name][1]:
+                raise _invalid_attribute(name)
         if name == "RedrivePolicy":
             _check_redrive_policy(value)
         kept[name] = value

@@ -48,7 +48,7 @@ def _matches(header: str, etag: str) -> bool:
     return "*" in tags or etag in tags
 
 
-_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+_RANGE = re.compile(r"^bytes=([0-9]{0,18})-([0-9]{0,18})$")
 
 
 def byte_range(header: str, size_bytes: int) -> tuple[int, int] | None:

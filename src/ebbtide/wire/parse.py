@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from ebbtide.errors import ServiceError
 from ebbtide.wire.models import Member, Operation, Shape
+from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.request import Request
 
 Params = dict[str, Any]
@@ -211,7 +212,8 @@ def _query_value(member: Member, node: dict[str, Any]) -> Any:
 
 
 def _numbered(node: dict[str, Any]) -> list[dict[str, Any]]:
-    return [node[number] for number in sorted((n for n in node if n.isdecimal()), key=int)]
+    numbered = {n: item for name, item in node.items() if (n := whole_number(name)) is not None}
+    return [numbered[n] for n in sorted(numbered)]
 
 
 def _text(node: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import base64
 import hmac
 from urllib.parse import parse_qsl
 
+from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.request import Request
 from ebbtide.wire.sigv4 import Reason, Refused
 
@@ -68,9 +69,10 @@ def verify_presigned(request: Request, path: str, secret_access_key: str, *, now
     """
     arguments = request.arguments
     expires = arguments.get("Expires", [""])[0]
-    if not expires.isdecimal() or "Signature" not in arguments:
+    expires_at = whole_number(expires)
+    if expires_at is None or "Signature" not in arguments:
         raise Refused(Reason.MALFORMED, "A presigned request needs AWSAccessKeyId, Signature and Expires.")
-    if now > int(expires):
+    if now > expires_at:
         raise Refused(Reason.EXPIRED, "Request has expired")
     to_sign = "\n".join(
         (

@@ -16,6 +16,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.request import Request
 
 CLOCK_WINDOW_S = 900
@@ -145,15 +146,15 @@ def _from_query(request: Request) -> Signature:
 
     if argument("X-Amz-Algorithm") != _ALGORITHM:
         raise Refused(Reason.MALFORMED, f"X-Amz-Algorithm only supports {_ALGORITHM}.")
-    expires = argument("X-Amz-Expires")
-    if not expires.isdecimal() or not 0 < int(expires) <= MAX_EXPIRES_S:
+    expires_s = whole_number(argument("X-Amz-Expires"))
+    if expires_s is None or not 0 < expires_s <= MAX_EXPIRES_S:
         raise Refused(Reason.MALFORMED, f"X-Amz-Expires must be from 1 to {MAX_EXPIRES_S} seconds.")
     return _signature(
         argument("X-Amz-Credential"),
         argument("X-Amz-SignedHeaders"),
         argument("X-Amz-Signature"),
         argument("X-Amz-Date"),
-        int(expires),
+        expires_s,
     )
 
 

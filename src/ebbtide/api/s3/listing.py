@@ -1,7 +1,6 @@
 """S3's lists of objects, of their only versions, of uploads and of parts."""
 
 import base64
-import binascii
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from urllib.parse import quote
@@ -252,7 +251,7 @@ def _token(after: str) -> str:
 def _after_token(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidArgument(
             "The continuation token provided is incorrect", "continuation-token", token
         ) from error

@@ -181,7 +181,7 @@ def _part_number(params: Params) -> int:
     return number
 
 
-_SOURCE_RANGE = re.compile(r"^bytes=(\d+)-(\d+)$")
+_SOURCE_RANGE = re.compile(r"^bytes=([0-9]{1,18})-([0-9]{1,18})$")
 
 
 def _source_range(header: str | None, size_bytes: int) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """A request's body on its way into the store: hashed as it passes, compared with what the client said."""
 
 import base64
-import binascii
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
@@ -10,6 +9,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.objects import checksums
 from ebbtide.objects.errors import BadDigest, InvalidArgument, InvalidRequest
 from ebbtide.objects.records import Staged
+from ebbtide.wire.numbers import whole_number
 
 LARGEST_PUT_BYTES = 5 << 30
 LARGEST_METADATA_BYTES = 2048
@@ -150,7 +150,7 @@ def checked_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 def _check_size(headers: Mapping[str, str]) -> None:
     size = headers.get("x-amz-decoded-content-length") or headers.get("content-length") or "0"
-    if size.isdecimal() and int(size) > LARGEST_PUT_BYTES:
+    if (whole_number(size) or 0) > LARGEST_PUT_BYTES:
         raise ServiceError(
             "Your proposed upload exceeds the maximum allowed size",
             code="EntityTooLarge",
@@ -165,7 +165,7 @@ def _md5(params: Params) -> str | None:
         return None
     try:
         digest = base64.b64decode(stated, validate=True)
-    except binascii.Error:
+    except ValueError:
         digest = b""
     if len(digest) != 16:
         raise ServiceError("The Content-MD5 you specified was invalid.", code="InvalidDigest")
