@@ -17,6 +17,7 @@ from bench.server import Measured, deploy, percentile, send_all, server, signed_
 
 BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
+ASK_AGAIN_S = 0.001
 BURST = 5_000
 RUNS = 3
 
@@ -56,6 +57,7 @@ def _lone(runtime: Any, s3: Any, run: int) -> float:
         if response.status == 200:
             connection.close()
             return time.perf_counter() - accepted_at
+        time.sleep(ASK_AGAIN_S)
 
 
 def _burst(measured: Measured) -> float:

@@ -4,10 +4,14 @@ import asyncio
 
 
 class Subscription:
-    """`event` is set at each change of what was subscribed to; the waiter clears it before it looks."""
+    """`event` is set at each change of what was subscribed to; the waiter clears it before it looks.
+
+    Of a subscription to every endpoint, `ignored` holds the ids of those whose changes do not set it.
+    """
 
     def __init__(self, wakeups: "Wakeups", endpoint_id: str | None) -> None:
         self.event = asyncio.Event()
+        self.ignored: frozenset[str] = frozenset()
         self._wakeups = wakeups
         self._endpoint_id = endpoint_id
 
@@ -32,7 +36,8 @@ class Wakeups:
         for subscription in self._waiting.get(endpoint_id, ()):
             subscription.event.set()
         for subscription in self._waiting.get(None, ()):
-            subscription.event.set()
+            if endpoint_id not in subscription.ignored:
+                subscription.event.set()
 
     def _drop(self, endpoint_id: str | None, subscription: Subscription) -> None:
         waiting = self._waiting.get(endpoint_id, set())

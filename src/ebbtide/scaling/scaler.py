@@ -1,7 +1,8 @@
 """The loop that keeps instance counts where the policies want them.
 
-An arrival wakes it at once; otherwise it looks each second while anything runs or waits, each minute while
-nothing does. It only says how many instances are desired: the fleet starts and drains them.
+An arrival at an endpoint without instances wakes it at once; otherwise it looks each second while anything
+runs or waits, each minute while nothing does. It only says how many instances are desired: the fleet starts
+and drains them.
 """
 
 import asyncio
@@ -75,6 +76,12 @@ class Scaler:
             )
             if scaled:
                 self._fleet_wake()
+        # An arrival is news where nothing serves; where something does, the next look is soon enough.
+        self._arrivals.ignored = frozenset(
+            endpoint.id
+            for endpoint in seen.endpoints
+            if not acts and any(variant.desired_instance_count for variant in endpoint.variants)
+        )
         every_s = ACTIVE_S if any(seen.active(endpoint) for endpoint in seen.endpoints) else IDLE_S
         # On the second: a delay counted from here would now and then skip one.
         return every_s - now % every_s
