@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## Summarise real articles from zero instances and back to z
 	@$(BIN)/ebbtide demo $(FILES)
 
 test: $(VENV)/.develop ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.develop ## Check style and types
 	$(BIN)/ruff check
