@@ -262,6 +262,12 @@ def _with(name: str, text: str) -> Callable[[Path], object]:
             id="an architecture not served",
         ),
         pytest.param(_with("config.json", "{"), "config.json is not JSON", id="a damaged configuration"),
+        pytest.param(_with("config.json", "[]"), "config.json is no object", id="a list for a configuration"),
+        pytest.param(
+            _with("spiece.model", "version https://git-lfs.github.com/spec/v1\n"),
+            "spiece.model is a Git LFS pointer",
+            id="a tokenizer that Git LFS has not fetched",
+        ),
         pytest.param(
             _with("model.safetensors", "zzzzzzzzzzzzzzzz"), "cannot be converted", id="damaged weights"
         ),

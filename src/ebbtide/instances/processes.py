@@ -22,6 +22,9 @@ from ebbtide.logs import LogStream
 OOM_SCORE_ADJUSTMENT = 500
 """Added, in thousandths of all memory, to what the kernel weighs when it must kill. The server has 0."""
 
+READ_BYTES = 8192
+"""Output taken at a time: what it holds in lines, which may be thousands, is logged in one go."""
+
 MAX_LINE_BYTES = 200_000
 """A line this long is logged before it ends, so that one without an end takes no memory."""
 
@@ -180,7 +183,8 @@ class _Output:
     async def log_to(self, log: LogStream) -> None:
         """Log what arrives, a line an event, until the pipe's other end is closed."""
         rest = b""
-        while chunk := await self._reader.read(65536):
+        while chunk := await self._reader.read(READ_BYTES):
+            await asyncio.sleep(0)  # a read of what is there already gives nobody else a turn
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > MAX_LINE_BYTES:
                 lines, rest = [*lines, rest], b""

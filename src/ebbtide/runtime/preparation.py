@@ -35,6 +35,7 @@ ARCHITECTURES = ("PegasusForConditionalGeneration", "BartForConditionalGeneratio
 """What is converted, and compared with transformers by the tests."""
 
 MODEL_FILES = ("*.json", "*.model", "*.txt", "*.safetensors", "*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -87,23 +88,28 @@ def converted(deployment: Deployment, folder: Path) -> Path:
 
 def _check(folder: Path) -> None:
     try:
-        architectures = json.loads((folder / "config.json").read_text()).get("architectures") or ["(none)"]
+        config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError as error:
         raise LoadFailure("The model's files have neither config.json nor code/inference.py") from error
     except ValueError as error:
         raise LoadFailure(f"The model's config.json is not JSON: {error}") from error
-    if architectures[0] not in ARCHITECTURES:
+    if not isinstance(config, dict):
+        raise LoadFailure("The model's config.json is no object of names and values")
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else "(none)"
+    if architecture not in ARCHITECTURES:
         served = ", ".join(ARCHITECTURES)
-        raise LoadFailure(f"The architecture {architectures[0]} is not served; there are {served}")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise LoadFailure(f"The architecture {architecture} is not served; there are {served}")
+    tokenizers = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not tokenizers:
         raise LoadFailure("The model's files have no tokenizer: neither tokenizer.json nor spiece.model")
     weights = [path for pattern in WEIGHT_FILES for path in folder.glob(pattern)]
     if not weights:
         raise LoadFailure("The model's files have no weights: no model.safetensors and no pytorch_model.bin")
-    for path in weights:
+    for path in (*tokenizers, *weights):
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
-                raise LoadFailure(f"{path.name} is a Git LFS pointer, not the weights it stands for")
+                raise LoadFailure(f"{path.name} is a Git LFS pointer, not the file it stands for")
 
 
 def _content_digest(folder: Path, cache: Path) -> str:
