@@ -223,6 +223,27 @@ def test_gzipped_metric_data_is_understood(ebbtide):
     ebbtide.client("cloudwatch").put_metric_data(Namespace="FrontDoor", MetricData=[point] * 100)
 
 
+def test_a_gzipped_form_is_understood(ebbtide):
+    """boto3 1.38 and older send much metric data so."""
+    form = b"Action=PutMetricData&Version=2010-08-01&Namespace=FrontDoor"
+    body = gzip.compress(form + b"&MetricData.member.1.MetricName=zipped&MetricData.member.1.Value=1")
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "gzip"}
+
+    status, _, answer = send(ebbtide, signed(ebbtide, "monitoring", body, headers), body)
+
+    listed = ebbtide.client("cloudwatch").list_metrics(Namespace="FrontDoor", MetricName="zipped")["Metrics"]
+    assert (status, len(listed)) == (200, 1), answer
+
+
+@pytest.mark.parametrize("body", [b"Action=PutMetricData", gzip.compress(b"A" * 100_000_000), b"\x1f\x8b"])
+def test_a_form_that_does_not_unfold_is_the_callers_error(ebbtide, body):
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "gzip"}
+
+    status, _, answer = send(ebbtide, signed(ebbtide, "monitoring", body, headers), body)
+
+    assert status in (400, 413), answer
+
+
 def test_gzip_that_unfolds_without_bound_is_refused(ebbtide):
     body = gzip.compress(b" " * 100_000_000)
     headers = {"X-Amz-Target": "GraniteServiceVersion20100801.PutMetricData", "Content-Encoding": "gzip"}

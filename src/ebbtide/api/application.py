@@ -9,13 +9,12 @@ import importlib
 import logging
 import time
 import uuid
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any
 
 from ebbtide.api import SERVICES
-from ebbtide.api.authentication import MAX_BODY_BYTES, Caller, Lookup, authenticate
-from ebbtide.api.body import Body, Receive, TooLarge
+from ebbtide.api.authentication import Caller, Lookup, authenticate
+from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
 from ebbtide.errors import ServiceError
@@ -122,7 +121,7 @@ class Application:
         except sigv4.Refused as refused:
             raise sigv4.as_service_error(refused, target.protocol) from refused
         if operation.accepts_gzip and request.headers.get("content-encoding") == "gzip":
-            request.body = _unzipped(request.body)
+            request.body = unzipped(request.body)
         params = parse(operation, target.protocol, request, labels)
         if operation.streamed is not None:
             params[operation.streamed] = body
@@ -170,20 +169,6 @@ def _data_length(request: Request) -> int | None:
     chunked = request.headers.get("x-amz-content-sha256", "").startswith(sigv4.STREAMING_PREFIX)
     length = request.headers.get("x-amz-decoded-content-length" if chunked else "content-length", "")
     return whole_number(length)
-
-
-def _unzipped(body: bytes) -> bytes:
-    """What clients compressed, large metric data, say. Raises TooLarge; ServiceError when it is not gzip."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacker.decompress(body, MAX_BODY_BYTES)
-    except zlib.error as error:
-        raise ServiceError("The body is not valid gzip.", code="SerializationException") from error
-    if unpacker.unconsumed_tail:
-        raise TooLarge
-    if not unpacker.eof:
-        raise ServiceError("The gzipped body is not complete.", code="SerializationException")
-    return unpacked
 
 
 async def _send(response: Response, body: Body, send: Send, *, head: bool) -> None:

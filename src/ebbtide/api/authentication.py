@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ebbtide.api.body import Body, TooLarge
+from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge
 from ebbtide.api.targets import SIGNING_NAMES, path_with_bucket
 from ebbtide.errors import ServiceError
 from ebbtide.settings import Credentials
@@ -16,9 +16,6 @@ from ebbtide.wire import models, sigv2, sigv4
 from ebbtide.wire.chunked import ChunkedDecoder, ChunkSigner
 from ebbtide.wire.request import Request
 from ebbtide.wire.validate import too_long
-
-MAX_BODY_BYTES = 4 * 1024 * 1024
-"""For what is read whole and has no limit in its model: 1 MiB of SQS message, form-encoded, fits."""
 
 MAX_XML_BYTES = 8 * 1024 * 1024
 """For S3's documents: 10,000 parts with checksums make 4 MB."""

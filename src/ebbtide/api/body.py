@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ from ebbtide.wire.chunked import ChunkedDecoder, incomplete_body
 from ebbtide.wire.sigv4 import payload_mismatch
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""For what is read whole and has no limit in its model: 1 MiB of SQS message, form-encoded, fits."""
 
 BLOCK_BYTES = 512 * 1024
 """The size in which a stream hands on what arrives in pieces of a few kilobytes: fewer, larger writes."""
@@ -136,3 +140,17 @@ class Body:
         self._ended = not message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         return piece
+
+
+def unzipped(body: bytes) -> bytes:
+    """What clients compressed, large metric data, say. Raises TooLarge; ServiceError when it is not gzip."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = unpacker.decompress(body, MAX_BODY_BYTES)
+    except zlib.error as error:
+        raise ServiceError("The body is not valid gzip.", code="SerializationException") from error
+    if unpacker.unconsumed_tail:
+        raise TooLarge
+    if not unpacker.eof:
+        raise ServiceError("The gzipped body is not complete.", code="SerializationException")
+    return unpacked

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
+from ebbtide.api.body import unzipped
 from ebbtide.errors import ServiceError
 from ebbtide.wire import models
 from ebbtide.wire.request import Request
@@ -103,8 +104,13 @@ def find_operation(target: Target, request: Request) -> tuple[models.Operation, 
 
 
 def action(request: Request) -> str:
-    """The Action of a query request, in its query string or its form."""
-    form: Mapping[str, list[str]] = parse_qs(request.body.decode("latin-1")) if request.body else {}
+    """The Action of a query request, in its query string or its form.
+
+    Raises TooLarge, and ServiceError for a form that is said to be gzip and is not.
+    """
+    # boto3 1.38 and older compress the forms of PutMetricData.
+    body = unzipped(request.body) if request.headers.get("content-encoding") == "gzip" else request.body
+    form: Mapping[str, list[str]] = parse_qs(body.decode("latin-1")) if body else {}
     return (request.arguments.get("Action") or form.get("Action") or [""])[0]
 
 
