@@ -42,6 +42,12 @@ def test_a_setting_that_does_not_parse_is_named(tmp_path: Path) -> None:
         Settings.from_environment({"EBBTIDE_LEASE_S": "soon"}, data=tmp_path)
 
 
+@pytest.mark.parametrize("number", ["-1", "0", "nan", "inf"])
+def test_a_setting_that_counts_is_above_zero(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ValueError, match=f"EBBTIDE_LEASE_S={number} must be above 0"):
+        Settings.from_environment({"EBBTIDE_LEASE_S": number}, data=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("environment", "directory"),
     [

@@ -1,6 +1,7 @@
 """Every knob of the server: one frozen record, read once at start."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ class Settings:
         """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_DRAIN_TIMEOUT_S,
         EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL; arguments win.
 
-        Raises ValueError naming the variable whose value does not parse.
+        Raises ValueError naming the variable whose value does not parse, or is a number not above 0.
         """
         readers = {
             "region": str,
@@ -63,6 +64,8 @@ class Settings:
                     read[name] = parse(text)
                 except ValueError as error:
                     raise ValueError(f"{variable}={text} is not a valid {parse.__name__}") from error
+                if parse in (float, int) and not 0 < read[name] < math.inf:  # type: ignore[operator]
+                    raise ValueError(f"{variable}={text} must be above 0")
         read |= {name: value for name, value in given.items() if value is not None}
         return cls(data=data or default_data_directory(environment), **read)  # type: ignore[arg-type]
 
