@@ -202,7 +202,7 @@ def test_an_unknown_endpoint_is_said_not_to_exist(ebbtide: Ebbtide) -> None:
     ("parameters", "says"),
     [
         pytest.param({}, "neither was", id="neither body nor location"),
-        pytest.param({"Body": b"{}", "InputLocation": "s3://a/b"}, "both was", id="both"),
+        pytest.param({"Body": b"{}", "InputLocation": "s3://a/b"}, "both were", id="both"),
         pytest.param({"Body": b"x" * 128_001}, "128", id="a body over 128,000 bytes"),
         pytest.param({"InputLocation": "ftp://a/b"}, "InputLocation|inputLocation", id="another scheme"),
         pytest.param(

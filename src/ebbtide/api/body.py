@@ -25,6 +25,10 @@ MAX_DRAIN_BYTES = 16 * 1024 * 1024
 """How much of an unwanted body is read so that its sender, still writing, comes to read our answer."""
 
 
+SILENCE_S = 60.0
+"""How long a sender may be silent in the middle of a body."""
+
+
 class TooLarge(Exception):
     """The body is longer than the operation takes."""
 
@@ -32,12 +36,15 @@ class TooLarge(Exception):
 class Body:
     """One request's body. Iterate it, or `read` it, once."""
 
-    def __init__(self, receive: Receive, *, length_bytes: int | None) -> None:
-        """length_bytes: the declared length of the data, after decoding, where it is declared."""
+    def __init__(self, receive: Receive, *, length_bytes: int | None, silence_s: float = SILENCE_S) -> None:
+        """length_bytes: the declared length of the data, after decoding, where it is declared.
+        silence_s: how long its sender may send nothing before it is given up.
+        """
         self.trailers: dict[str, str] = {}
         """Trailing headers of an aws-chunked body, names in lower case; complete at the body's end."""
         self._receive = receive
         self._length_bytes = length_bytes
+        self._silence_s = silence_s
         self._expected_sha256: str | None = None
         self._decoder: ChunkedDecoder | None = None
         self._ended = False
@@ -133,7 +140,16 @@ class Body:
         return asyncio.ensure_future(self._receive())
 
     async def _next(self) -> bytes:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(self._silence_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            self._ended = True
+            raise ServiceError(
+                "Your socket connection to the server was not read from or written to within the timeout "
+                "period. Idle connections will be closed.",
+                code="RequestTimeout",
+            ) from error
         if message["type"] != "http.request":
             self._ended = True
             raise incomplete_body()

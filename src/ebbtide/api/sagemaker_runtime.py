@@ -122,8 +122,8 @@ def _invocation(params: Params, endpoint: Endpoint, *, account: str, now: float)
     body = params.get("Body") or None
     input_uri = params.get("InputLocation")
     if (body is None) == (input_uri is None):
-        given = "neither" if body is None else "both"
-        raise ValidationError(f"Exactly one of Body and InputLocation must be given; {given} was.")
+        given = "neither was" if body is None else "both were"
+        raise ValidationError(f"Exactly one of Body and InputLocation must be given; {given}.")
     if body is not None and len(body) > BODY_LIMIT_BYTES:
         raise ValidationError(f"Body has {len(body)} bytes; at most {BODY_LIMIT_BYTES} are allowed.")
     if input_uri is not None:

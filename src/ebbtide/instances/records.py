@@ -81,7 +81,7 @@ instances = Table(
     Column("ended_at", Float),
 )
 _ACTIVE = instances.c.ended_at.is_(None)
-Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE)
 Index("instances_of_endpoint", instances.c.endpoint_id, instances.c.created_at)
 Index("instances_of_model", instances.c.model_digest, instances.c.created_at)
 

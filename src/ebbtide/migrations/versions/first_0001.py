@@ -126,7 +126,6 @@ def upgrade() -> None:
         ["endpoint_id"],
         unique=False,
         sqlite_where=sa.text("ended_at IS NULL"),
-        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_index("instances_of_endpoint", "instances", ["endpoint_id", "created_at"], unique=False)
     op.create_index("instances_of_model", "instances", ["model_digest", "created_at"], unique=False)
@@ -332,7 +331,6 @@ def upgrade() -> None:
         ["endpoint_id"],
         unique=False,
         sqlite_where=sa.text("status = 'InProgress'"),
-        postgresql_where=sa.text("status = 'InProgress'"),
     )
     op.create_table(
         "sns_topics",
