@@ -57,3 +57,20 @@ def test_a_setting_that_counts_is_above_zero(tmp_path: Path, number: str) -> Non
 )
 def test_data_lies_where_the_environment_says(environment: dict[str, str], directory: str) -> None:
     assert default_data_directory(environment) == Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("environment", "host", "allowed"),
+    [
+        pytest.param({}, "127.0.0.1", True, id="a server on loopback delivers to loopback"),
+        pytest.param({}, "0.0.0.0", False, id="a server for others does not"),
+        pytest.param(
+            {"EBBTIDE_PRIVATE_DELIVERY": "true"}, "0.0.0.0", True, id="unless its operator allows it"
+        ),
+        pytest.param({"EBBTIDE_PRIVATE_DELIVERY": "false"}, "localhost", False, id="or forbids it"),
+    ],
+)
+def test_private_addresses_are_told_of_outcomes_only_where_that_is_allowed(
+    tmp_path: Path, environment: dict[str, str], host: str, allowed: bool
+) -> None:
+    assert Settings.from_environment(environment, data=tmp_path, host=host).private_delivery is allowed

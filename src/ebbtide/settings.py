@@ -1,16 +1,17 @@
 """Every knob of the server: one frozen record, read once at start."""
 
+import ipaddress
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebbtide.identifiers import ACCOUNT
 
-DEFAULT_PORT = 8377
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8377
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Settings:
     """What an operator decides. `from_environment` documents the variables."""
 
     data: Path
-    host: str = "127.0.0.1"
+    host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     region: str = "us-east-1"
     lease_s: float = 30.0
@@ -43,11 +44,15 @@ class Settings:
         cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
     ) -> "Settings":
         """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_DRAIN_TIMEOUT_S,
-        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL; arguments win.
+        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL and
+        EBBTIDE_PRIVATE_DELIVERY; arguments win.
+
+        Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
+        it when the server itself listens on loopback alone: whoever reaches it is on this machine already.
 
         Raises ValueError naming the variable whose value does not parse, or is a number not above 0.
         """
-        readers = {
+        readers: dict[str, type | Callable[[str], bool]] = {
             "region": str,
             "lease_s": float,
             "max_claim_count": int,
@@ -55,6 +60,7 @@ class Settings:
             "memory_limit_bytes": int,
             "instance_types_file": Path,
             "smtp_url": str,
+            "private_delivery": boolean,
         }
         read: dict[str, object] = {}
         for name, parse in readers.items():
@@ -67,7 +73,23 @@ class Settings:
                 if parse in (float, int) and not 0 < read[name] < math.inf:  # type: ignore[operator]
                     raise ValueError(f"{variable}={text} must be above 0")
         read |= {name: value for name, value in given.items() if value is not None}
+        read.setdefault("private_delivery", _is_loopback(str(read.get("host", DEFAULT_HOST))))
         return cls(data=data or default_data_directory(environment), **read)  # type: ignore[arg-type]
+
+
+def boolean(text: str) -> bool:
+    """true or false, in any case. Raises ValueError for anything else."""
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError as error:
+        raise ValueError(text) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def default_data_directory(environment: Mapping[str, str] = os.environ) -> Path:
