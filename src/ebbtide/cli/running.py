@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.cli.errors import NotRunningError
+from ebbtide.runtime.lifeline import die_with_parent
 from ebbtide.settings import Credentials, credentials, default_data_directory
 
 ADDRESS_FILE = "server.json"
@@ -123,6 +124,8 @@ def started(data: Path) -> Iterator[RunningServer]:
             text=True,
             # Ctrl-C at a terminal is for us: we stop the server when we have finished with it.
             start_new_session=True,
+            # And when we are killed, nobody else would.
+            preexec_fn=die_with_parent,
         )
     try:
         if process.stdout is None or not process.stdout.readline():
