@@ -103,7 +103,7 @@ def _build(settings: Settings, database: Database) -> Parts:
 
 
 def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:
-    reaper = Reaper(parts.settings, parts.database, parts.objects, parts.wakeups)
+    reaper = Reaper(parts.settings, parts.database, parts.objects, parts.wakeups, parts.deliveries.wake)
     for part in (parts.fleet, parts.scaler, parts.deliveries, parts.objects):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)

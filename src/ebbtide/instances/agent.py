@@ -355,6 +355,7 @@ class Agent:
             self._publisher,
             held,
             reason,
+            now=time.time(),
             metric=metric,
             code=code,
             timings=timings,

@@ -1,6 +1,6 @@
 """Ends what no agent will: invocations past their TTL, and claims whose agent is gone."""
 
-import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from sqlalchemy import Connection
@@ -27,12 +27,18 @@ class Reaper:
     """Its step publishes expiries and puts lapsed claims back into their queues."""
 
     def __init__(
-        self, settings: Settings, database: Database, objects: ObjectStore, wakeups: Wakeups
+        self,
+        settings: Settings,
+        database: Database,
+        objects: ObjectStore,
+        wakeups: Wakeups,
+        deliveries_wake: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
         self._objects = objects
         self._wakeups = wakeups
+        self._deliveries_wake = deliveries_wake
 
     async def step(self, now: float) -> float:
         """Handle one batch of each kind; returns the delay until the next step, in s."""
@@ -43,12 +49,14 @@ class Reaper:
             )
         )
         for invocation in expiring:
-            await self._expire(invocation)
+            await self._expire(invocation, now)
         for held in lapsed:
-            await self._return(held)
+            await self._return(held, now)
+        if expiring or lapsed:
+            self._deliveries_wake()
         return 0.0 if BATCH in (len(expiring), len(lapsed)) else IDLE_S
 
-    async def _expire(self, invocation: Invocation) -> None:
+    async def _expire(self, invocation: Invocation, now: float) -> None:
         publisher = await self._publisher(invocation)
         if publisher is None:
             return
@@ -56,12 +64,12 @@ class Reaper:
         reason = f"ClientError: The request waited longer than its RequestTTLSeconds of {waited_s:.0f} s."
         response = await stage_failure(self._objects, reason, 400)
         expired = await self._database.write(
-            lambda connection: publisher.expire(connection, invocation.id, reason, response, time.time())
+            lambda connection: publisher.expire(connection, invocation.id, reason, response, now)
         )
         if not expired:
             await self._objects.discard(response.staged)
 
-    async def _return(self, held: Claim) -> None:
+    async def _return(self, held: Claim, now: float) -> None:
         """Put a claim of a dead agent back, or end it when it has died too often."""
         publisher = await self._publisher(held.invocation)
         if publisher is None:
@@ -70,7 +78,7 @@ class Reaper:
             await self._database.write(lambda connection: invocations.release(connection, held, lost=True))
             self._wakeups.notify(held.invocation.endpoint_id)
             return
-        await fail(self._objects, publisher, held, poison_reason(held.lost_count + 1))
+        await fail(self._objects, publisher, held, poison_reason(held.lost_count + 1), now=now)
 
     async def _publisher(self, invocation: Invocation) -> Publisher | None:
         """None when the endpoint is gone: its invocations go with it."""
@@ -90,6 +98,7 @@ async def fail(
     held: Claim,
     reason: str,
     *,
+    now: float,
     metric: str | None = None,
     code: int = 500,
     timings: Timings = Timings(),  # noqa: B008  (frozen)
@@ -100,5 +109,5 @@ async def fail(
     with suppress(LeaseLost):
         await objects.publish_staged(
             response.staged,
-            lambda connection: publisher.fail(connection, held, failure, response, timings, time.time()),
+            lambda connection: publisher.fail(connection, held, failure, response, timings, now),
         )

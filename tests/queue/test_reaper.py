@@ -1,0 +1,147 @@
+"""What no agent ends: requests that waited too long, and claims whose agent is gone."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ebbtide import endpoints
+from ebbtide.database import Database, metadata
+from ebbtide.endpoints import EndpointConfig, Model, catalogue
+from ebbtide.identifiers import ACCOUNT
+from ebbtide.metrics import query
+from ebbtide.objects.buckets import Bucket, create_bucket
+from ebbtide.objects.store import ObjectStore
+from ebbtide.queue import invocations
+from ebbtide.queue.invocations import Backlog, Invocation
+from ebbtide.queue.reaper import Reaper
+from ebbtide.queue.wakeups import Wakeups
+from ebbtide.settings import Settings
+
+ACCEPTED_AT = 1_800_000_000.0
+
+
+@dataclass
+class Place:
+    """A database with one endpoint and one request, and the reaper over it."""
+
+    database: Database
+    objects: ObjectStore
+    reaper: Reaper
+    request: Invocation
+
+    async def failure(self) -> str:
+        """The failure object's message."""
+        _, chunks = await self.objects.open("b", "failures/a-error.out")
+        return str(json.loads(b"".join([chunk async for chunk in chunks]))["message"])
+
+    async def state(self) -> str:
+        return str(
+            await self.database.read(
+                lambda connection: connection.execute(text("SELECT state FROM invocations")).scalar_one()
+            )
+        )
+
+    async def claim_and_let_lapse(self, *, suspect: bool) -> None:
+        await self.database.write(
+            lambda connection: invocations.claim(
+                connection,
+                endpoint_id=self.request.endpoint_id,
+                instance_id="i-1",
+                limit=1,
+                lease_s=30.0,
+                now=ACCEPTED_AT + 1,
+                suspect=suspect,
+            )
+        )
+        await self.reaper.step(ACCEPTED_AT + 32)
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    database = Database(tmp_path / "ebbtide.db")
+    variant = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.xlarge"}
+    output = {"S3OutputPath": "s3://b/out", "S3FailurePath": "s3://b/failures"}
+    given = {
+        "EndpointConfigName": "c",
+        "ProductionVariants": [variant],
+        "AsyncInferenceConfig": {"OutputConfig": output},
+    }
+    model = Model(ACCOUNT, "m", "m", {"ModelName": "m", "PrimaryContainer": {"Image": "x"}}, 0.0)
+    config = EndpointConfig(ACCOUNT, "c", "c", given, 0.0)
+    with database.engine.begin() as connection:
+        metadata.create_all(connection)
+        create_bucket(connection, Bucket("b", ACCOUNT, "us-east-1", 0.0))
+        catalogue.create_model(connection, model)
+        catalogue.create_endpoint_config(connection, config)
+        endpoint = endpoints.create_endpoint(connection, config, "e", region="us-east-1", at=0.0)
+    request = Invocation(
+        id="a",
+        inference_id="given",
+        account=ACCOUNT,
+        endpoint_id=endpoint.id,
+        accepted_at=ACCEPTED_AT,
+        expires_at=ACCEPTED_AT + 60,
+        timeout_s=900,
+        input_uri="s3://b/in",
+        content_type=None,
+        accept=None,
+        custom_attributes=None,
+        output_uri="s3://b/out/a.out",
+        failure_uri="s3://b/failures/a-error.out",
+        body=None,
+    )
+    await database.write(lambda connection: invocations.accept(connection, [request]))
+    objects = ObjectStore(tmp_path / "objects", database)
+    settings = Settings(tmp_path, max_claim_count=2)
+    yield Place(database, objects, Reaper(settings, database, objects, Wakeups(), lambda: None), request)
+    database.close()
+
+
+async def test_a_request_past_its_ttl_ends_expired_with_a_failure_object_that_says_so(place: Place) -> None:
+    await place.reaper.step(ACCEPTED_AT + 59.9)
+    before = await place.state()
+
+    await place.reaper.step(ACCEPTED_AT + 60)
+
+    assert (before, await place.state()) == ("queued", "expired")
+    assert "RequestTTLSeconds of 60 s" in await place.failure()
+
+
+async def test_an_expiry_is_counted(place: Place) -> None:
+    await place.reaper.step(ACCEPTED_AT + 60)
+
+    names = await place.database.read(
+        lambda connection: {found.name for found in query.find(connection, namespace="AWS/SageMaker")}
+    )
+    assert {"ExpiredRequests", "InvocationFailures", "TimeInBacklog"} <= names
+
+
+async def test_a_claim_whose_agent_is_gone_is_put_back_when_its_lease_is_over(place: Place) -> None:
+    await place.claim_and_let_lapse(suspect=False)
+
+    backlog = await place.database.read(
+        lambda connection: invocations.backlog(connection, place.request.endpoint_id)
+    )
+    assert backlog == Backlog(queued=1, claimed=0, oldest_accepted_at=ACCEPTED_AT)
+
+
+async def test_a_request_whose_agents_die_again_and_again_fails_with_the_reason(place: Place) -> None:
+    await place.claim_and_let_lapse(suspect=False)
+    await place.claim_and_let_lapse(suspect=True)
+
+    assert await place.state() == "failed"
+    assert "died 2 times" in await place.failure()
+
+
+async def test_a_request_without_a_failure_path_expires_all_the_same(place: Place) -> None:
+    other = replace(place.request, id="b", failure_uri=None)
+    await place.database.write(lambda connection: invocations.drop_endpoint(connection, other.endpoint_id))
+    await place.database.write(lambda connection: invocations.accept(connection, [other]))
+
+    await place.reaper.step(ACCEPTED_AT + 61)
+
+    assert await place.state() == "expired"
