@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,12 @@ class Workplace:
 
 def model_servers() -> list[psutil.Process]:
     """The fleet's processes, among others that this one may have started."""
-    return [child for child in psutil.Process().children() if "ebbtide.runtime" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it ended between the two questions
+            if "ebbtide.runtime" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture
