@@ -56,6 +56,7 @@ class RunningInstance:
         self.gpus = gpus
         self.resident_bytes = 0
         self.came_up = False
+        self._recorded = False
         self._model_server: ModelServer | None = None
         self._agent: Agent | None = None
         self._live = asyncio.Event()
@@ -76,8 +77,8 @@ class RunningInstance:
 
     @property
     def in_service(self) -> bool:
-        """Its model is up, its generation is the one that serves, and it is to stay."""
-        return self.came_up and self._live.is_set() and not self._draining.is_set()
+        """Its record says so, its generation is the one that serves, and it is to stay."""
+        return self._recorded and self._live.is_set() and not self._draining.is_set()
 
     @property
     def serving(self) -> bool:
@@ -136,6 +137,7 @@ class RunningInstance:
                 return Ending(State.STOPPED, "not wanted any more before it was in service")
             self.came_up = True
             await on_in_service()
+            self._recorded = True
             if not await self._unless_drained(self._wait_for_generation()):
                 return Ending(State.STOPPED, "drained")
             ending = await self._serve(make_agent)
