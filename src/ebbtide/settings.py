@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ebbtide.identifiers import ACCOUNT
@@ -119,26 +119,20 @@ def credentials(data: Path, environment: Mapping[str, str] = os.environ) -> Cred
     path = data / "credentials.json"
     if not path.exists():
         made = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
-        _write_private(path, made)
+        write_private(path, json.dumps(asdict(made)).encode())
     try:
         return Credentials(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no key: {error}") from error
 
 
-def _write_private(path: Path, made: Credentials) -> None:
-    text = json.dumps(
-        {
-            "access_key_id": made.access_key_id,
-            "secret_access_key": made.secret_access_key,
-            "account": made.account,
-        }
-    )
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, in a directory that exists."""
     # Written whole under another name first: a crash here must not leave half a file that fails for ever.
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)

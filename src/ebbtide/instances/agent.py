@@ -80,7 +80,6 @@ class Agent:
         self.in_flight = 0
         self.replace_requested = asyncio.Event()
         self._instance_id = instance_id
-        self._variant = variant
         self._endpoint = endpoint
         self._model_server = model_server
         self._concurrency = concurrency

@@ -6,12 +6,13 @@ names and checks the signature against its key. Many verifiers insist that the c
 """
 
 import base64
-import os
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ebbtide.settings import write_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -74,7 +75,8 @@ class Signer:
             if self._loaded is None:
                 path = self._root / "signing.pem"
                 if not path.exists():
-                    _write_private(path, _make())
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    write_private(path, _make())
                 kept = path.read_bytes()
                 key = serialization.load_pem_private_key(kept, password=None)
                 assert isinstance(key, RSAPrivateKey)
@@ -106,15 +108,3 @@ def _make() -> bytes:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return private + certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Written whole under another name first: a crash here must not leave half a file that fails for ever.
-    unfinished = path.with_suffix(".new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
