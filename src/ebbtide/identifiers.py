@@ -2,10 +2,11 @@
 
 import re
 import secrets
-import time
 import uuid
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+
+from ebbtide import clock
 
 ACCOUNT = "123456789012"
 """The account of the server's own access key."""
@@ -13,7 +14,7 @@ ACCOUNT = "123456789012"
 
 def time_ordered_id(now: float | None = None) -> str:
     """A UUID of version 7 (RFC 9562, 5.7) in its text form: ids made later sort after earlier ones."""
-    milliseconds = int((time.time() if now is None else now) * 1000)
+    milliseconds = int((clock.now() if now is None else now) * 1000)
     value = (milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | secrets.randbits(76)
     value = value & ~(0b11 << 62) | 0b10 << 62
     return str(uuid.UUID(int=value))

@@ -14,12 +14,12 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebbtide import clock
 from ebbtide.errors import ServiceError
 
 SEGMENT_BYTES = 4 << 20
@@ -262,7 +262,7 @@ class LogStore:
                 held_open[0].close()
             found = LogStream(group, name, self._group_directory(group) / _hash(name))
             self._streams[group, name] = found
-        found.make(time.time())
+        found.make(clock.now())
         return found
 
     def create_group(self, group: str, *, now: float) -> None:

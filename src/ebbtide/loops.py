@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from ebbtide import clock
 from ebbtide.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ async def run(
             if wake is not None:
                 wake.clear()
             try:
-                delay_s = await step(time.time())
+                delay_s = await step(clock.now())
             except Unavailable as error:  # a full disk, say: the step's doing it is not, and it may pass
                 log.warning("%s: not now: %s", name, error)
                 delay_s = AFTER_FAILURE_S

@@ -9,7 +9,6 @@ import fcntl
 import logging
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from granian.server.embed import Server as HTTPServer
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
-from ebbtide import loops, metrics, migrations
+from ebbtide import clock, loops, metrics, migrations
 from ebbtide.api.application import Application
 from ebbtide.api.call import Parts
 from ebbtide.database import Database
@@ -121,7 +120,7 @@ def _alarm_action(parts: Parts) -> Callable[[alarms.Alarm, str], Awaitable[None]
         subject, message = alarms.notification(alarm)
 
         def publish(connection: Connection) -> None:
-            topics.publish(connection, action_arn, message, subject=subject, at=time.time())
+            topics.publish(connection, action_arn, message, subject=subject, at=clock.now())
 
         await parts.database.write(publish)
         parts.deliveries.wake()

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any
 
+from ebbtide import clock
 from ebbtide.api import SERVICES
 from ebbtide.api.authentication import Caller, Lookup, authenticate
 from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
@@ -106,7 +107,7 @@ class Application:
     async def _serve(
         self, request: Request, target: Target, body: Body, scheme: str, request_id: str
     ) -> Response:
-        now = time.time()
+        now = clock.now()
         if target.protocol == "query" and "Action" not in request.arguments:
             request.body = await body.read(MAX_BODY_BYTES)
         try:
@@ -114,7 +115,7 @@ class Application:
                 raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
             operation, labels = find_operation(target, request)
             caller = (
-                await authenticate(request, body, operation, self._lookup, now=now)
+                await authenticate(request, body, operation, self._lookup, wall_clock=time.time())
                 if target.signed
                 else Caller(ACCOUNT, "", None)
             )

@@ -34,21 +34,22 @@ class Caller:
 
 
 async def authenticate(
-    request: Request, body: Body, operation: models.Operation, lookup: Lookup, *, now: float
+    request: Request, body: Body, operation: models.Operation, lookup: Lookup, *, wall_clock: float
 ) -> Caller:
     """Check the signature, and give the request its body unless the operation streams that.
 
+    wall_clock: signatures are dated by the client's, which it is compared with.
     A streamed body is compared with its declared hash, and decoded, while the operation reads it.
     Raises Refused; TooLarge; ServiceError for a body that is not the one signed.
     """
     signature = sigv4.read_signature(request)
     if signature is not None:
         known = _known(lookup, signature.access_key_id)
-        await _verify(request, body, operation, signature, known.secret_access_key, now)
+        await _verify(request, body, operation, signature, known.secret_access_key, wall_clock)
         return Caller(known.account, known.access_key_id, signature.region)
     if operation.service.name == "s3" and sigv2.is_presigned(request):
         known = _known(lookup, sigv2.access_key_id(request))
-        sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=now)
+        sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=wall_clock)
         if operation.streamed is None:
             await read_body(request, body, operation)
         return Caller(known.account, known.access_key_id, None)
@@ -70,7 +71,7 @@ async def _verify(
     operation: models.Operation,
     signature: sigv4.Signature,
     secret: str,
-    now: float,
+    wall_clock: float,
 ) -> None:
     signing_name = SIGNING_NAMES.get(operation.service.name, operation.service.name)
     if signature.service != signing_name:
@@ -79,20 +80,20 @@ async def _verify(
         )
     declared = sigv4.declared_payload_hash(request, signature)
     if declared is not None and declared.startswith(sigv4.STREAMING_PREFIX):
-        sigv4.verify(request, signature, secret, payload_hash=declared, now=now)
+        sigv4.verify(request, signature, secret, payload_hash=declared, now=wall_clock)
         body.decode_with(_chunk_decoder(declared, signature, secret))
         request.headers = _decoded_headers(request.headers)
         if operation.streamed is None:
             await read_body(request, body, operation)
     elif operation.streamed is not None:
         payload_hash = declared or sigv4.UNSIGNED_PAYLOAD
-        sigv4.verify(request, signature, secret, payload_hash=payload_hash, now=now)
+        sigv4.verify(request, signature, secret, payload_hash=payload_hash, now=wall_clock)
         if payload_hash != sigv4.UNSIGNED_PAYLOAD:
             body.expect_sha256(payload_hash)
     else:
         await read_body(request, body, operation)
         computed = hashlib.sha256(request.body).hexdigest()
-        sigv4.verify(request, signature, secret, payload_hash=declared or computed, now=now)
+        sigv4.verify(request, signature, secret, payload_hash=declared or computed, now=wall_clock)
         if declared not in (None, sigv4.UNSIGNED_PAYLOAD, computed):
             raise sigv4.payload_mismatch()
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 
-from ebbtide import metrics
+from ebbtide import clock, metrics
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.endpoints.states import DELETING, FAILED
@@ -189,7 +189,7 @@ def _model_error(call: Call, endpoint: Endpoint, status: int, words: str) -> Ser
 
 async def _measure(parts: Parts, endpoint: Endpoint, variant: str, status: int, model_s: float) -> None:
     """Count a real-time invocation. status 0: the model did not answer in time."""
-    at = time.time()
+    at = clock.now()
     dimensions = (("EndpointName", endpoint.name), ("VariantName", variant))
     instances = max(1, len(parts.fleet.in_service(endpoint.id)))
     values = {

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import time
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
+from ebbtide import clock
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn
@@ -306,7 +306,7 @@ async def _take(queue: Queue, call: Call, *, limit: int, visibility_s: float, un
     with arrivals.watch(queue.arn) as arrived:
         while True:
             arrived.clear()
-            now = time.time()
+            now = clock.now()
             taken, moved_to, visible_at = await database.write(partial(receive, now=now))
             if moved_to is not None:
                 arrivals.notify(moved_to)

@@ -15,6 +15,7 @@ from functools import partial
 import aiohttp
 from sqlalchemy import Connection
 
+from ebbtide import clock
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable
@@ -145,7 +146,7 @@ class Agent:
                 endpoint_id=self._endpoint.id,
                 instance_id=self._instance_id,
                 lease_s=self._settings.lease_s,
-                now=time.time(),
+                now=clock.now(),
             )
             return (alone and claim(limit=1, suspect=True)) or claim(limit=free)
 
@@ -170,7 +171,7 @@ class Agent:
                 invocations.renew,
                 claims=list(self._serving),
                 lease_s=self._settings.lease_s,
-                now=time.time(),
+                now=clock.now(),
             )
             try:
                 lost = await self._database.write(work)
@@ -324,7 +325,7 @@ class Agent:
         try:
             await self._objects.publish_staged(
                 response.staged,
-                lambda connection: self._publisher.succeed(connection, held, response, timings, time.time()),
+                lambda connection: self._publisher.succeed(connection, held, response, timings, clock.now()),
             )
         except Unavailable:
             raise
@@ -342,7 +343,7 @@ class Agent:
         await self._objects.publish_staged(
             response.staged,
             lambda connection: self._publisher.fail(
-                connection, held, failure, response, timings, time.time()
+                connection, held, failure, response, timings, clock.now()
             ),
         )
 
@@ -354,7 +355,7 @@ class Agent:
             self._publisher,
             held,
             reason,
-            now=time.time(),
+            now=clock.now(),
             metric=metric,
             code=code,
             timings=timings,
@@ -377,7 +378,7 @@ class Agent:
         self._wakeups.notify(self._endpoint.id)
 
     def _log(self, held: Claim, line: str) -> None:
-        self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", time.time())
+        self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", clock.now())
 
 
 def request_headers(

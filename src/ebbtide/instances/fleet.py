@@ -9,7 +9,6 @@ generation comes up beside the old one, which serves until the new one is there 
 import asyncio
 import logging
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from ebbtide import endpoints, loops, queue
+from ebbtide import clock, endpoints, loops, queue
 from ebbtide.database import Database
 from ebbtide.endpoints import Deployment, Endpoint, Variant
 from ebbtide.errors import Unavailable
@@ -127,7 +126,7 @@ class Fleet:
         """Step until told to stop; what runs then is left to `close`."""
         await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))
         await asyncio.to_thread(model_server.clear_left_over, self._cache)
-        await asyncio.to_thread(self._files.sweep, time.time())
+        await asyncio.to_thread(self._files.sweep, clock.now())
         await loops.run("fleet", self.step, stop, self._woken)
 
     async def close(self, timeout_s: float) -> None:
@@ -139,7 +138,7 @@ class Fleet:
             preparation.cancel()
         # What cannot be recorded, on a full disk, is found by the next server as what a killed one leaves.
         with suppress(Unavailable):
-            await self._database.write(partial(_record_stop, ids=list(self._running), now=time.time()))
+            await self._database.write(partial(_record_stop, ids=list(self._running), now=clock.now()))
         for instance in self._running.values():
             instance.drain()
         if tasks:
@@ -301,7 +300,7 @@ class Fleet:
             on_in_service=partial(self._on_in_service, running.id),
             make_agent=self._make_agent,
         )
-        now = time.time()
+        now = clock.now()
         log.info("%s: instance %s %s: %s", running.endpoint.name, running.id, ending.state, ending.cause)
         self._ended[running.id] = ending, now
         del self._running[running.id], self._tasks[running.id]
@@ -375,7 +374,7 @@ class Fleet:
         with suppress(IllegalMove):  # it is to be drained, and will be told so
             await self._database.write(
                 lambda connection: records.move(
-                    connection, instance_id, State.IN_SERVICE, cause="its model is up", at=time.time()
+                    connection, instance_id, State.IN_SERVICE, cause="its model is up", at=clock.now()
                 )
             )
         self.wake()

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from asyncio.subprocess import STDOUT, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from ebbtide import clock
 from ebbtide.logs import LogStream
 
 OOM_SCORE_ADJUSTMENT = 500
@@ -230,4 +230,4 @@ def _bound(pid: int, memory_limit_bytes: int | None) -> None:
 
 
 def _log(log: LogStream, lines: Sequence[bytes]) -> None:
-    log.write_all([line.rstrip(b"\r").decode(errors="replace") for line in lines], time.time())
+    log.write_all([line.rstrip(b"\r").decode(errors="replace") for line in lines], clock.now())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from ebbtide import loops
+from ebbtide import clock, loops
 from ebbtide.database import Database
 from ebbtide.notifications import envelope, mail, outbox, queues, retries, subscriptions, topics
 from ebbtide.notifications.arrivals import Arrivals
@@ -147,7 +147,7 @@ class Deliveries:
 
     async def _run_lane(self, arn: str) -> None:
         try:
-            while await self.deliver(arn, time.time()):
+            while await self.deliver(arn, clock.now()):
                 pass
         except Exception:
             # Another lane is started at the next step; the pause keeps a lasting fault from spinning.

@@ -7,13 +7,12 @@ and drains them.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from ebbtide import endpoints, loops, metrics, queue
+from ebbtide import clock, endpoints, loops, metrics, queue
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.endpoints.states import DELETING, IN_SERVICE, SERVING
@@ -92,7 +91,7 @@ class Scaler:
         Raises ServiceError when the policy is gone, its endpoint cannot be scaled now, or the alarm says no
         value that a step could answer: SetAlarmState without StateReasonData.
         """
-        now = time.time()
+        now = clock.now()
         scaled = await self._database.write(lambda connection: _execute(connection, policy_arn, alarm, now))
         if scaled:
             self._fleet_wake()
