@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
 from ebbtide import clock, loops, metrics, migrations
+from ebbtide.accounts import Keyring
 from ebbtide.api.application import Application
 from ebbtide.api.call import Parts
 from ebbtide.database import Database
@@ -60,14 +61,15 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         key = _credentials(settings.data)
         port = _free_port(settings)
         try:
-            parts = _build(settings, database)
+            parts = _build(settings, database, key)
         except ValueError as error:  # a setting whose value a part cannot use
             raise StartError(str(error)) from error
         stop, hurry = _signals()
         # Whoever held a claim was this data directory's former server, and that is gone.
         await database.write(invocations.release_all)
         loops_running = [asyncio.create_task(loop) for loop in _loops(parts, stop)]
-        http = _http_server(parts, key, settings.host, port)
+        await parts.keyring.refresh()
+        http = _http_server(parts, settings.host, port)
         serving = asyncio.create_task(http.serve())
         await _listening(settings.host, port)
         on_ready(f"http://{_authority(settings.host, port)}")
@@ -81,7 +83,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         parts.logs.close()
 
 
-def _build(settings: Settings, database: Database) -> Parts:
+def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
     wakeups = Wakeups()
     objects = ObjectStore(settings.data / "objects", database)
     logs = LogStore(settings.data / "logs")
@@ -91,6 +93,7 @@ def _build(settings: Settings, database: Database) -> Parts:
     return Parts(
         settings=settings,
         database=database,
+        keyring=Keyring(key, database),
         objects=objects,
         wakeups=wakeups,
         intake=Intake(database),
@@ -106,6 +109,7 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
     for part in (parts.fleet, parts.scaler, parts.deliveries, parts.objects):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
+    yield loops.run("keys", parts.keyring.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)
 
@@ -160,10 +164,9 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
     return stop, hurry
 
 
-def _http_server(parts: Parts, key: Credentials, host: str, port: int) -> HTTPServer:
-    keys = {key.access_key_id: key}
+def _http_server(parts: Parts, host: str, port: int) -> HTTPServer:
     return HTTPServer(
-        Application(parts, keys.get),
+        Application(parts),
         address=host,
         port=port,
         interface=Interfaces.ASGINL,

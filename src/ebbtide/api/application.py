@@ -14,7 +14,7 @@ from typing import Any
 
 from ebbtide import clock
 from ebbtide.api import SERVICES
-from ebbtide.api.authentication import Caller, Lookup, authenticate
+from ebbtide.api.authentication import Caller, authenticate
 from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
@@ -36,9 +36,8 @@ Function = Callable[[Params, Call], Awaitable[Result | None]]
 class Application:
     """Serves every AWS service of `ebbtide.api` on one port, and our own pages under /_ebbtide/."""
 
-    def __init__(self, parts: Parts, lookup: Lookup) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._lookup = lookup
         self._functions: dict[models.Operation, Function] = {}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -115,9 +114,9 @@ class Application:
                 raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
             operation, labels = find_operation(target, request)
             caller = (
-                await authenticate(request, body, operation, self._lookup, wall_clock=time.time())
+                await authenticate(request, body, operation, self._parts.keyring.find, wall_clock=time.time())
                 if target.signed
-                else Caller(ACCOUNT, "", None)
+                else Caller(ACCOUNT, ACCOUNT, "", None)
             )
         except sigv4.Refused as refused:
             raise sigv4.as_service_error(refused, target.protocol) from refused
@@ -131,6 +130,7 @@ class Application:
         call = Call(
             parts=self._parts,
             account=caller.account,
+            submitter=caller.submitter,
             access_key_id=caller.access_key_id,
             region=caller.region or self._parts.settings.region,
             base_url=f"{scheme}://{request.headers.get('host', '')}",

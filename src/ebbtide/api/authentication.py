@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ebbtide.accounts import Key
 from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge
 from ebbtide.api.targets import SIGNING_NAMES, path_with_bucket
 from ebbtide.errors import ServiceError
-from ebbtide.settings import Credentials
 from ebbtide.wire import models, sigv2, sigv4
 from ebbtide.wire.chunked import ChunkedDecoder, ChunkSigner
 from ebbtide.wire.request import Request
@@ -20,17 +20,25 @@ from ebbtide.wire.validate import too_long
 MAX_XML_BYTES = 8 * 1024 * 1024
 """For S3's documents: 10,000 parts with checksums make 4 MB."""
 
-Lookup = Callable[[str], Credentials | None]
-"""The credentials of an access key id, None for an unknown one."""
+Lookup = Callable[[str], Key | None]
+"""The key of an access key id, None for an unknown one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. `region` is None where the signature names none."""
+    """Who sent a request. `account` is whose resources it acts on, `submitter` the key's own account, whose
+    work it is. `region` is None where the signature names none.
+    """
 
     account: str
+    submitter: str
     access_key_id: str
     region: str | None
+    operator: bool = False
+
+    @classmethod
+    def of(cls, key: Key, region: str | None) -> "Caller":
+        return cls(key.account, key.submitter, key.access_key_id, region, key.operator)
 
 
 async def authenticate(
@@ -46,17 +54,17 @@ async def authenticate(
     if signature is not None:
         known = _known(lookup, signature.access_key_id)
         await _verify(request, body, operation, signature, known.secret_access_key, wall_clock)
-        return Caller(known.account, known.access_key_id, signature.region)
+        return Caller.of(known, signature.region)
     if operation.service.name == "s3" and sigv2.is_presigned(request):
         known = _known(lookup, sigv2.access_key_id(request))
         sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=wall_clock)
         if operation.streamed is None:
             await read_body(request, body, operation)
-        return Caller(known.account, known.access_key_id, None)
+        return Caller.of(known, None)
     raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
 
 
-def _known(lookup: Lookup, access_key_id: str) -> Credentials:
+def _known(lookup: Lookup, access_key_id: str) -> Key:
     known = lookup(access_key_id)
     if known is None:
         raise sigv4.Refused(

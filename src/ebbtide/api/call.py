@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ebbtide.settings import Settings
 
 if TYPE_CHECKING:
+    from ebbtide.accounts import Keyring
     from ebbtide.database import Database
     from ebbtide.instances.fleet import Fleet
     from ebbtide.logs import LogStore
@@ -30,6 +31,7 @@ class Parts:
 
     settings: Settings
     database: "Database"
+    keyring: "Keyring"
     objects: "ObjectStore"
     wakeups: "Wakeups"
     intake: "Intake"
@@ -41,10 +43,13 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request's circumstances. `base_url` is the scheme and host by which the client reached us."""
+    """One request's circumstances. `account` is whose resources it uses, `submitter` the key's own account,
+    for which its invocations are counted. `base_url` is the scheme and host by which the client reached us.
+    """
 
     parts: Parts
     account: str
+    submitter: str
     access_key_id: str
     region: str
     base_url: str

@@ -13,7 +13,7 @@ async def get_caller_identity(_params: Params, call: Call) -> Result:
     that ARN into the role's, and refuses any other form. Source: GetCallerIdentity; reference clients.md, 3.
     """
     return {
-        "Account": call.account,
+        "Account": call.submitter,
         "UserId": f"{call.access_key_id}:{ROLE}",
-        "Arn": f"arn:aws:sts::{call.account}:assumed-role/{ROLE}/{ROLE}",
+        "Arn": f"arn:aws:sts::{call.submitter}:assumed-role/{ROLE}/{ROLE}",
     }
