@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.identifiers import Location, parse_location, time_ordered_id
+from ebbtide.identifiers import Location, parse_location, time_of_id, time_ordered_id
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,14 @@ def test_ids_made_later_sort_later_and_are_uuids(times: list[float]) -> None:
 
     assert made == sorted(made)
     assert {uuid.UUID(one).version for one in made} == {7}
+
+
+@given(st.integers(min_value=0, max_value=1 << 42))
+def test_an_id_tells_when_it_was_made(milliseconds: int) -> None:
+    assert time_of_id(time_ordered_id(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, abs=0.0011)
+
+
+@pytest.mark.parametrize("text", ["", "lost+found", str(uuid.uuid4()), time_ordered_id(1.0).upper()])
+def test_no_time_is_read_from_what_is_no_id_of_ours(text: str) -> None:
+    with pytest.raises(ValueError):
+        time_of_id(text)

@@ -20,6 +20,14 @@ def time_ordered_id(now: float | None = None) -> str:
     return str(uuid.UUID(int=value))
 
 
+def time_of_id(id_: str) -> float:
+    """When `time_ordered_id` made the id, to the millisecond. Raises ValueError for any other text."""
+    made = uuid.UUID(id_)
+    if made.version != 7 or str(made) != id_:
+        raise ValueError(f"{id_} is not a time-ordered id")
+    return (made.int >> 80) / 1000
+
+
 def arn(service: str, region: str, account: str, resource: str) -> str:
     """Build an ARN of the standard partition; `resource` is the part after the account."""
     return f"arn:aws:{service}:{region}:{account}:{resource}"

@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import time
 
 import pytest
 
+from ebbtide import clock
 from ebbtide.errors import ServiceError
 from ebbtide.objects import records
-from ebbtide.objects.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
+from ebbtide.objects.errors import ContentLost, NoSuchBucket, NoSuchKey, PreconditionFailed
 from ebbtide.objects.store import INLINE_BYTES, ORPHAN_AGE_S, REMOVAL_DELAY_S, ObjectStore
 
 LARGE = os.urandom(3_000_000)
@@ -167,9 +167,10 @@ async def test_a_deleted_objects_file_is_removed_too(store, database, root):
 
 
 async def test_what_a_crash_left_is_swept_when_old_and_nothing_else(store, database, root):
-    now = time.time()
+    now = clock.now()
     await store.put("b", "k", chunks(LARGE), at=now)
     abandoned = await store.stage(chunks(LARGE))
+    (root / "lost+found").mkdir()
     after_the_crash = ObjectStore(root, database)
 
     await after_the_crash.step(now=now)
@@ -177,9 +178,72 @@ async def test_what_a_crash_left_is_swept_when_old_and_nothing_else(store, datab
     later = ObjectStore(root, database)
     await later.step(now=now + ORPHAN_AGE_S + 60)
 
-    assert len(young) == 2
+    assert len(young) == 3
     assert abandoned.file_name not in files(root)
+    assert "lost+found" in files(root)
     assert await read(later, "k") == LARGE
+
+
+async def test_what_may_still_be_published_is_never_swept(store, database, root):
+    staged = await store.stage(chunks(LARGE))
+
+    await store.step(now=clock.now() + ORPHAN_AGE_S + 60)
+
+    await database.write(
+        lambda connection: store.publish(connection, "b", "k", staged, content_type=None, at=0.0)
+    )
+    assert await read(store, "k") == LARGE
+
+
+async def test_what_is_still_arriving_is_never_swept(store, root):
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        yield LARGE
+        arrived.set()
+        await go_on.wait()
+
+    staging = asyncio.create_task(store.stage(slow()))
+    await arrived.wait()
+    await store.step(now=clock.now() + ORPHAN_AGE_S + 60)
+    go_on.set()
+
+    assert (await staging).file_name in files(root)
+
+
+async def test_a_files_age_is_told_by_our_clock_and_not_by_the_file_systems(store, database, root):
+    await store.stage(chunks(LARGE))
+    [name] = files(root)
+    os.utime(root / name, (0, 0))  # so a wall clock that was wrong then would have it
+
+    await ObjectStore(root, database).step(now=clock.now())
+
+    assert files(root) == [name]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.unlink(), id="gone"),
+        pytest.param(lambda path: os.truncate(path, 1000), id="cut short"),
+    ],
+)
+async def test_bytes_that_are_lost_are_told_of_before_the_first(store, root, damage):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    damage(root / files(root)[0])
+
+    with pytest.raises(ContentLost, match=r"The bytes of the object are lost: the file .{36} "):
+        await store.open("b", "k")
+
+
+async def test_bytes_that_get_lost_while_they_are_read_are_told_of(store, root):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    _, body = await store.open("b", "k")
+    await anext(body)
+    os.truncate(root / files(root)[0], 1000)
+
+    with pytest.raises(ContentLost, match="is shorter than its record says"):
+        [chunk async for chunk in body]
 
 
 async def test_two_writers_who_read_the_same_object_do_not_both_replace_it(store, database):

@@ -14,7 +14,6 @@ import os
 import shutil
 import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from ebbtide import clock
 from ebbtide.database import Database
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import Location, parse_location
@@ -227,18 +227,23 @@ def _digest(source: Source, records: Sequence[ObjectRecord]) -> str:
 def _use(directory: Path) -> bool:
     """Whether the directory is there; it was used just now."""
     try:
-        os.utime(directory)
+        _stamp(directory)
     except FileNotFoundError:
         return False
     return True
+
+
+def _stamp(directory: Path) -> None:
+    # By our clock, with which `sweep` compares it, and not the wall's.
+    now = clock.now()
+    os.utime(directory, (now, now))
 
 
 def _publish(made: Path, directory: Path) -> None:
     for path in made.rglob("*"):
         if path.is_file() and not path.is_symlink():
             _flush(path)
-    now = time.time()
-    os.utime(made, (now, now))  # an archive's root entry brings its own, perhaps ancient
+    _stamp(made)  # an archive's root entry brings its own time, perhaps ancient
     made.rename(directory)
     _flush(directory.parent)
 

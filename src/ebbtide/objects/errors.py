@@ -88,6 +88,16 @@ class PreconditionFailed(ServiceError):
         )
 
 
+class ContentLost(ServiceError):
+    """An object's record is there and its bytes are not: its file was deleted behind our back, or damaged."""
+
+    code = "InternalError"
+    http_status = 500
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The bytes of the object are lost: {cause}.")
+
+
 class InvalidRange(ServiceError):
     """No byte of the object lies in the range asked for."""
 

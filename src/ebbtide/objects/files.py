@@ -10,8 +10,9 @@ from io import FileIO
 from pathlib import Path
 
 from ebbtide.errors import Unavailable
-from ebbtide.identifiers import time_ordered_id
+from ebbtide.identifiers import time_of_id, time_ordered_id
 from ebbtide.objects import checksums
+from ebbtide.objects.errors import ContentLost
 from ebbtide.objects.records import Piece, Staged
 
 BLOCK_BYTES = 1 << 20
@@ -54,13 +55,13 @@ class NewFile:
     """
 
     def __init__(self, directory: Path, digests: Digests) -> None:
+        self.name = time_ordered_id()
         self._directory = directory
         self._digests = digests
-        self._name = time_ordered_id()
 
     @cached_property
     def _file(self) -> FileIO:
-        return FileIO(self._directory / self._name, "xb")
+        return FileIO(self._directory / self.name, "xb")
 
     def write(self, block: bytes | bytearray) -> None:
         self._digests.update(block)
@@ -75,60 +76,80 @@ class NewFile:
             os.fsync(self._file.fileno())
         self._file.close()
         _sync_directory(self._directory)
-        return self._digests.staged(file_name=self._name)
+        return self._digests.staged(file_name=self.name)
 
     def abandon(self) -> None:
         self._file.close()
-        remove(self._directory, self._name)
+        remove(self._directory, self.name)
 
 
 class FileReader:
-    """Reads a stretch of a content's pieces, block by block; blocking, by one thread at a time."""
+    """Reads a stretch of a content's pieces, block by block; blocking, by one thread at a time.
+
+    Its methods raise ContentLost where a piece's file is not what its record says.
+    """
 
     def __init__(self, directory: Path, pieces: Sequence[Piece], start: int, length: int) -> None:
         self.in_memory = all(piece.data is not None for piece in pieces)
         self._directory = directory
-        self._blocks = self._read(pieces, start, length)
+        self._stretches = list(_stretches(pieces, start, length))
+        self._blocks = self._read()
+
+    def check(self) -> None:
+        """Find out before the first block whether all files are there, and long enough."""
+        for piece, _, _ in self._stretches:
+            if piece.file_name is not None:
+                with _read_errors(piece.file_name):
+                    there_bytes = (self._directory / piece.file_name).stat().st_size
+                if there_bytes < piece.size_bytes:
+                    raise _too_short(piece.file_name)
 
     def next_block(self) -> bytes | None:
         """The next bytes; None at the end."""
         return next(self._blocks, None)
 
-    def _read(self, pieces: Sequence[Piece], start: int, length: int) -> Iterator[bytes]:
-        for piece in pieces:
-            wanted = min(piece.size_bytes - start, length)
-            if wanted > 0:
-                yield from self._read_piece(piece, start, wanted)
-                length -= wanted
-            start = max(0, start - piece.size_bytes)
+    def _read(self) -> Iterator[bytes]:
+        for piece, start, length in self._stretches:
+            if piece.data is not None:
+                yield piece.data[start : start + length]
+            else:
+                yield from self._read_file(str(piece.file_name), start, length)
 
-    def _read_piece(self, piece: Piece, start: int, length: int) -> Iterator[bytes]:
-        if piece.data is not None:
-            yield piece.data[start : start + length]
-            return
-        assert piece.file_name is not None  # a piece has the one or the other
-        with FileIO(self._directory / piece.file_name) as file:
+    def _read_file(self, name: str, start: int, length: int) -> Iterator[bytes]:
+        with _read_errors(name), FileIO(self._directory / name) as file:
             file.seek(start)
             while length:
                 block = file.read(min(BLOCK_BYTES, length))
                 if not block:
-                    raise EOFError(f"{file.name} is shorter than its record says")
+                    raise _too_short(name)
                 length -= len(block)
                 yield block
+
+
+def _stretches(pieces: Sequence[Piece], start: int, length: int) -> Iterator[tuple[Piece, int, int]]:
+    """What of which pieces makes up a stretch of the whole: (piece, first byte in it, bytes)."""
+    for piece in pieces:
+        wanted = min(piece.size_bytes - start, length)
+        if wanted > 0:
+            yield piece, start, wanted
+            length -= wanted
+        start = max(0, start - piece.size_bytes)
 
 
 def remove(directory: Path, name: str) -> None:
     (directory / name).unlink(missing_ok=True)
 
 
-def written_before(directory: Path, before: float) -> list[str]:
-    """The files last written before that time."""
+def begun_before(directory: Path, before: float) -> list[str]:
+    """The files of ours begun before that time of our clock, which is in their names.
+
+    Their own times are the wall clock's: after that was set back, a file just written would look old.
+    """
     old = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            # It may be removed while we look.
-            with suppress(FileNotFoundError):
-                if entry.stat().st_mtime < before:
+            with suppress(ValueError):  # no file of ours
+                if time_of_id(entry.name) < before:
                     old.append(entry.name)
     return old
 
@@ -149,3 +170,17 @@ def _disk_errors() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable("There is no room for the object: the disk is full.") from error
         raise
+
+
+@contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Unavailable("The object cannot be read now: too many files are open.") from error
+        raise ContentLost(f"the file {name} cannot be read: {error.strerror}") from error
+
+
+def _too_short(name: str) -> ContentLost:
+    return ContentLost(f"the file {name} is shorter than its record says")

@@ -74,7 +74,7 @@ discarded_files = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Staged:
     """Bytes that are stored but that no key names yet: in a file on disk, or few enough to go into a row.
 

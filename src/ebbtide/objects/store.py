@@ -51,6 +51,8 @@ class ObjectStore:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         # Who reads which content: a content's files stay while a reader of it lives.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        # What is being staged, or was and may still be published by whoever holds it: by file name.
+        self._staged: weakref.WeakValueDictionary[str, NewFile | Staged] = weakref.WeakValueDictionary()
         self._next_orphan_search_at = 0.0
 
     publish = staticmethod(records.publish)
@@ -72,7 +74,7 @@ class ObjectStore:
                 buffer += chunk
                 if len(buffer) < BLOCK_BYTES:
                     continue
-                file = file or NewFile(self._root, digests)
+                file = file or self._new_file(digests)
                 # One block is written and hashed while the next arrives.
                 if writing is not None:
                     await writing
@@ -83,8 +85,10 @@ class ObjectStore:
             if file is None and len(buffer) <= INLINE_BYTES:
                 digests.update(buffer)
                 return digests.staged(data=bytes(buffer))
-            file = file or NewFile(self._root, digests)
-            return await self._in_thread(_write_last, file, buffer)
+            file = file or self._new_file(digests)
+            staged = await self._in_thread(_write_last, file, buffer)
+            self._staged[file.name] = staged
+            return staged
         except BaseException:
             if file is not None:
                 if writing is not None:
@@ -140,7 +144,7 @@ class ObjectStore:
         """The object and its bytes, or those from `start` on, at most `length`.
 
         The bytes stay readable as they are now though the key is overwritten or deleted meanwhile.
-        Raises NoSuchBucket, NoSuchKey.
+        Raises NoSuchBucket, NoSuchKey, ContentLost; the bytes' iterator raises ContentLost too.
         """
 
         def look(connection: Connection) -> tuple[ObjectRecord, Sequence[Piece]]:
@@ -148,14 +152,18 @@ class ObjectStore:
             return record, records.get_pieces(connection, record.content_id)
 
         record, pieces = await self._database.read(look)
-        return record, self.read(
-            record.content_id, pieces, start, record.size_bytes if length is None else length
-        )
+        length = record.size_bytes if length is None else length
+        return record, await self.read(record.content_id, pieces, start, length)
 
-    def read(self, content_id: str, pieces: Sequence[Piece], start: int, length: int) -> AsyncIterator[bytes]:
-        """Bytes of a content just looked up."""
-        reader = Reader(content_id, FileReader(self._root, pieces, start, length), self._in_thread)
+    async def read(
+        self, content_id: str, pieces: Sequence[Piece], start: int, length: int
+    ) -> AsyncIterator[bytes]:
+        """Bytes of a content just looked up. Raises ContentLost when they are not there, before the first."""
+        blocks = FileReader(self._root, pieces, start, length)
+        reader = Reader(content_id, blocks, self._in_thread)
         self._readers.add(reader)
+        if not blocks.in_memory:
+            await self._in_thread(blocks.check)
         return reader
 
     async def step(self, now: float) -> float:
@@ -178,11 +186,17 @@ class ObjectStore:
 
     async def _remove_orphans(self, now: float) -> None:
         """Remove what a crash left between staging and publishing."""
-        old = await self._in_thread(files.written_before, self._root, now - ORPHAN_AGE_S)
+        old = await self._in_thread(files.begun_before, self._root, now - ORPHAN_AGE_S)
         for begin in range(0, len(old), SWEEP_FILES):
-            names = old[begin : begin + SWEEP_FILES]
+            # What somebody here holds may be published yet; what nobody holds was by now, or never is.
+            names = [name for name in old[begin : begin + SWEEP_FILES] if name not in self._staged]
             known = await self._database.read(lambda connection: records.known_files(connection, names))  # noqa: B023
             await self._in_thread(_remove_all, self._root, [name for name in names if name not in known])
+
+    def _new_file(self, digests: Digests) -> NewFile:
+        file = NewFile(self._root, digests)
+        self._staged[file.name] = file
+        return file
 
     def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import io
+import os
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -418,3 +419,15 @@ def test_boto3s_transfers_carry_a_large_file_there_and_back(s3, bucket, tmp_path
 
     assert (tmp_path / "back").read_bytes() == body
     assert s3.head_object(Bucket=bucket, Key="copied")["ContentType"] == "application/gzip"
+
+
+def test_an_object_whose_file_was_deleted_is_told_of_before_any_byte(ebbtide, s3, bucket):
+    before = set((ebbtide.data / "objects").iterdir())
+    s3.put_object(Bucket=bucket, Key="lost", Body=os.urandom(100_000))
+    [file] = set((ebbtide.data / "objects").iterdir()) - before
+    file.unlink()
+
+    with pytest.raises(ClientError, match="The bytes of the object are lost") as caught:
+        s3.get_object(Bucket=bucket, Key="lost")
+
+    assert caught.value.response["Error"]["Code"] == "InternalError"

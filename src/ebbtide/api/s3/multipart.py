@@ -80,7 +80,7 @@ async def upload_part_copy(params: Params, call: Call) -> Result:
     upload = await _find(params, call)
     source = await find_source(params, call)
     start, length = _source_range(params.get("CopySourceRange"), source.record.size_bytes)
-    body = call.parts.objects.read(source.record.content_id, source.pieces, start, length)
+    body = await call.parts.objects.read(source.record.content_id, source.pieces, start, length)
     algorithms = [upload.checksum_algorithm] if upload.checksum_algorithm else []
     staged = await call.parts.objects.stage(body, checksum_algorithms=algorithms)
     await call.parts.objects.publish_staged(

@@ -88,7 +88,7 @@ async def get_object(params: Params, call: Call) -> Result:
     if unchanged := _not_modified(found.record, params):
         return unchanged
     stretch = _stretch(found, params)
-    body = call.parts.objects.read(found.record.content_id, found.pieces, stretch.start, stretch.length)
+    body = await call.parts.objects.read(found.record.content_id, found.pieces, stretch.start, stretch.length)
     return _described(found, stretch, params) | {"Body": body}
 
 
@@ -184,7 +184,7 @@ async def copy_object(params: Params, call: Call) -> Result:
             f"{LARGEST_PUT_BYTES}"
         )
     algorithm = known_algorithm(params)
-    body = call.parts.objects.read(record.content_id, source.pieces, 0, record.size_bytes)
+    body = await call.parts.objects.read(record.content_id, source.pieces, 0, record.size_bytes)
     staged = await call.parts.objects.stage(
         body, checksum_algorithms=[algorithm] if algorithm else list(record.checksums)
     )
