@@ -31,8 +31,12 @@ from ebbtide.notifications.deliveries import Deliveries
 from ebbtide.notifications.signing import Signer
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
+from ebbtide.queue.changes import Changes
+from ebbtide.queue.completion import Completion
 from ebbtide.queue.intake import Intake
 from ebbtide.queue.reaper import Reaper
+from ebbtide.queue.retention import Retention
+from ebbtide.queue.steering import Steering
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling.scaler import Scaler
 from ebbtide.settings import Credentials, Settings, credentials
@@ -66,7 +70,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             raise StartError(str(error)) from error
         stop, hurry = _signals()
         # Whoever held a claim was this data directory's former server, and that is gone.
-        await database.write(invocations.release_all)
+        await database.write(lambda connection: invocations.release_all(connection, now=clock.now()))
         loops_running = [asyncio.create_task(loop) for loop in _loops(parts, stop)]
         await parts.keyring.refresh()
         http = _http_server(parts, settings.host, port)
@@ -84,11 +88,12 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
 
 def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
-    wakeups = Wakeups()
+    wakeups, changes = Wakeups(), Changes()
     objects = ObjectStore(settings.data / "objects", database)
     logs = LogStore(settings.data / "logs")
     deliveries = Deliveries(settings, database, Signer(settings.data / "sns"))
-    fleet = Fleet(settings, database, objects, logs, wakeups, deliveries.wake)
+    completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
+    fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion)
     scaler = Scaler(settings, database, wakeups, fleet.wake)
     return Parts(
         settings=settings,
@@ -96,7 +101,10 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
         keyring=Keyring(key, database),
         objects=objects,
         wakeups=wakeups,
-        intake=Intake(database),
+        changes=changes,
+        intake=Intake(database, wakeups, changes),
+        completion=completion,
+        steering=Steering(database, objects, changes, wakeups, deliveries.wake, region=settings.region),
         deliveries=deliveries,
         logs=logs,
         fleet=fleet,
@@ -105,10 +113,20 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
 
 
 def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:
-    reaper = Reaper(parts.settings, parts.database, parts.objects, parts.wakeups, parts.deliveries.wake)
+    reaper = Reaper(
+        parts.settings,
+        parts.database,
+        parts.objects,
+        parts.completion,
+        parts.wakeups,
+        parts.changes,
+        parts.deliveries.wake,
+    )
+    retention = Retention(parts.database, retention_s=parts.settings.retention_s)
     for part in (parts.fleet, parts.scaler, parts.deliveries, parts.objects):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
+    yield loops.run("retention", retention.step, stop)
     yield loops.run("keys", parts.keyring.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)

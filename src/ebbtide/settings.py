@@ -33,7 +33,9 @@ class Settings:
     region: str = "us-east-1"
     lease_s: float = 30.0
     max_claim_count: int = 3
+    retention_s: float = 14 * 86_400.0
     drain_timeout_s: float = 60.0
+    delivery_retention_s: float = 7 * 86_400.0
     memory_limit_bytes: int | None = None
     instance_types_file: Path | None = None
     smtp_url: str | None = None
@@ -43,8 +45,8 @@ class Settings:
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
     ) -> "Settings":
-        """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_DRAIN_TIMEOUT_S,
-        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL and
+        """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S,
+        EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL and
         EBBTIDE_PRIVATE_DELIVERY; arguments win.
 
         Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
@@ -56,7 +58,9 @@ class Settings:
             "region": str,
             "lease_s": float,
             "max_claim_count": int,
+            "retention_s": float,
             "drain_timeout_s": float,
+            "delivery_retention_s": float,
             "memory_limit_bytes": int,
             "instance_types_file": Path,
             "smtp_url": str,

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ebbtide.database import Database, metadata
-from ebbtide.queue import invocations
-from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Invocation, LeaseLost
+from ebbtide.queue import invocations, retention
+from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Ending, Invocation, Phases
 
 ENDPOINT = "endpoint-1"
 REQUEST = Invocation(
@@ -44,18 +44,47 @@ async def accept(database: Database, *requests: Invocation) -> None:
 
 
 async def claim(
-    database: Database, *, limit: int = 10, now: float = 101.0, suspect: bool = False
+    database: Database,
+    *,
+    limit: int = 10,
+    now: float = 101.0,
+    alone: bool = False,
+    instance_id: str = "i-1",
 ) -> list[Claim]:
     return await database.write(
         lambda connection: invocations.claim(
             connection,
             endpoint_id=ENDPOINT,
-            instance_id="i-1",
+            instance_id=instance_id,
             limit=limit,
             lease_s=30.0,
             now=now,
-            suspect=suspect,
+            alone=alone,
         )
+    )
+
+
+async def end(database: Database, held: Claim, state: str, *, at: float = 102.0) -> bool:
+    """End a claim if it is still held; whether it was."""
+
+    def work(connection: Connection) -> bool:
+        if not invocations.still_held(connection, [held]):
+            return False
+        invocations.finish(connection, [Ending(held, state, None, Phases(), at)])
+        return True
+
+    return await database.write(work)
+
+
+async def put_back(database: Database, held: Claim, *, lost: bool) -> bool:
+    return await database.write(
+        lambda connection: invocations.release(connection, held, reason="it died", now=102.0, lost=lost)
+    )
+
+
+async def expire(database: Database, *, now: float) -> bool:
+    return await database.write(
+        lambda connection: invocations.expire(connection, REQUEST, "too late", now=now)
     )
 
 
@@ -77,43 +106,70 @@ async def test_claims_go_to_the_oldest_first_and_at_most_as_many_as_asked(databa
 async def test_a_late_agent_cannot_end_what_its_successor_holds(database: Database) -> None:
     await accept(database, REQUEST)
     [late] = await claim(database)
-    await database.write(lambda connection: invocations.release(connection, late, lost=True))
-    [successor] = await claim(database, suspect=True)
+    await put_back(database, late, lost=True)
+    [successor] = await claim(database, alone=True)
 
-    with pytest.raises(LeaseLost):
-        await database.write(
-            lambda connection: invocations.finish(connection, late, "succeeded", reason=None, now=103.0)
-        )
+    assert not await end(database, late, "succeeded")
 
-    await database.write(
-        lambda connection: invocations.finish(connection, successor, "succeeded", reason=None, now=104.0)
-    )
+    assert await end(database, successor, "succeeded")
     assert successor.lost_count == 1
     assert await backlog(database) == Backlog(0, 0, None)
 
 
-async def test_what_died_with_a_model_server_is_claimed_as_a_suspect_only(database: Database) -> None:
+async def test_what_died_with_a_model_server_is_handed_out_alone_to_an_instance_that_has_nothing_else(
+    database: Database,
+) -> None:
     await accept(database, REQUEST, replace(REQUEST, id="b"))
     [held] = await claim(database, limit=1)
-    await database.write(lambda connection: invocations.release(connection, held, lost=True))
+    await put_back(database, held, lost=True)
 
-    others, suspects = await claim(database), await claim(database, suspect=True)
+    others, suspects = await claim(database), await claim(database, alone=True)
 
     assert [one.invocation.id for one in others] == ["b"]
     assert [one.invocation.id for one in suspects] == ["a"]
 
 
+async def test_under_constant_load_one_instance_makes_room_for_a_suspect_and_the_others_go_on(
+    database: Database,
+) -> None:
+    await accept(database, *(replace(REQUEST, id=one) for one in "abcdef"))
+    [suspect] = await claim(database, limit=1)
+    await put_back(database, suspect, lost=True)
+    await claim(database, limit=1, instance_id="i-1")
+    await claim(database, limit=1, instance_id="i-2")
+
+    assert await claim(database, limit=1, instance_id="i-1") == []
+    assert len(await claim(database, limit=1, instance_id="i-2")) == 1
+
+
+async def test_accounts_are_served_in_turn_and_of_each_the_highest_priority_and_the_oldest(
+    database: Database,
+) -> None:
+    many = [replace(REQUEST, id=f"a{n}", accepted_at=float(n)) for n in range(6)]
+    few = [replace(REQUEST, id=f"b{n}", account="222222222222", accepted_at=10.0 + n) for n in range(3)]
+    await accept(database, *many, *few, replace(few[0], id="b-urgent", priority=5, accepted_at=20.0))
+
+    order = [(await claim(database, limit=1))[0].invocation.id for _ in range(10)]
+
+    assert order == ["a0", "b-urgent", "a1", "b0", "a2", "b1", "a3", "b2", "a4", "a5"]
+
+
+async def test_an_attempt_that_ended_without_an_outcome_is_kept_with_its_reason(database: Database) -> None:
+    await accept(database, REQUEST)
+    [held] = await claim(database)
+    await put_back(database, held, lost=True)
+
+    kept = await database.read(lambda connection: connection.execute(invocations.attempts.select()).all())
+
+    assert [tuple(row) for row in kept] == [("a", 1, "i-1", 101.0, 102.0, "it died")]
+
+
 async def test_an_outcome_is_final(database: Database) -> None:
     await accept(database, REQUEST)
     [held] = await claim(database)
-    await database.write(
-        lambda connection: invocations.finish(connection, held, "failed", reason="it broke", now=102.0)
-    )
+    assert await end(database, held, "failed")
 
-    with pytest.raises(LeaseLost):
-        await database.write(
-            lambda connection: invocations.finish(connection, held, "succeeded", reason=None, now=103.0)
-        )
+    assert not await end(database, held, "succeeded")
     assert await claim(database) == []
 
 
@@ -122,24 +178,17 @@ async def test_what_waited_past_its_ttl_is_expired_not_claimed(database: Databas
 
     taken = await claim(database, now=160.0)
     due = await database.read(lambda connection: invocations.expiring(connection, now=160.0, limit=10))
-    ended = await database.write(
-        lambda connection: invocations.expire(connection, "a", reason="too late", now=160.0)
-    )
 
     assert taken == []
     assert due == [REQUEST]
-    assert ended == REQUEST
+    assert await expire(database, now=160.0)
 
 
 async def test_the_ttl_counts_waiting_only(database: Database) -> None:
     await accept(database, REQUEST)
     await claim(database, now=159.0)
 
-    ended = await database.write(
-        lambda connection: invocations.expire(connection, "a", reason="too late", now=170.0)
-    )
-
-    assert ended is None
+    assert not await expire(database, now=170.0)
 
 
 async def test_a_lease_that_is_renewed_does_not_lapse(database: Database) -> None:
@@ -155,7 +204,7 @@ async def test_a_lease_that_is_renewed_does_not_lapse(database: Database) -> Non
 async def test_renewing_tells_which_claims_were_lost(database: Database) -> None:
     await accept(database, REQUEST)
     [held] = await claim(database)
-    await database.write(lambda connection: invocations.release(connection, held, lost=False))
+    await put_back(database, held, lost=False)
 
     lost = await database.write(
         lambda connection: invocations.renew(connection, [held], lease_s=30.0, now=102.0)
@@ -170,9 +219,7 @@ async def test_the_backlog_counts_waiting_and_running_from_the_oldest_of_both(da
     held, *_ = await claim(database, limit=2)
 
     before = await backlog(database)
-    await database.write(
-        lambda connection: invocations.finish(connection, held, "succeeded", reason=None, now=110.0)
-    )
+    assert await end(database, held, "succeeded")
     after = await backlog(database)
 
     assert before == Backlog(queued=3, claimed=2, oldest_accepted_at=100.0)
@@ -185,7 +232,7 @@ async def test_a_server_that_starts_again_puts_back_what_its_agents_held_and_bla
     await accept(database, REQUEST)
     [before] = await claim(database)
 
-    await database.write(invocations.release_all)
+    await database.write(lambda connection: invocations.release_all(connection, now=102.0))
     [again] = await claim(database)
 
     assert again.invocation == before.invocation
@@ -196,26 +243,24 @@ async def test_a_deleted_endpoints_invocations_are_forgotten(database: Database)
     await accept(database, REQUEST, replace(REQUEST, id="b"))
     [held] = await claim(database, limit=1)
 
-    await database.write(lambda connection: invocations.drop_endpoint(connection, ENDPOINT))
+    await database.write(lambda connection: retention.drop_endpoint(connection, ENDPOINT))
 
     assert await backlog(database) == NOTHING
-    with pytest.raises(LeaseLost):
-        await database.write(
-            lambda connection: invocations.finish(connection, held, "succeeded", reason=None, now=103.0)
-        )
+    assert not await end(database, held, "succeeded")
 
 
 async def test_claiming_reads_the_queue_by_its_index_whatever_its_length(database: Database) -> None:
     def explain(connection: object) -> str:
         rows = connection.execute(  # type: ignore[attr-defined]
             text(
-                "EXPLAIN QUERY PLAN SELECT id FROM invocations WHERE endpoint_id = 'e' AND state = 'queued' "
-                "AND expires_at > 1 ORDER BY accepted_at LIMIT 4"
+                "EXPLAIN QUERY PLAN SELECT id FROM invocations WHERE endpoint_id = 'e' AND account = 'a' "
+                "AND state = 'queued' AND expires_at > 1 AND lost_count = 0 "
+                "ORDER BY priority DESC, accepted_at LIMIT 4"
             )
         )
         return " ".join(row[-1] for row in rows)
 
     plan = await database.read(explain)
 
-    assert "invocations_queued" in plan
+    assert "invocations_by_turn" in plan
     assert "TEMP B-TREE" not in plan

@@ -16,6 +16,8 @@ from ebbtide.metrics import query
 from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
+from ebbtide.queue.changes import Changes
+from ebbtide.queue.completion import Completion
 from ebbtide.queue.invocations import Backlog, Invocation
 from ebbtide.queue.reaper import Reaper
 from ebbtide.queue.wakeups import Wakeups
@@ -45,7 +47,7 @@ class Place:
             )
         )
 
-    async def claim_and_let_lapse(self, *, suspect: bool) -> None:
+    async def claim_and_let_lapse(self, *, alone: bool) -> None:
         await self.database.write(
             lambda connection: invocations.claim(
                 connection,
@@ -54,7 +56,7 @@ class Place:
                 limit=1,
                 lease_s=30.0,
                 now=ACCEPTED_AT + 1,
-                suspect=suspect,
+                alone=alone,
             )
         )
         await self.reaper.step(ACCEPTED_AT + 32)
@@ -97,7 +99,10 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await database.write(lambda connection: invocations.accept(connection, [request]))
     objects = ObjectStore(tmp_path / "objects", database)
     settings = Settings(tmp_path, max_claim_count=2)
-    yield Place(database, objects, Reaper(settings, database, objects, Wakeups(), lambda: None), request)
+    changes = Changes()
+    completion = Completion(database, changes, lambda: None, lease_s=30.0)
+    reaper = Reaper(settings, database, objects, completion, Wakeups(), changes, lambda: None)
+    yield Place(database, objects, reaper, request)
     database.close()
 
 
@@ -121,7 +126,7 @@ async def test_an_expiry_is_counted(place: Place) -> None:
 
 
 async def test_a_claim_whose_agent_is_gone_is_put_back_when_its_lease_is_over(place: Place) -> None:
-    await place.claim_and_let_lapse(suspect=False)
+    await place.claim_and_let_lapse(alone=False)
 
     backlog = await place.database.read(
         lambda connection: invocations.backlog(connection, place.request.endpoint_id)
@@ -130,8 +135,8 @@ async def test_a_claim_whose_agent_is_gone_is_put_back_when_its_lease_is_over(pl
 
 
 async def test_a_request_whose_agents_die_again_and_again_fails_with_the_reason(place: Place) -> None:
-    await place.claim_and_let_lapse(suspect=False)
-    await place.claim_and_let_lapse(suspect=True)
+    await place.claim_and_let_lapse(alone=False)
+    await place.claim_and_let_lapse(alone=True)
 
     assert await place.state() == "failed"
     assert "died 2 times" in await place.failure()
@@ -139,7 +144,7 @@ async def test_a_request_whose_agents_die_again_and_again_fails_with_the_reason(
 
 async def test_a_request_without_a_failure_path_expires_all_the_same(place: Place) -> None:
     other = replace(place.request, id="b", failure_uri=None)
-    await place.database.write(lambda connection: invocations.drop_endpoint(connection, other.endpoint_id))
+    await place.database.write(lambda connection: connection.execute(text("DELETE FROM invocations")))
     await place.database.write(lambda connection: invocations.accept(connection, [other]))
 
     await place.reaper.step(ACCEPTED_AT + 61)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from ebbtide.logs import LogStore
     from ebbtide.notifications.deliveries import Deliveries
     from ebbtide.objects.store import ObjectStore
+    from ebbtide.queue.changes import Changes
+    from ebbtide.queue.completion import Completion
     from ebbtide.queue.intake import Intake
+    from ebbtide.queue.steering import Steering
     from ebbtide.queue.wakeups import Wakeups
     from ebbtide.scaling.scaler import Scaler
 
@@ -34,7 +37,10 @@ class Parts:
     keyring: "Keyring"
     objects: "ObjectStore"
     wakeups: "Wakeups"
+    changes: "Changes"
     intake: "Intake"
+    completion: "Completion"
+    steering: "Steering"
     deliveries: "Deliveries"
     logs: "LogStore"
     fleet: "Fleet"

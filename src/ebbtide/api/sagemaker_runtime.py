@@ -35,15 +35,14 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     21600 and 900. Raises ValidationError for an endpoint that does not exist or is real-time, and unless
     exactly one of Body and InputLocation is given. Source: InvokeEndpointAsync, SageMaker Runtime 2017-05-13.
     """
-    invocation = await call.parts.intake.accept(
+    accepted = await call.parts.intake.accept(
         call.account,
         params["EndpointName"],
-        lambda endpoint: _invocation(params, endpoint, account=call.account, now=call.now),
+        lambda endpoint: _invocation(params, endpoint, account=call.submitter, now=call.now),
     )
-    call.parts.wakeups.notify(invocation.endpoint_id)
-    result = {"InferenceId": invocation.inference_id, "OutputLocation": invocation.output_uri}
-    if invocation.failure_uri is not None:
-        result["FailureLocation"] = invocation.failure_uri
+    result = {"InferenceId": accepted.inference_id, "OutputLocation": accepted.output_uri}
+    if accepted.failure_uri is not None:
+        result["FailureLocation"] = accepted.failure_uri
     return result
 
 

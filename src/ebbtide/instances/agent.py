@@ -7,13 +7,12 @@ the task runs.
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
-from sqlalchemy import Connection
 
 from ebbtide import clock
 from ebbtide.database import Database
@@ -24,9 +23,11 @@ from ebbtide.instances.model_server import ModelServer
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations, reaper
-from ebbtide.queue.invocations import Claim, Invocation, LeaseLost
+from ebbtide.queue.changes import Change, Changes
+from ebbtide.queue.completion import Completion, Worker, claimed
+from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
-from ebbtide.queue.outcomes import Failure, Publisher, Response, Timings, includable
+from ebbtide.queue.outcomes import Outcome, Response, includable, stage_failure
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -40,16 +41,30 @@ CHUNK_BYTES = 256 * 1024
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """The agent keeps its own time: an invocation may take an hour."""
 
-SETTLE_S = 1.0
+SETTLE_S = 0.4
 """How long a model server may go on computing for a request that was given up, before it is replaced."""
 
+ASK_S = 0.4
+"""How long it may take to say whether it does."""
+
 AFTER_DEFECT_S = 1.0
+
+LONGEST_WAIT_S = 30.0
+"""How long one waits for storage that is not available, before it is asked again."""
 
 POLL_S = 5.0
 """How often an idle agent looks although nothing woke it: what other processes queue is found so."""
 
 
 SEE_LOGS = "See the SageMaker Endpoint logs in your account for more information."
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A claim and the task that serves it."""
+
+    held: Claim
+    task: asyncio.Task[None]
 
 
 class ModelServerLost(Exception):
@@ -75,8 +90,9 @@ class Agent:
         database: Database,
         objects: ObjectStore,
         wakeups: Wakeups,
+        changes: Changes,
+        completion: Completion,
         logs: LogStore,
-        deliveries_wake: Callable[[], None],
     ) -> None:
         self.in_flight = 0
         self.replace_requested = asyncio.Event()
@@ -88,12 +104,14 @@ class Agent:
         self._database = database
         self._objects = objects
         self._wakeups = wakeups
-        self._deliveries_wake = deliveries_wake
-        self._publisher = Publisher(endpoint, variant, settings.region, objects)
+        self._changes = changes
+        self._completion = completion
+        self._variant = variant
+        self._worker = Worker(endpoint.id, instance_id, self._start)
         self._data_log = logs.stream(
             f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
         )
-        self._serving: dict[Claim, asyncio.Task[None]] = {}
+        self._serving: dict[str, _Work] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         self._changed = wakeups.subscribe(endpoint.id)
@@ -110,12 +128,18 @@ class Agent:
     async def abort(self) -> None:
         """Hand every lease back at once: its instance is going without a drain."""
         self.drain()
-        for task in list(self._serving.values()):
-            task.cancel()
-        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+        # An outcome that is being committed may still bring a next claim.
+        while tasks := [work.task for work in self._serving.values()]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def run(self) -> None:
         """Serve until drained."""
+        with self._changes.on_cancel(self._stop):
+            await self._run()
+
+    async def _run(self) -> None:
         renewing = asyncio.create_task(self._renew())
         try:
             if self._endpoint.async_config is None:
@@ -135,41 +159,58 @@ class Agent:
         """Fill the free slots with what is queued, or the whole instance with one suspect."""
         self._changed.event.clear()
         free = self._concurrency - len(self._serving)
-        if free <= 0 or any(held.lost_count for held in self._serving):
+        if free <= 0 or self._isolated:
             return
-        alone = not self._serving
-
-        def take(connection: Connection) -> list[Claim]:
-            claim = partial(
-                invocations.claim,
-                connection,
-                endpoint_id=self._endpoint.id,
-                instance_id=self._instance_id,
-                lease_s=self._settings.lease_s,
-                now=clock.now(),
-            )
-            return (alone and claim(limit=1, suspect=True)) or claim(limit=free)
-
+        take = partial(
+            invocations.claim,
+            endpoint_id=self._endpoint.id,
+            instance_id=self._instance_id,
+            limit=free,
+            lease_s=self._settings.lease_s,
+            now=clock.now(),
+            alone=not self._serving,
+        )
         try:
             claims = await self._database.write(take)
         except Unavailable as error:
             log.warning("%s: claims nothing now: %s", self._instance_id, error)
             return
-        for held in claims:
-            task = asyncio.create_task(self._serve(held), name=f"invocation {held.invocation.id}")
-            self._serving[held] = task
-            task.add_done_callback(partial(self._served, held))
+        self._start(claims)
 
-    def _served(self, held: Claim, _task: asyncio.Task[None]) -> None:
-        self._serving.pop(held, None)
-        self._changed.event.set()
+    @property
+    def _isolated(self) -> bool:
+        """A suspect is being worked on, and may have nothing beside it."""
+        return any(work.held.lost_count for work in self._serving.values())
+
+    def _start(self, claims: Sequence[Claim]) -> None:
+        for held in claims:
+            id_ = held.invocation.id
+            task = asyncio.create_task(self._serve(held), name=f"invocation {id_}")
+            self._serving[id_] = _Work(held, task)
+            task.add_done_callback(partial(self._served, held))
+        self._changes.tell(claimed(claims))
+
+    def _served(self, held: Claim, task: asyncio.Task[None]) -> None:
+        # The same invocation may have been claimed again, by this very instance.
+        work = self._serving.get(held.invocation.id)
+        if work is not None and work.task is task:
+            del self._serving[held.invocation.id]
+        # A slot that got its next claim with the outcome's commit needs no look of its own.
+        if len(self._serving) < self._concurrency:
+            self._changed.event.set()
+
+    def _stop(self, invocation_id: str) -> None:
+        """The invocation was cancelled: stop computing it, if it is here."""
+        if work := self._serving.get(invocation_id):
+            work.task.cancel()
+            self.give_up()
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             work = partial(
                 invocations.renew,
-                claims=list(self._serving),
+                claims=[work.held for work in self._serving.values()],
                 lease_s=self._settings.lease_s,
                 now=clock.now(),
             )
@@ -178,10 +219,9 @@ class Agent:
             except Unavailable as error:
                 log.warning("%s: leases not renewed now: %s", self._instance_id, error)
                 continue
-            for claim in lost:
-                # Another agent has it now, or its endpoint is gone: what we compute would be thrown away.
-                if task := self._serving.get(claim):
-                    task.cancel()
+            for held in lost:
+                # Another agent has it, or it was cancelled elsewhere: what we compute would be thrown away.
+                self._stop(held.invocation.id)
 
     async def _serve(self, held: Claim) -> None:
         """Bring one claim to its end, or put it back."""
@@ -191,22 +231,25 @@ class Agent:
             log.warning("%s: %s", held.invocation.inference_id, error)
             # What is claimed from now on would be lost with it; the fleet brings another instance.
             self.drain()
-            if isinstance(error, ModelServerGone):
-                await self._release(held, lost=False)
+            if isinstance(error, ModelServerGone) or self.replace_requested.is_set():
+                # Dead before it, or killed by us for another's sake: not this request's doing.
+                await self._release(held, str(error))
             else:
                 await self._lost(held)
         except LeaseLost:
             log.info("%s: another agent holds it now", held.invocation.inference_id)
         except asyncio.CancelledError:
-            await self._release(held, lost=False)
+            await self._release(held, "its instance was given up")
             raise
+        except Unavailable as error:
+            log.warning("%s: waits, and is tried again: %s", held.invocation.inference_id, error)
+            await asyncio.sleep(min(LONGEST_WAIT_S, AFTER_DEFECT_S * 2 ** min(held.count, 10)))
+            await self._release(held, str(error))
         except Exception:
-            # Our own defect, or a disk that is full: no fault of the request, which must not be lost.
+            # Our own defect: no fault of the request, which must not be lost.
             log.exception("%s: could not be served, and is put back", held.invocation.inference_id)
             await asyncio.sleep(AFTER_DEFECT_S)
-            await self._release(held, lost=False)
-        finally:
-            self._deliveries_wake()
+            await self._release(held, "the server had trouble of its own; its log has the trace")
 
     @asynccontextmanager
     async def exchange(
@@ -245,7 +288,7 @@ class Agent:
         await asyncio.sleep(SETTLE_S)
         try:
             async with self._model_server.session.get(
-                "http://model/ping", timeout=aiohttp.ClientTimeout(total=SETTLE_S)
+                "http://model/ping", timeout=aiohttp.ClientTimeout(total=ASK_S)
             ) as pong:
                 running = int(pong.headers.get("X-Ebbtide-Running", self.in_flight + 1))
         except (aiohttp.ClientError, TimeoutError):
@@ -255,17 +298,15 @@ class Agent:
 
     async def _process(self, held: Claim) -> None:
         invocation = held.invocation
-        started_at = time.perf_counter()
         try:
             size_bytes, content_type, chunks = await self._open(invocation)
         except Unavailable:
             raise
         except (ServiceError, ValueError) as error:
             reason = f"ClientError: The input {invocation.input_uri} could not be read: {error}"
-            await self._fail(held, reason, 400, "RequestDownloadFailures", Timings())
+            await self._fail(held, reason, 400, "RequestDownloadFailures", Phases())
             return
-        opened_at = time.perf_counter()
-        download_s = opened_at - started_at
+        opened_at = clock.now()
         headers = request_headers(
             content_type=content_type,
             accept=invocation.accept,
@@ -273,23 +314,24 @@ class Agent:
             inference_id=invocation.inference_id,
         )
         headers["Content-Length"] = str(size_bytes)
+        sent_at = clock.now()
         try:
             async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, chunks) as answer:
                 status, response = answer.status, await self._receive(answer)
         except TimeoutError:
+            self.give_up()
             reason = (
                 "ClientError: The model did not answer within InvocationTimeoutSeconds of "
                 f"{invocation.timeout_s} s. {SEE_LOGS}"
             )
-            timings = Timings(download_s, time.perf_counter() - opened_at)
-            await self._fail(held, reason, 504, "Invocation5XXErrors", timings)
-            self.give_up()
+            phases = Phases(opened_at, sent_at, clock.now())
+            await self._fail(held, reason, 504, "Invocation5XXErrors", phases)
             return
-        timings = Timings(download_s, time.perf_counter() - opened_at)
+        phases = Phases(opened_at, sent_at, clock.now())
         if status < 300:
-            await self._succeed(held, response, timings)
+            await self._succeed(held, response, phases)
         else:
-            await self._report(held, status, response, timings)
+            await self._report(held, status, response, phases)
 
     async def _open(self, invocation: Invocation) -> tuple[int, str | None, AsyncIterator[bytes]]:
         """The input's size, content type and bytes. Raises ServiceError, ValueError when it cannot be had."""
@@ -321,61 +363,93 @@ class Agent:
         content_type = content_type.encode(errors="replace").decode()
         return Response(staged, content_type, includable(beginning))
 
-    async def _succeed(self, held: Claim, response: Response, timings: Timings) -> None:
+    async def _succeed(self, held: Claim, response: Response, phases: Phases) -> None:
         try:
-            await self._objects.publish_staged(
-                response.staged,
-                lambda connection: self._publisher.succeed(connection, held, response, timings, clock.now()),
-            )
+            await self._publish(held, "succeeded", response, phases)
         except Unavailable:
             raise
         except ServiceError as error:
             reason = f"ClientError: The output {held.invocation.output_uri} could not be written: {error}"
-            await self._fail(held, reason, 400, "ResponseUploadFailures", timings)
+            await self._fail(held, reason, 400, "ResponseUploadFailures", phases)
 
-    async def _report(self, held: Claim, status: int, response: Response, timings: Timings) -> None:
+    async def _report(self, held: Claim, status: int, response: Response, phases: Phases) -> None:
         """Publish an error that the model itself answered with: its words are the failure object."""
         kind = "client" if status < 500 else "server"
         reason = f"ClientError: Received {kind} error ({status}) from model. {SEE_LOGS}"
         words = (response.included or b"")[:1024].decode(errors="replace")
         self._log(held, f'Received {kind} error ({status}) from primary with message "{words}"')
-        failure = Failure(reason, "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors")
-        await self._objects.publish_staged(
-            response.staged,
-            lambda connection: self._publisher.fail(
-                connection, held, failure, response, timings, clock.now()
-            ),
-        )
+        metric = "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"
+        await self._publish(held, "failed", response, phases, reason=reason, metric=metric)
 
-    async def _fail(self, held: Claim, reason: str, code: int, metric: str, timings: Timings) -> None:
+    async def _fail(self, held: Claim, reason: str, code: int, metric: str, phases: Phases) -> None:
         """Publish a failure that the model did not word."""
         self._log(held, reason)
-        await reaper.fail(
-            self._objects,
-            self._publisher,
-            held,
-            reason,
-            now=clock.now(),
+        response = await stage_failure(self._objects, reason, code)
+        await self._publish(held, "failed", response, phases, reason=reason, metric=metric)
+
+    async def _publish(
+        self,
+        held: Claim,
+        state: str,
+        response: Response,
+        phases: Phases,
+        *,
+        reason: str | None = None,
+        metric: str | None = None,
+    ) -> None:
+        outcome = Outcome(
+            endpoint=self._endpoint,
+            variant=self._variant,
+            region=self._settings.region,
+            invocation=held.invocation,
+            state=state,
+            response=response,
+            at=clock.now(),
+            reason=reason,
             metric=metric,
-            code=code,
-            timings=timings,
+            claimed_at=held.claimed_at,
+            phases=phases,
         )
+        try:
+            while True:
+                goes_on = not (self._draining.is_set() or self.replace_requested.is_set() or held.lost_count)
+                try:
+                    await self._completion.publish(held, outcome, next_for=self._worker if goes_on else None)
+                except Unavailable as error:
+                    # The work is done: it waits for the database rather than be done again.
+                    log.warning("%s: its outcome waits: %s", held.invocation.inference_id, error)
+                    await asyncio.sleep(AFTER_DEFECT_S)
+                else:
+                    return
+        except (LeaseLost, ServiceError):
+            await self._objects.discard(response.staged)
+            raise
 
     async def _lost(self, held: Claim) -> None:
         """The model server died with this request in it: try again elsewhere, but not for ever."""
         lost_count = held.lost_count + 1
         if lost_count >= self._settings.max_claim_count:
-            await self._fail(held, reaper.poison_reason(lost_count), 500, "Invocation5XXErrors", Timings())
+            reason = reaper.poison_reason(lost_count)
+            await self._fail(held, reason, 500, "Invocation5XXErrors", Phases())
             return
-        await self._release(held, lost=True)
+        await self._release(held, "the model server died while it worked on this request", lost=True)
 
-    async def _release(self, held: Claim, *, lost: bool) -> None:
+    async def _release(self, held: Claim, reason: str, *, lost: bool = False) -> None:
+        now = clock.now()
+        put_back = False
         try:
-            await self._database.write(lambda connection: invocations.release(connection, held, lost=lost))
+            put_back = await self._database.write(
+                lambda connection: invocations.release(connection, held, reason=reason, now=now, lost=lost)
+            )
         except Unavailable as error:
             # The lease runs out by itself, and the reaper puts the invocation back then.
             log.warning("%s: not put back at once: %s", held.invocation.inference_id, error)
-        self._wakeups.notify(self._endpoint.id)
+        if put_back:
+            invocation = held.invocation
+            self._changes.tell(
+                [Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)]
+            )
+            self._wakeups.notify(self._endpoint.id)
 
     def _log(self, held: Claim, line: str) -> None:
         self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", clock.now())

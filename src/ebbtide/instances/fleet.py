@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -50,6 +50,8 @@ from ebbtide.instances.running import Ending, RunningInstance
 from ebbtide.instances.types import InstanceType, InstanceTypes
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
+from ebbtide.queue.changes import Changes
+from ebbtide.queue.completion import Completion
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -73,18 +75,17 @@ class Fleet:
         objects: ObjectStore,
         logs: LogStore,
         wakeups: Wakeups,
-        deliveries_wake: Callable[[], None],
+        changes: Changes,
+        completion: Completion,
     ) -> None:
-        """deliveries_wake: called when an agent has committed a notification.
-
-        Raises ValueError when the operator's file of instance types is not of the table's form.
-        """
+        """Raises ValueError when the operator's file of instance types is not of the table's form."""
         self._settings = settings
         self._database = database
         self._objects = objects
         self._logs = logs
         self._wakeups = wakeups
-        self._deliveries_wake = deliveries_wake
+        self._changes = changes
+        self._completion = completion
         self._types = InstanceTypes(settings.instance_types_file)
         self._files = ModelFiles(settings.data / "models", objects, database)
         self._cache = settings.data / "runtime"
@@ -363,8 +364,9 @@ class Fleet:
             database=self._database,
             objects=self._objects,
             wakeups=self._wakeups,
+            changes=self._changes,
+            completion=self._completion,
             logs=self._logs,
-            deliveries_wake=self._deliveries_wake,
         )
 
     async def _on_start(self, instance_id: str, pid: int) -> None:

@@ -118,8 +118,17 @@ def record_sets(connection: Connection, sets: Iterable[StatisticSet]) -> None:
     )
 
 
-def _add(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    if rows:
+def _add(connection: Connection, samples: list[dict[str, Any]]) -> None:
+    """Add samples; those that fall into one point's second and bucket go there together."""
+    points: dict[tuple[int, int, int], dict[str, Any]] = {}
+    for sample in samples:
+        point = points.setdefault((sample["series_id"], sample["starts_at"], sample["bucket"]), sample)
+        if point is not sample:
+            point["sample_count"] += sample["sample_count"]
+            point["total"] += sample["total"]
+            point["minimum"] = min(point["minimum"], sample["minimum"])
+            point["maximum"] = max(point["maximum"], sample["maximum"])
+    if rows := list(points.values()):
         # Straight to the driver: every invocation pays for this, half of it for parameters otherwise.
         connection.exec_driver_sql(ADD_SERIES, rows)
         connection.exec_driver_sql(ADD_POINTS, rows)

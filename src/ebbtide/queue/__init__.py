@@ -12,7 +12,7 @@ from ebbtide.queue.invocations import (
     LeaseLost,
     backlog,
     backlogs,
-    drop_endpoint,
 )
+from ebbtide.queue.retention import drop_endpoint
 
 __all__ = ["Backlog", "Claim", "Invocation", "LeaseLost", "backlog", "backlogs", "drop_endpoint"]

@@ -5,17 +5,28 @@ waits for nobody. This is the hot path of a burst: a statement a request costs s
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 from sqlalchemy import Connection
 
+from ebbtide import accounts
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.errors import ServiceError
-from ebbtide.queue import invocations
+from ebbtide.queue import deduplication, invocations
+from ebbtide.queue.changes import Change, Changes
+from ebbtide.queue.deduplication import Switch, Twin
 from ebbtide.queue.invocations import Invocation
+from ebbtide.queue.wakeups import Wakeups
+
+
+class QuotaExceeded(ServiceError):
+    """An account has as many invocations queued as it may."""
+
+    code = "ThrottlingException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +34,39 @@ class _Request:
     account: str
     endpoint_name: str
     make: Callable[[Endpoint], Invocation]
-    accepted: "asyncio.Future[Invocation]"
+    tags: Mapping[str, str]
+    may_share: bool
+    accepted: "asyncio.Future[Invocation | Twin]"
 
 
 class Intake:
     """Queues invocations, many in a transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, wakeups: Wakeups, changes: Changes) -> None:
         self._database = database
+        self._wakeups = wakeups
+        self._changes = changes
         self._gathering: list[_Request] = []
         self._committing: asyncio.Task[None] | None = None
 
     async def accept(
-        self, account: str, endpoint_name: str, make: Callable[[Endpoint], Invocation]
-    ) -> Invocation:
-        """Queue what `make` makes of the endpoint; returns once it is on disk.
+        self,
+        account: str,
+        endpoint_name: str,
+        make: Callable[[Endpoint], Invocation],
+        *,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        may_share: bool = True,
+    ) -> Invocation | Twin:
+        """Queue what `make` makes of the account's endpoint; returns once it is on disk. Where the endpoint
+        deduplicates and the request `may_share`, an equal one's outcome is as good: then its Twin.
 
         The endpoint is looked up in the transaction that inserts: one deleted in between would never work
-        on it. `make` runs in the database's writer. Raises EndpointNotFound, and the ServiceErrors of `make`.
+        on it. `make` runs in the database's writer. Raises EndpointNotFound, QuotaExceeded, and the
+        ServiceErrors of `make`.
         """
-        accepted: asyncio.Future[Invocation] = asyncio.get_running_loop().create_future()
-        self._gathering.append(_Request(account, endpoint_name, make, accepted))
+        accepted: asyncio.Future[Invocation | Twin] = asyncio.get_running_loop().create_future()
+        self._gathering.append(_Request(account, endpoint_name, make, tags, may_share, accepted))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         return await accepted
@@ -53,29 +76,93 @@ class Intake:
         while group := self._gathering:
             self._gathering = []
             try:
-                outcomes = await self._database.write(partial(_insert, group=group))
+                outcomes: Sequence[Invocation | Twin | Exception] = await self._database.write(
+                    partial(_insert, group=group)
+                )
             except Exception as error:  # noqa: BLE001 - each caller raises it
                 outcomes = [error] * len(group)
-            for request, outcome in zip(group, outcomes, strict=True):
-                if request.accepted.cancelled():
-                    continue
-                if isinstance(outcome, Invocation):
-                    request.accepted.set_result(outcome)
-                else:
-                    request.accepted.set_exception(outcome)
+            self._answer(group, outcomes)
         self._committing = None
 
+    def _answer(self, group: list[_Request], outcomes: Sequence[Invocation | Twin | Exception]) -> None:
+        accepted = [each for each in outcomes if isinstance(each, Invocation)]
+        for endpoint_id in {each.endpoint_id for each in accepted}:
+            self._wakeups.notify(endpoint_id)
+        self._changes.tell(
+            Change(each.id, each.endpoint_id, each.account, "queued", each.accepted_at) for each in accepted
+        )
+        for request, outcome in zip(group, outcomes, strict=True):
+            if request.accepted.cancelled():
+                continue
+            if isinstance(outcome, Exception):
+                request.accepted.set_exception(outcome)
+            else:
+                request.accepted.set_result(outcome)
 
-def _insert(connection: Connection, group: list[_Request]) -> list[Invocation | Exception]:
-    endpoints: dict[tuple[str, str], Endpoint] = {}
-    outcomes: list[Invocation | Exception] = []
+
+def _insert(connection: Connection, group: list[_Request]) -> list[Invocation | Twin | Exception]:
+    named: dict[tuple[str, str], tuple[Endpoint, Switch]] = {}
+    equals: dict[str, Twin] = {}
+    room = _Room(connection)
+    outcomes: list[Invocation | Twin | Exception] = []
+    tagged: dict[str, Mapping[str, str]] = {}
     for request in group:
         name = (request.account, request.endpoint_name)
         try:
-            endpoint = endpoints.get(name) or endpoints.setdefault(name, get_endpoint(connection, *name))
-            outcomes.append(request.make(endpoint))
+            if name not in named:
+                endpoint = get_endpoint(connection, *name)
+                named[name] = endpoint, deduplication.switch(connection, endpoint.id)
+            endpoint, switch = named[name]
+            made = request.make(endpoint)
+            shares = switch.enabled and request.may_share
+            outcome = _share(connection, made, endpoint, switch, equals) if shares else made
+            if isinstance(outcome, Invocation):
+                room.take(outcome.account)
+                if request.tags:
+                    tagged[outcome.id] = request.tags
+            outcomes.append(outcome)
         except ServiceError as error:
             outcomes.append(error)
     if accepted := [outcome for outcome in outcomes if isinstance(outcome, Invocation)]:
-        invocations.accept(connection, accepted)
+        invocations.accept(connection, accepted, tagged)
     return outcomes
+
+
+def _share(
+    connection: Connection,
+    invocation: Invocation,
+    endpoint: Endpoint,
+    switch: Switch,
+    equals: dict[str, Twin],
+) -> Invocation | Twin:
+    """The request's twin, in the queue or among those about to enter it; else the request, to have some."""
+    digest = deduplication.digest(connection, invocation, endpoint)
+    if digest is None:
+        return invocation
+    twin = equals.get(digest) or deduplication.find_twin(
+        connection, endpoint.id, digest, retention_s=switch.retention_s, now=invocation.accepted_at
+    )
+    if twin is not None:
+        return twin
+    equals[digest] = Twin(invocation.inference_id, invocation.output_uri, invocation.failure_uri)
+    return replace(invocation, digest=digest)
+
+
+class _Room:
+    """How many more invocations each account may queue, in one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._quotas = accounts.queued_quotas(connection)
+        self._left: dict[str, int] = {}
+
+    def take(self, account: str) -> None:
+        """Take one place. Raises QuotaExceeded when none is left."""
+        quota = self._quotas.get(account)
+        if quota is None:
+            return
+        if account not in self._left:
+            self._left[account] = quota - invocations.queued_by(self._connection, account)
+        if self._left[account] <= 0:
+            raise QuotaExceeded(f"Account {account} has {quota} requests queued, and may have no more.")
+        self._left[account] -= 1

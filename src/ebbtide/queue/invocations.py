@@ -4,8 +4,9 @@ Every statement here is one move of the table `MOVES`. Finishing proves ownershi
 agent that lost its lease cannot undo the work of the one that replaced it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -18,11 +19,15 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    bindparam,
     event,
+    insert,
     text,
 )
 
+from ebbtide import accounts
 from ebbtide.database import metadata
+from ebbtide.queue.fairness import Share, Waiting, share
 
 MOVES = {
     "queued": {"claimed", "expired", "cancelled"},
@@ -38,11 +43,13 @@ MOVES = {
 invocations = Table(
     "invocations",
     metadata,
+    # Time-ordered: the order of ids is that of acceptance.
     Column("id", String, primary_key=True),
     Column("inference_id", String, nullable=False),
     Column("account", String, nullable=False),
     Column("endpoint_id", String, nullable=False),
     Column("state", String, nullable=False),
+    Column("priority", Integer, nullable=False),
     Column("accepted_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("timeout_s", Integer, nullable=False),
@@ -52,6 +59,9 @@ invocations = Table(
     Column("custom_attributes", String),
     Column("output_uri", String, nullable=False),
     Column("failure_uri", String),
+    # What the request comes to, where its endpoint deduplicates.
+    Column("digest", String),
+    Column("redriven_from", String),
     # The fence: grows with each claim and never falls, so a late agent's count is not its successor's.
     Column("claim_count", Integer, nullable=False),
     # Claims that ended with a dead model server or agent: too many, and the request is taken for poisonous.
@@ -59,70 +69,129 @@ invocations = Table(
     Column("lease_until", Float),
     Column("instance_id", String),
     Column("claimed_at", Float),
+    # The last claim's phases: payload opened, sent to the model server, answered by it.
+    Column("opened_at", Float),
+    Column("sent_at", Float),
+    Column("answered_at", Float),
     Column("finished_at", Float),
     Column("failure_reason", String),
-    # Last, since it is large: SQLite reads the columns before it without it. Gone with the outcome.
+    # Last, since it is large: SQLite reads the columns before it without it. Gone with success.
     Column("body", LargeBinary),
 )
+_QUEUED = text("state = 'queued'")
+_SUSPECT = text("state = 'queued' AND lost_count > 0")
+_NAMED = text("inference_id <> id")
+_DIGESTED = text("digest IS NOT NULL")
 Index(
-    "invocations_queued",
+    "invocations_by_turn",
     invocations.c.endpoint_id,
+    invocations.c.account,
+    invocations.c.priority.desc(),
     invocations.c.accepted_at,
-    sqlite_where=text("state = 'queued'"),
+    sqlite_where=_QUEUED,
+    postgresql_where=_QUEUED,
 )
-Index(
-    "invocations_claimed",
-    invocations.c.endpoint_id,
-    invocations.c.accepted_at,
-    sqlite_where=text("state = 'claimed'"),
-)
+Index("invocations_by_state", invocations.c.endpoint_id, invocations.c.state, invocations.c.accepted_at)
 Index(
     "invocations_suspect",
     invocations.c.endpoint_id,
     invocations.c.accepted_at,
-    sqlite_where=text("state = 'queued' AND lost_count > 0"),
+    sqlite_where=_SUSPECT,
+    postgresql_where=_SUSPECT,
 )
-Index("invocations_expiring", invocations.c.expires_at, sqlite_where=text("state = 'queued'"))
+Index("invocations_expiring", invocations.c.expires_at, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+Index(
+    "invocations_by_inference_id",
+    invocations.c.inference_id,
+    sqlite_where=_NAMED,
+    postgresql_where=_NAMED,
+)
+Index(
+    "invocations_by_digest",
+    invocations.c.endpoint_id,
+    invocations.c.digest,
+    sqlite_where=_DIGESTED,
+    postgresql_where=_DIGESTED,
+)
+
+tags = Table(
+    "invocation_tags",
+    metadata,
+    Column("invocation_id", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+    Index("invocation_tags_by_value", "key", "value", "invocation_id"),
+)
+
+attempts = Table(
+    "invocation_attempts",
+    metadata,
+    Column("invocation_id", String, primary_key=True),
+    Column("claim_count", Integer, primary_key=True),
+    Column("instance_id", String),
+    Column("claimed_at", Float),
+    Column("ended_at", Float, nullable=False),
+    Column("reason", String, nullable=False),
+)
+"""Claims that ended without an outcome, and why. The last claim is the invocation's own row."""
 
 depths = Table(
     "invocation_depths",
     metadata,
     Column("endpoint_id", String, primary_key=True),
+    Column("account", String, primary_key=True),
     Column("queued", Integer, nullable=False),
     Column("claimed", Integer, nullable=False),
+    Column("suspect", Integer, nullable=False),
+    # When the account was last served, in the endpoint's virtual time (fairness.py).
+    Column("turn", Float, nullable=False),
 )
-"""How many invocations of an endpoint are queued and claimed, kept by triggers: the scaler asks every second,
-and counting a backlog of a million rows each time would cost more than the work itself."""
+"""How many invocations of an endpoint each account has queued (suspects among them) and claimed, kept by
+triggers: the scaler asks every second, and counting a backlog of a million rows each time would cost more
+than the work itself."""
 
 TRIGGERS = (
     """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations BEGIN
-        INSERT INTO invocation_depths VALUES (NEW.endpoint_id, NEW.state = 'queued', NEW.state = 'claimed')
-            ON CONFLICT (endpoint_id) DO UPDATE
-            SET queued = queued + excluded.queued, claimed = claimed + excluded.claimed;
+        INSERT INTO invocation_depths
+        VALUES (NEW.endpoint_id, NEW.account, NEW.state = 'queued', NEW.state = 'claimed',
+                NEW.state = 'queued' AND NEW.lost_count > 0, 0)
+            ON CONFLICT (endpoint_id, account) DO UPDATE
+            SET queued = queued + excluded.queued, claimed = claimed + excluded.claimed,
+                suspect = suspect + excluded.suspect;
     END""",
     """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations BEGIN
         UPDATE invocation_depths
            SET queued = queued + (NEW.state = 'queued') - (OLD.state = 'queued'),
-               claimed = claimed + (NEW.state = 'claimed') - (OLD.state = 'claimed')
-         WHERE endpoint_id = NEW.endpoint_id;
+               claimed = claimed + (NEW.state = 'claimed') - (OLD.state = 'claimed'),
+               suspect = suspect + (NEW.state = 'queued' AND NEW.lost_count > 0)
+                                 - (OLD.state = 'queued' AND OLD.lost_count > 0)
+         WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
     END""",
     """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations BEGIN
         UPDATE invocation_depths
-           SET queued = queued - (OLD.state = 'queued'), claimed = claimed - (OLD.state = 'claimed')
-         WHERE endpoint_id = OLD.endpoint_id;
+           SET queued = queued - (OLD.state = 'queued'), claimed = claimed - (OLD.state = 'claimed'),
+               suspect = suspect - (OLD.state = 'queued' AND OLD.lost_count > 0)
+         WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
     END""",
 )
 for _trigger in TRIGGERS:
-    event.listen(invocations, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]
+    event.listen(
+        invocations,
+        "after_create",
+        DDL(_trigger).execute_if(dialect="sqlite"),  # type: ignore[no-untyped-call]
+    )
 
 
 class LeaseLost(Exception):
-    """The claim is no longer held: its lease ran out, or its endpoint was deleted."""
+    """The claim is no longer held: its lease ran out, it was cancelled, or its endpoint was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One accepted request. `body` is the inline input; else the input lies at `input_uri`."""
+    """One accepted request. `body` is the inline input; else the input lies at `input_uri`.
+
+    account: who asked, and is served in turn; priority: -100 to 100, among that account's own, higher first.
+    """
 
     id: str
     inference_id: str
@@ -138,6 +207,9 @@ class Invocation:
     output_uri: str
     failure_uri: str | None
     body: bytes | None
+    priority: int = 0
+    digest: str | None = None
+    redriven_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +227,26 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Phases:
+    """When a claim's payload was opened, sent to the model server and answered; None if not reached."""
+
+    opened_at: float | None = None
+    sent_at: float | None = None
+    answered_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A claimed invocation's end: its `state` after it, and for one that did not succeed the reason."""
+
+    held: Claim
+    state: str
+    reason: str | None
+    phases: Phases
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """What an endpoint has to do: queued (Lq), being worked on, and since when the oldest of both waits."""
 
@@ -169,15 +261,19 @@ class Backlog:
 
 NOTHING = Backlog(0, 0, None)
 
-_COLUMNS = (
-    "id, inference_id, account, endpoint_id, accepted_at, expires_at, timeout_s, input_uri, content_type, "
-    "accept, custom_attributes, output_uri, failure_uri, body"
-)
+_COLUMNS = ", ".join(Invocation.__slots__)
 
 _ACCEPT = text(
     f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) "
-    "VALUES (:id, :inference_id, :account, :endpoint_id, :accepted_at, :expires_at, :timeout_s, :input_uri, "
-    ":content_type, :accept, :custom_attributes, :output_uri, :failure_uri, :body, 'queued', 0, 0)"
+    f"VALUES ({', '.join(f':{name}' for name in Invocation.__slots__)}, 'queued', 0, 0)"
+)
+_ADD_TAG = insert(tags)
+
+_WAITING = text(
+    "SELECT account, queued, suspect, turn FROM invocation_depths WHERE endpoint_id = :endpoint_id"
+)
+_SET_TURN = text(
+    "UPDATE invocation_depths SET turn = :turn WHERE endpoint_id = :endpoint_id AND account = :account"
 )
 
 _CLAIM = f"""
@@ -185,68 +281,121 @@ UPDATE invocations
    SET state = 'claimed', claim_count = claim_count + 1, claimed_at = :now, lease_until = :lease_until,
        instance_id = :instance_id
  WHERE id IN (SELECT id FROM invocations
-               WHERE endpoint_id = :endpoint_id AND state = 'queued' AND lost_count {{}} AND expires_at > :now
-               ORDER BY accepted_at LIMIT :limit)
+               WHERE endpoint_id = :endpoint_id AND state = 'queued' AND expires_at > :now AND {{which}}
+               LIMIT :limit {{lock}})
 RETURNING {_COLUMNS}, claim_count, lost_count
 """
-_CLAIM_NEW = text(_CLAIM.format("= 0"))
-_CLAIM_SUSPECT = text(_CLAIM.format("> 0"))
+# Servers beside this one pass over what it is about to take; SQLite has one writer anyway.
+_LOCK = {"sqlite": "", "postgresql": "FOR UPDATE SKIP LOCKED"}
+_CLAIM_IN_TURN = {
+    dialect: text(
+        _CLAIM.format(
+            which="lost_count = 0 AND account = :account ORDER BY priority DESC, accepted_at", lock=lock
+        )
+    )
+    for dialect, lock in _LOCK.items()
+}
+_CLAIM_SUSPECT = {
+    dialect: text(_CLAIM.format(which="lost_count > 0 ORDER BY accepted_at", lock=lock))
+    for dialect, lock in _LOCK.items()
+}
+
+_FIRST_BUSY = text(
+    "SELECT min(instance_id) FROM invocations WHERE endpoint_id = :endpoint_id AND state = 'claimed'"
+)
 
 _RENEW = text(
     "UPDATE invocations SET lease_until = :lease_until "
     "WHERE id = :id AND state = 'claimed' AND claim_count = :claim_count"
 )
 
+_HELD = {
+    dialect: text(
+        f"SELECT id, claim_count FROM invocations WHERE id IN :ids AND state = 'claimed' {lock}"
+    ).bindparams(bindparam("ids", expanding=True))
+    for dialect, lock in {"sqlite": "", "postgresql": "FOR UPDATE"}.items()
+}
+
 _FINISH = text(
-    "UPDATE invocations SET state = :state, finished_at = :now, failure_reason = :reason, "
-    "lease_until = NULL, body = NULL WHERE id = :id AND state = 'claimed' AND claim_count = :claim_count"
+    "UPDATE invocations SET state = :state, finished_at = :at, failure_reason = :reason, lease_until = NULL, "
+    "opened_at = :opened_at, sent_at = :sent_at, answered_at = :answered_at, "
+    "body = CASE WHEN :state = 'succeeded' THEN NULL ELSE body END WHERE id = :id"
 )
 
 _RELEASE = text(
-    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL, "
+    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL, claimed_at = NULL, "
     "lost_count = lost_count + :lost "
     "WHERE id = :id AND state = 'claimed' AND claim_count = :claim_count"
 )
-
-_EXPIRE = text(
-    f"""
-UPDATE invocations SET state = 'expired', finished_at = :now, failure_reason = :reason, body = NULL
- WHERE id = :id AND state = 'queued' AND expires_at <= :now
-RETURNING {_COLUMNS}
+_END_ATTEMPT = text(
+    """
+INSERT INTO invocation_attempts (invocation_id, claim_count, instance_id, claimed_at, ended_at, reason)
+SELECT id, claim_count, instance_id, claimed_at, :now, :reason FROM invocations
+ WHERE id = :id AND state = 'claimed' AND claim_count = :claim_count
 """
 )
 
+_EXPIRE = text(
+    "UPDATE invocations SET state = 'expired', finished_at = :now, failure_reason = :reason "
+    "WHERE id = :id AND state = 'queued'"
+)
+
 _EXPIRING = text(
-    f"SELECT {_COLUMNS} FROM invocations WHERE state = 'queued' AND expires_at <= :now "
+    f"SELECT {_COLUMNS} FROM invocations i WHERE state = 'queued' AND expires_at <= :now "
+    # Those of an endpoint that was deleted have no depth, and are about to go.
+    "AND EXISTS (SELECT 1 FROM invocation_depths d WHERE d.endpoint_id = i.endpoint_id) "
     "ORDER BY expires_at LIMIT :limit"
 )
 
 _LAPSED = text(
-    f"SELECT {_COLUMNS}, claim_count, lost_count, claimed_at FROM invocations "
-    "WHERE state = 'claimed' AND lease_until <= :now LIMIT :limit"
-)
-
-_RELEASE_ALL = text(
-    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL WHERE state = 'claimed'"
-)
-
-_BACKLOGS = text(
-    """
-SELECT d.endpoint_id, d.queued, d.claimed,
-       (SELECT min(accepted_at) FROM invocations
-         WHERE endpoint_id = d.endpoint_id AND state = 'queued'),
-       (SELECT min(accepted_at) FROM invocations
-         WHERE endpoint_id = d.endpoint_id AND state = 'claimed')
-  FROM invocation_depths d WHERE :endpoint_id IS NULL OR d.endpoint_id = :endpoint_id
+    f"""
+SELECT {", ".join(f"i.{name}" for name in Invocation.__slots__)}, i.claim_count, i.lost_count, i.claimed_at
+  FROM invocation_depths d
+  JOIN invocations i ON i.endpoint_id = d.endpoint_id AND i.account = d.account AND i.state = 'claimed'
+ WHERE d.claimed > 0 AND i.lease_until <= :now LIMIT :limit
 """
 )
 
+_END_ALL_ATTEMPTS = text(
+    """
+INSERT INTO invocation_attempts (invocation_id, claim_count, instance_id, claimed_at, ended_at, reason)
+SELECT id, claim_count, instance_id, claimed_at, :now, :reason FROM invocations WHERE state = 'claimed'
+"""
+)
+_RELEASE_ALL = text(
+    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL, claimed_at = NULL "
+    "WHERE state = 'claimed'"
+)
 
-def accept(connection: Connection, accepted: Sequence[Invocation]) -> None:
-    """Queue them. The caller has found their endpoints in the same transaction."""
+_BACKLOGS = """
+SELECT d.endpoint_id, sum(d.queued), sum(d.claimed),
+       (SELECT min(accepted_at) FROM invocations WHERE endpoint_id = d.endpoint_id AND state = 'queued'),
+       (SELECT min(accepted_at) FROM invocations WHERE endpoint_id = d.endpoint_id AND state = 'claimed')
+  FROM invocation_depths d {}
+ GROUP BY d.endpoint_id
+"""
+_ALL_BACKLOGS = text(_BACKLOGS.format(""))
+_BACKLOG = text(_BACKLOGS.format("WHERE d.endpoint_id = :endpoint_id"))
+
+_QUEUED_BY = text("SELECT sum(queued) FROM invocation_depths WHERE account = :account")
+
+
+def accept(
+    connection: Connection,
+    accepted: Sequence[Invocation],
+    tagged: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Queue them. The caller has found their endpoints in the same transaction. tagged: id -> its tags."""
     connection.execute(
         _ACCEPT, [{name: getattr(one, name) for name in Invocation.__slots__} for one in accepted]
     )
+    rows = [
+        {"invocation_id": id_, "key": key, "value": value}
+        for id_, each in tagged.items()
+        for key, value in each.items()
+    ]
+    if rows:
+        connection.execute(_ADD_TAG, rows)
 
 
 def claim(
@@ -257,25 +406,60 @@ def claim(
     limit: int,
     lease_s: float,
     now: float,
-    suspect: bool = False,
+    alone: bool = False,
 ) -> list[Claim]:
-    """Take up to `limit` queued invocations, oldest first, for `lease_s` seconds.
+    """Take up to `limit` queued invocations for `lease_s` seconds: accounts in their turns, and of each its
+    highest priority and oldest first.
 
-    suspect: take from those whose model server has died under them before, else from the others. Whoever
-    takes suspects runs each alone: the one that kills must not take its neighbours with it again.
+    alone: the instance has nothing else in it. Only then is a suspect handed out, one whose model server has
+    died under it before, and only one: it must not take its neighbours with it again.
     """
-    rows = connection.execute(
-        _CLAIM_SUSPECT if suspect else _CLAIM_NEW,
-        {
-            "endpoint_id": endpoint_id,
-            "instance_id": instance_id,
-            "limit": limit,
-            "lease_until": now + lease_s,
-            "now": now,
-        },
-    ).all()
+    dialect = connection.dialect.name
+    taken = {
+        "endpoint_id": endpoint_id,
+        "instance_id": instance_id,
+        "lease_until": now + lease_s,
+        "now": now,
+    }
+    rows = connection.execute(_WAITING, {"endpoint_id": endpoint_id}).all()
+    if alone and any(row.suspect for row in rows):
+        claims = _claims(connection.execute(_CLAIM_SUSPECT[dialect], {**taken, "limit": 1}).all(), now)
+        if claims:
+            return claims
+    if any(row.suspect for row in rows) and _makes_room(connection, endpoint_id, instance_id):
+        return []
+    waiting = {row.account: row.queued - row.suspect for row in rows}
+    if sum(count > 0 for count in waiting.values()) <= 1:
+        shares = [Share(account, limit, 0.0) for account, count in waiting.items() if count > 0]
+    else:
+        weights = accounts.weights(connection)
+        shares = share(
+            [
+                Waiting(row.account, waiting[row.account], row.turn, weights.get(row.account, 1.0))
+                for row in rows
+            ],
+            limit,
+        )
+        connection.execute(
+            _SET_TURN, [{"endpoint_id": endpoint_id, "account": s.account, "turn": s.turn} for s in shares]
+        )
+    claims = []
+    for each in shares:
+        values = {**taken, "account": each.account, "limit": each.count}
+        claims += _claims(connection.execute(_CLAIM_IN_TURN[dialect], values).all(), now)
+    return claims
+
+
+def _makes_room(connection: Connection, endpoint_id: str, instance_id: str) -> bool:
+    """Whether this instance is the one to finish what it has and take no more, so that a suspect gets one
+    alone: under constant load none would ever be.
+    """
+    return bool(connection.execute(_FIRST_BUSY, {"endpoint_id": endpoint_id}).scalar() == instance_id)
+
+
+def _claims(rows: Sequence[Any], now: float) -> list[Claim]:
     claims = [Claim(Invocation(*row[:-2]), row[-2], row[-1], now) for row in rows]
-    return sorted(claims, key=lambda held: held.invocation.accepted_at)
+    return sorted(claims, key=lambda held: (-held.invocation.priority, held.invocation.accepted_at))
 
 
 def renew(connection: Connection, claims: list[Claim], *, lease_s: float, now: float) -> list[Claim]:
@@ -287,26 +471,46 @@ def renew(connection: Connection, claims: list[Claim], *, lease_s: float, now: f
     ]
 
 
-def finish(connection: Connection, held: Claim, state: str, *, reason: str | None, now: float) -> None:
-    """Move a claimed invocation to its end. Raises LeaseLost when another holds it now."""
-    assert state in MOVES["claimed"]
-    values = {**_ownership(held), "state": state, "reason": reason, "now": now}
-    if not connection.execute(_FINISH, values).rowcount:
-        raise LeaseLost(held.invocation.id)
+def still_held(connection: Connection, claims: Iterable[Claim]) -> set[str]:
+    """The ids of those that nobody took away, to be ended in this transaction."""
+    counts = {held.invocation.id: held.count for held in claims}
+    rows = connection.execute(_HELD[connection.dialect.name], {"ids": list(counts)})
+    return {id_ for id_, count in rows if counts[id_] == count}
 
 
-def release(connection: Connection, held: Claim, *, lost: bool) -> bool:
+def finish(connection: Connection, endings: Sequence[Ending]) -> None:
+    """Move claimed invocations to their ends; the caller has seen that they are `still_held`."""
+    if endings:
+        connection.execute(
+            _FINISH,
+            [
+                {
+                    "id": each.held.invocation.id,
+                    "state": each.state,
+                    "reason": each.reason,
+                    "at": each.at,
+                    "opened_at": each.phases.opened_at,
+                    "sent_at": each.phases.sent_at,
+                    "answered_at": each.phases.answered_at,
+                }
+                for each in endings
+            ],
+        )
+
+
+def release(connection: Connection, held: Claim, *, reason: str, now: float, lost: bool) -> bool:
     """Put a claimed invocation back into the queue; False when it was no longer held.
 
-    lost: the claim ended with a dead model server or agent, which may be this request's doing.
+    reason: why the attempt ended. lost: with a dead model server or agent, which may be this request's doing.
     """
+    connection.execute(_END_ATTEMPT, {**_ownership(held), "reason": reason, "now": now})
     return bool(connection.execute(_RELEASE, {**_ownership(held), "lost": int(lost)}).rowcount)
 
 
-def expire(connection: Connection, invocation_id: str, *, reason: str, now: float) -> Invocation | None:
-    """Move one that waited past its TTL to its end; None when it was claimed or finished meanwhile."""
-    row = connection.execute(_EXPIRE, {"id": invocation_id, "reason": reason, "now": now}).one_or_none()
-    return Invocation(*row) if row else None
+def expire(connection: Connection, invocation: Invocation, reason: str | None, *, now: float) -> bool:
+    """Move one that waited past its TTL to its end; False when it was claimed or finished meanwhile."""
+    values = {"id": invocation.id, "reason": reason, "now": now}
+    return bool(connection.execute(_EXPIRE, values).rowcount)
 
 
 def expiring(connection: Connection, *, now: float, limit: int) -> list[Invocation]:
@@ -320,28 +524,28 @@ def lapsed(connection: Connection, *, now: float, limit: int) -> list[Claim]:
     return [Claim(Invocation(*row[:-3]), row[-3], row[-2], row[-1]) for row in rows]
 
 
-def release_all(connection: Connection) -> None:
-    """Put every claimed invocation back. For the start of a server that is alone on its database: the agents
-    that held them died with the former server, through no request's fault.
+def release_all(connection: Connection, *, now: float) -> None:
+    """Put every claimed invocation back. For the start of a server whose agents are the only ones: those that
+    held them died with the former server, through no request's fault.
     """
+    connection.execute(_END_ALL_ATTEMPTS, {"reason": "the server that worked on it ended", "now": now})
     connection.execute(_RELEASE_ALL)
 
 
 def backlogs(connection: Connection) -> dict[str, Backlog]:
     """Each endpoint's backlog, by endpoint id; endpoints that never had a request are absent."""
-    return {row[0]: _backlog(row) for row in connection.execute(_BACKLOGS, {"endpoint_id": None})}
+    return {row[0]: _backlog(row) for row in connection.execute(_ALL_BACKLOGS)}
 
 
 def backlog(connection: Connection, endpoint_id: str) -> Backlog:
     """One endpoint's backlog."""
-    row = connection.execute(_BACKLOGS, {"endpoint_id": endpoint_id}).one_or_none()
+    row = connection.execute(_BACKLOG, {"endpoint_id": endpoint_id}).one_or_none()
     return _backlog(row) if row else NOTHING
 
 
-def drop_endpoint(connection: Connection, endpoint_id: str) -> None:
-    """Forget a deleted endpoint's invocations, queued ones included, as SageMaker does."""
-    for table in (invocations, depths):
-        connection.execute(table.delete().where(table.c.endpoint_id == endpoint_id))
+def queued_by(connection: Connection, account: str) -> int:
+    """How many invocations an account has queued, at all endpoints."""
+    return connection.execute(_QUEUED_BY, {"account": account}).scalar() or 0
 
 
 def _ownership(held: Claim) -> dict[str, Any]:
@@ -350,4 +554,4 @@ def _ownership(held: Claim) -> dict[str, Any]:
 
 def _backlog(row: Any) -> Backlog:
     oldest = [at for at in (row[3], row[4]) if at is not None]
-    return Backlog(row[1], row[2], min(oldest) if oldest else None)
+    return Backlog(int(row[1]), int(row[2]), min(oldest) if oldest else None)

@@ -1,11 +1,13 @@
 """An invocation's end: one transaction moves it, shows its object, writes its message and its metrics.
 
-So an outcome is published once, by whoever held the claim, or not at all.
+So an outcome is published once, by whoever held the claim, or not at all. Outcomes that come together share
+their statements: a statement each would cost a burst several times as much.
 """
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -16,15 +18,19 @@ from ebbtide.errors import ServiceError
 from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
 from ebbtide.notifications import topics
-from ebbtide.objects.records import Staged
+from ebbtide.objects import records
+from ebbtide.objects.records import Publication, Staged
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
-from ebbtide.queue.invocations import Claim, Invocation
+from ebbtide.queue.invocations import Claim, Ending, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES, message
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "AWS/SageMaker"
+
+STATUSES = {"succeeded": "Completed", "failed": "Failed", "expired": "Expired", "cancelled": "Cancelled"}
+"""State -> invocationStatus. The last is ours: SageMaker has no cancellation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,182 +46,163 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
-    """How long the steps of one claim took, in s; None for a step that was not reached."""
+class Outcome:
+    """How an invocation of an endpoint ended, at `at`.
 
-    download_s: float | None = None
-    model_s: float | None = None
-    upload_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an invocation failed. `metric` names the error metric it counts in, beside InvocationFailures."""
-
-    reason: str
-    metric: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Publisher:
-    """Publishes the outcomes of one endpoint's invocations on one variant's instances."""
+    variant: whose instance worked on it. reason: of what did not succeed. metric: names the error metric that
+    it counts in, beside InvocationFailures. claimed_at: None for one that no agent took.
+    """
 
     endpoint: Endpoint
     variant: str
     region: str
-    objects: ObjectStore
+    invocation: Invocation
+    state: str
+    response: Response
+    at: float
+    reason: str | None = None
+    metric: str | None = None
+    claimed_at: float | None = None
+    phases: Phases = Phases()  # noqa: RUF009  (frozen)
 
-    def succeed(
-        self, connection: Connection, held: Claim, response: Response, timings: Timings, now: float
-    ) -> None:
-        """Publish the output. Raises LeaseLost when another holds the claim, ServiceError when the output
-        location cannot be written; then nothing was done.
-        """
-        invocation = held.invocation
-        invocations.finish(connection, held, "succeeded", reason=None, now=now)
-        self._show(connection, invocation.output_uri, response, now)
-        self._notify(
-            connection,
-            invocation,
-            "Completed",
-            {"contentType": response.content_type, "outputLocation": invocation.output_uri},
-            response,
-            None,
-            now,
-        )
-        counts = {"InvocationsProcessed": 1.0, "Invocation4XXErrors": 0.0, "Invocation5XXErrors": 0.0}
-        self._measure(connection, invocation, held.claimed_at, counts, timings, now)
 
-    def fail(
-        self,
-        connection: Connection,
-        held: Claim,
-        failure: Failure,
-        response: Response,
-        timings: Timings,
-        now: float,
-    ) -> None:
-        """Publish the failure: an object where the endpoint has a failure path, the message, the counts.
+def end_claims(
+    connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]
+) -> list[LeaseLost | ServiceError | None]:
+    """Publish the outcomes of claims, each on its own: LeaseLost for one that another holds now, the
+    ServiceError for a success whose output location cannot be written; of these nothing was done.
+    """
+    held = invocations.still_held(connection, (claim for claim, _ in outcomes))
+    results: list[LeaseLost | ServiceError | None] = [
+        None if claim.invocation.id in held else LeaseLost(claim.invocation.id) for claim, _ in outcomes
+    ]
+    mine = [n for n, result in enumerate(results) if result is None]
+    shown = _show(connection, [outcomes[n][1] for n in mine])
+    ended: list[tuple[Claim, Outcome, bool]] = []
+    for n, error in zip(mine, shown, strict=True):
+        claim, outcome = outcomes[n]
+        if error is not None and outcome.state == "succeeded":
+            results[n] = error
+        else:
+            ended.append((claim, outcome, error is None))
+    invocations.finish(connection, [Ending(c, o.state, o.reason, o.phases, o.at) for c, o, _ in ended])
+    _tell(connection, [(outcome, visible) for _, outcome, visible in ended])
+    return results
 
-        Raises LeaseLost when another holds the claim.
-        """
-        invocations.finish(connection, held, "failed", reason=failure.reason, now=now)
-        shown = self._show_failure(connection, held.invocation, response, now)
-        self._notify(connection, held.invocation, "Failed", shown, response, failure.reason, now)
-        counts = {"InvocationsProcessed": 1.0, "InvocationFailures": 1.0}
-        counts |= dict.fromkeys(("Invocation4XXErrors", "Invocation5XXErrors"), 0.0)
-        if failure.metric:
-            counts[failure.metric] = 1.0
-        self._measure(connection, held.invocation, held.claimed_at, counts, timings, now)
 
-    def expire(
-        self, connection: Connection, invocation_id: str, reason: str, response: Response, now: float
-    ) -> bool:
-        """Publish that a queued invocation waited past its TTL; False when it was claimed meanwhile."""
-        invocation = invocations.expire(connection, invocation_id, reason=reason, now=now)
-        if invocation is None:
-            return False
-        shown = self._show_failure(connection, invocation, response, now)
-        self._notify(connection, invocation, "Expired", shown, response, reason, now)
-        counts = {"ExpiredRequests": 1.0, "InvocationFailures": 1.0}
-        self._measure(connection, invocation, None, counts, Timings(), now)
-        return True
+def end_unclaimed(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Publish the outcomes of invocations that the caller has just moved to their ends."""
+    shown = _show(connection, outcomes)
+    _tell(connection, [(outcome, error is None) for outcome, error in zip(outcomes, shown, strict=True)])
 
-    def _show(self, connection: Connection, uri: str, response: Response, now: float) -> None:
-        location = parse_location(uri)
-        self.objects.publish(
-            connection,
-            location.bucket,
-            location.key,
-            response.staged,
-            content_type=response.content_type,
-            at=now,
-        )
 
-    def _show_failure(
-        self, connection: Connection, invocation: Invocation, response: Response, now: float
-    ) -> dict[str, str]:
-        """Put the failure object where the endpoint wants it; returns the message's responseParameters."""
-        if invocation.failure_uri is None:
-            return {}
-        try:
-            self._show(connection, invocation.failure_uri, response, now)
-        except ServiceError as error:
+def _show(connection: Connection, outcomes: Sequence[Outcome]) -> list[ServiceError | None]:
+    """Put the outputs and failure objects where their endpoints want them; what hindered each."""
+    errors: list[ServiceError | None] = [None] * len(outcomes)
+    places, publications = [], []
+    for n, outcome in enumerate(outcomes):
+        uri = _place(outcome)
+        if uri is not None:
+            location = parse_location(uri)
+            response = outcome.response
+            publications.append(
+                Publication(location.bucket, location.key, response.staged, response.content_type, outcome.at)
+            )
+            places.append(n)
+    for n, error in zip(places, records.publish_many(connection, publications), strict=True):
+        errors[n] = error
+    return errors
+
+
+def _place(outcome: Outcome) -> str | None:
+    """Where the outcome's object goes; None for a failure of an endpoint without a failure path."""
+    invocation = outcome.invocation
+    return invocation.output_uri if outcome.state == "succeeded" else invocation.failure_uri
+
+
+def _tell(connection: Connection, outcomes: Sequence[tuple[Outcome, bool]]) -> None:
+    """Write the messages and the metrics. With each outcome: whether its object could be put in place."""
+    points: list[Point] = []
+    by_topic: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
+    for outcome, visible in outcomes:
+        if not visible:
             # The failure itself stands: a wrong failure path must not keep the invocation for ever.
-            log.warning("%s: no failure object at %s: %s", invocation.id, invocation.failure_uri, error)
-            self._count(connection, "ResponseUploadFailures", now)
-            return {}
-        return {"failureLocation": invocation.failure_uri}
-
-    def _notify(
-        self,
-        connection: Connection,
-        invocation: Invocation,
-        status: str,
-        parameters: dict[str, str],
-        response: Response,
-        failure_reason: str | None,
-        now: float,
-    ) -> None:
-        config = self.endpoint.async_config
+            log.warning("%s: no failure object at %s", outcome.invocation.id, outcome.invocation.failure_uri)
+            points.append(_count(outcome, "ResponseUploadFailures"))
+        points += _measured(outcome)
+        config = outcome.endpoint.async_config
         assert config is not None  # only asynchronous endpoints have invocations
-        topic, include = _topic(config, status)
-        if topic is None:
-            return
-        text = message(
-            invocation,
-            endpoint_name=self.endpoint.name,
-            region=self.region,
-            status=status,
-            at=now,
-            failure_reason=failure_reason,
-            response=parameters,
-            included=response.included,
-            include=include,
-        )
+        topic, include = _topic(config, outcome.state)
+        if topic is not None:
+            by_topic[topic].append((outcome, _message(outcome, visible=visible, include=include)))
+    for topic, messages in by_topic.items():
         try:
-            topics.publish(connection, topic, text, at=now)
+            topics.publish_many(
+                connection,
+                topic,
+                [(text, outcome.invocation.id) for outcome, text in messages],
+                at=messages[0][0].at,
+            )
         except ServiceError as error:
-            log.warning("%s: nobody was notified through %s: %s", invocation.id, topic, error)
-            self._count(connection, "NotificationFailures", now)
+            log.warning("%d outcomes: nobody was notified through %s: %s", len(messages), topic, error)
+            points += [_count(outcome, "NotificationFailures") for outcome, _ in messages]
+    metrics.record(connection, points)
 
-    def _measure(
-        self,
-        connection: Connection,
-        invocation: Invocation,
-        claimed_at: float | None,
-        counts: dict[str, float],
-        timings: Timings,
-        now: float,
-    ) -> None:
-        waited_until = now if claimed_at is None else claimed_at
-        milliseconds = {
-            "TimeInBacklog": waited_until - invocation.accepted_at,
-            "TotalProcessingTime": now - invocation.accepted_at,
-        }
-        microseconds = {
-            "RequestDownloadLatency": timings.download_s,
-            "ModelLatency": timings.model_s,
-            "ResponseUploadLatency": timings.upload_s,
-        }
-        points = [self._point(name, value, _unit(name), now) for name, value in counts.items()]
-        points += [
-            self._point(name, max(0.0, seconds) * 1e3, "Milliseconds", now)
-            for name, seconds in milliseconds.items()
-        ]
-        points += [
-            self._point(name, seconds * 1e6, "Microseconds", now)
-            for name, seconds in microseconds.items()
-            if seconds is not None
-        ]
-        metrics.record(connection, points)
 
-    def _count(self, connection: Connection, name: str, now: float) -> None:
-        metrics.record(connection, [self._point(name, 1.0, _unit(name), now)])
+def _message(outcome: Outcome, *, visible: bool, include: bool) -> str:
+    invocation = outcome.invocation
+    shown: dict[str, str] = {}
+    if outcome.state == "succeeded":
+        shown = {"contentType": outcome.response.content_type, "outputLocation": invocation.output_uri}
+    elif visible and invocation.failure_uri is not None:
+        shown = {"failureLocation": invocation.failure_uri}
+    return message(
+        invocation,
+        endpoint_name=outcome.endpoint.name,
+        region=outcome.region,
+        status=STATUSES[outcome.state],
+        at=outcome.at,
+        failure_reason=outcome.reason,
+        response=shown,
+        included=outcome.response.included,
+        include=include,
+    )
 
-    def _point(self, name: str, value: float, unit: str, at: float) -> Point:
-        dimensions = (("EndpointName", self.endpoint.name), ("VariantName", self.variant))
-        return Point(NAMESPACE, name, dimensions, value, unit, at)
+
+def _measured(outcome: Outcome) -> Iterator[Point]:
+    counts: dict[str, float] = {}
+    if outcome.claimed_at is not None:
+        counts = {"InvocationsProcessed": 1.0, "Invocation4XXErrors": 0.0, "Invocation5XXErrors": 0.0}
+    if outcome.state == "expired":
+        counts["ExpiredRequests"] = 1.0
+    if outcome.state != "succeeded":
+        counts["InvocationFailures"] = 1.0
+    if outcome.metric:
+        counts[outcome.metric] = 1.0
+    accepted_at, phases = outcome.invocation.accepted_at, outcome.phases
+    waited_until = outcome.at if outcome.claimed_at is None else outcome.claimed_at
+    seconds = {
+        "TimeInBacklog": (accepted_at, waited_until, "Milliseconds"),
+        "TotalProcessingTime": (accepted_at, outcome.at, "Milliseconds"),
+        "RequestDownloadLatency": (outcome.claimed_at, phases.opened_at, "Microseconds"),
+        "ModelLatency": (phases.sent_at, phases.answered_at, "Microseconds"),
+        "ResponseUploadLatency": (phases.answered_at, outcome.at, "Microseconds"),
+    }
+    for name, value in counts.items():
+        yield _point(outcome, name, value, _unit(name))
+    for name, (begin, end, unit) in seconds.items():
+        if begin is not None and end is not None:
+            scale = 1e3 if unit == "Milliseconds" else 1e6
+            yield _point(outcome, name, max(0.0, end - begin) * scale, unit)
+
+
+def _count(outcome: Outcome, name: str) -> Point:
+    return _point(outcome, name, 1.0, _unit(name))
+
+
+def _point(outcome: Outcome, name: str, value: float, unit: str) -> Point:
+    dimensions = (("EndpointName", outcome.endpoint.name), ("VariantName", outcome.variant))
+    return Point(NAMESPACE, name, dimensions, value, unit, outcome.at)
 
 
 async def stage_failure(objects: ObjectStore, reason: str, code: int) -> Response:
@@ -234,9 +221,9 @@ def includable(chunks: Iterable[bytes]) -> bytes | None:
     return joined if len(joined) <= INCLUDED_RESPONSE_BYTES else None
 
 
-def _topic(config: AsyncConfig, status: str) -> tuple[str | None, bool]:
-    """The topic for a status, and whether its messages hold the response."""
-    if status == "Completed":
+def _topic(config: AsyncConfig, state: str) -> tuple[str | None, bool]:
+    """The topic for outcomes of a state, and whether its messages hold the response."""
+    if state == "succeeded":
         return config.success_topic, "SUCCESS_NOTIFICATION_TOPIC" in config.include_response_in
     return config.error_topic, "ERROR_NOTIFICATION_TOPIC" in config.include_response_in
 

@@ -7,10 +7,13 @@ from sqlalchemy import Connection
 
 from ebbtide import endpoints
 from ebbtide.database import Database
+from ebbtide.endpoints import Endpoint
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
+from ebbtide.queue.changes import Change, Changes
+from ebbtide.queue.completion import Completion, change
 from ebbtide.queue.invocations import Claim, Invocation, LeaseLost
-from ebbtide.queue.outcomes import Failure, Publisher, Timings, stage_failure
+from ebbtide.queue.outcomes import Outcome, end_unclaimed, stage_failure
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -31,83 +34,94 @@ class Reaper:
         settings: Settings,
         database: Database,
         objects: ObjectStore,
+        completion: Completion,
         wakeups: Wakeups,
+        changes: Changes,
         deliveries_wake: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
         self._objects = objects
+        self._completion = completion
         self._wakeups = wakeups
+        self._changes = changes
         self._deliveries_wake = deliveries_wake
 
     async def step(self, now: float) -> float:
         """Handle one batch of each kind; returns the delay until the next step, in s."""
-        expiring, lapsed = await self._database.read(
-            lambda connection: (
-                invocations.expiring(connection, now=now, limit=BATCH),
-                invocations.lapsed(connection, now=now, limit=BATCH),
-            )
-        )
-        for invocation in expiring:
-            await self._expire(invocation, now)
+        expiring, lapsed, known = await self._database.read(lambda connection: _look(connection, now))
+        overdue = [
+            await self._expiry(invocation, known[invocation.endpoint_id], now)
+            for invocation in expiring
+            if invocation.endpoint_id in known
+        ]
+        if overdue:
+            await self._expire(overdue, now)
         for held in lapsed:
-            await self._return(held, now)
-        if expiring or lapsed:
-            self._deliveries_wake()
+            if endpoint := known.get(held.invocation.endpoint_id):
+                await self._return(held, endpoint, now)
         return 0.0 if BATCH in (len(expiring), len(lapsed)) else IDLE_S
 
-    async def _expire(self, invocation: Invocation, now: float) -> None:
-        publisher = await self._publisher(invocation)
-        if publisher is None:
-            return
+    async def _expiry(self, invocation: Invocation, endpoint: Endpoint, now: float) -> Outcome:
         waited_s = invocation.expires_at - invocation.accepted_at
         reason = f"ClientError: The request waited longer than its RequestTTLSeconds of {waited_s:.0f} s."
-        response = await stage_failure(self._objects, reason, 400)
-        expired = await self._database.write(
-            lambda connection: publisher.expire(connection, invocation.id, reason, response, now)
+        return Outcome(
+            endpoint=endpoint,
+            variant=endpoint.variants[0].name,
+            region=self._settings.region,
+            invocation=invocation,
+            state="expired",
+            response=await stage_failure(self._objects, reason, 400),
+            at=now,
+            reason=reason,
         )
-        if not expired:
-            await self._objects.discard(response.staged)
 
-    async def _return(self, held: Claim, now: float) -> None:
+    async def _expire(self, overdue: list[Outcome], now: float) -> None:
+        def expire(connection: Connection) -> list[Outcome]:
+            ended = [o for o in overdue if invocations.expire(connection, o.invocation, o.reason, now=now)]
+            end_unclaimed(connection, ended)
+            return ended
+
+        expired = await self._database.write(expire)
+        self._changes.tell(map(change, expired))
+        self._deliveries_wake()
+
+    async def _return(self, held: Claim, endpoint: Endpoint, now: float) -> None:
         """Put a claim of a dead agent back, or end it when it has died too often."""
-        publisher = await self._publisher(held.invocation)
-        if publisher is None:
+        lost_count, invocation = held.lost_count + 1, held.invocation
+        if lost_count < self._settings.max_claim_count:
+            reason = "its agent was not heard of while it worked on this request"
+            await self._database.write(
+                lambda connection: invocations.release(connection, held, reason=reason, now=now, lost=True)
+            )
+            self._changes.tell(
+                [Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)]
+            )
+            self._wakeups.notify(invocation.endpoint_id)
             return
-        if held.lost_count + 1 < self._settings.max_claim_count:
-            await self._database.write(lambda connection: invocations.release(connection, held, lost=True))
-            self._wakeups.notify(held.invocation.endpoint_id)
-            return
-        await fail(self._objects, publisher, held, poison_reason(held.lost_count + 1), now=now)
-
-    async def _publisher(self, invocation: Invocation) -> Publisher | None:
-        """None when the endpoint is gone: its invocations go with it."""
-
-        def find(connection: Connection) -> endpoints.Endpoint | None:
-            return endpoints.find_endpoint(connection, invocation.endpoint_id)
-
-        endpoint = await self._database.read(find)
-        if endpoint is None or endpoint.async_config is None:
-            return None
-        return Publisher(endpoint, endpoint.variants[0].name, self._settings.region, self._objects)
-
-
-async def fail(
-    objects: ObjectStore,
-    publisher: Publisher,
-    held: Claim,
-    reason: str,
-    *,
-    now: float,
-    metric: str | None = None,
-    code: int = 500,
-    timings: Timings = Timings(),  # noqa: B008  (frozen)
-) -> None:
-    """Publish a failure that the model did not word; nothing when the claim is no longer held."""
-    response = await stage_failure(objects, reason, code)
-    failure = Failure(reason, metric)
-    with suppress(LeaseLost):
-        await objects.publish_staged(
-            response.staged,
-            lambda connection: publisher.fail(connection, held, failure, response, timings, now),
+        reason = poison_reason(lost_count)
+        outcome = Outcome(
+            endpoint=endpoint,
+            variant=endpoint.variants[0].name,
+            region=self._settings.region,
+            invocation=invocation,
+            state="failed",
+            response=await stage_failure(self._objects, reason, 500),
+            at=now,
+            reason=reason,
+            claimed_at=held.claimed_at,
         )
+        with suppress(LeaseLost):
+            await self._completion.publish(held, outcome)
+
+
+def _look(connection: Connection, now: float) -> tuple[list[Invocation], list[Claim], dict[str, Endpoint]]:
+    """What is to be ended or put back, and its endpoints; what belongs to none any more goes with that."""
+    expiring = invocations.expiring(connection, now=now, limit=BATCH)
+    lapsed = invocations.lapsed(connection, now=now, limit=BATCH)
+    found = [
+        endpoints.find_endpoint(connection, endpoint_id)
+        for endpoint_id in {each.endpoint_id for each in (*expiring, *(held.invocation for held in lapsed))}
+    ]
+    known = {endpoint.id: endpoint for endpoint in found if endpoint is not None and endpoint.async_config}
+    return expiring, lapsed, known

@@ -1,0 +1,150 @@
+"""Where finished work leaves the queue: outcomes that come together are published in one transaction.
+
+While one group is being committed the next gathers, as in intake.py. The agents whose slots become free get
+their next claims in the same transaction: a busy instance needs no commit of its own to go on.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from ebbtide import clock
+from ebbtide.database import Database
+from ebbtide.queue import invocations
+from ebbtide.queue.changes import Change, Changes
+from ebbtide.queue.invocations import Claim
+from ebbtide.queue.outcomes import Outcome, end_claims
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Worker:
+    """Who asks for a next claim: an instance of an endpoint, which `start`s what it gets."""
+
+    endpoint_id: str
+    instance_id: str
+    start: Callable[[Sequence[Claim]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    held: Claim
+    outcome: Outcome
+    next_for: Worker | None
+    published: "asyncio.Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    results: Sequence[Exception | None]
+    claims: Sequence[tuple[Worker, Sequence[Claim]]]
+
+
+class Completion:
+    """Publishes the outcomes of claims, many in a transaction.
+
+    `deliveries_wake` is called when notifications were committed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        deliveries_wake: Callable[[], None],
+        *,
+        lease_s: float,
+    ) -> None:
+        self._database = database
+        self._changes = changes
+        self._deliveries_wake = deliveries_wake
+        self._lease_s = lease_s
+        self._gathering: list[_Ended] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def publish(self, held: Claim, outcome: Outcome, *, next_for: Worker | None = None) -> None:
+        """Publish one claim's outcome; returns once it is on disk.
+
+        next_for: claims another invocation for the slot that this one leaves. Raises LeaseLost when another
+        holds the claim, ServiceError when the output location cannot be written, Unavailable when the
+        database could not commit; then nothing was done, and the staged bytes are the caller's to discard.
+        """
+        published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gathering.append(_Ended(held, outcome, next_for, published))
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
+        await published
+
+    async def _commit(self) -> None:
+        """Commit group after group until none has gathered."""
+        while group := self._gathering:
+            self._gathering = []
+            try:
+                committed = await self._database.write(lambda connection: self._end(connection, group))
+            except Exception as error:  # noqa: BLE001 - each caller raises it
+                committed = _Committed([error] * len(group), ())
+            self._answer(group, committed)
+        self._committing = None
+
+    def _end(self, connection: Connection, group: Sequence[_Ended]) -> _Committed:
+        results = end_claims(connection, [(each.held, each.outcome) for each in group])
+        # Only a slot whose outcome stands is free: the others publish something else first.
+        free = Counter(
+            each.next_for
+            for each, error in zip(group, results, strict=True)
+            if each.next_for is not None and error is None
+        )
+        now = clock.now()
+        claims = [
+            (
+                worker,
+                invocations.claim(
+                    connection,
+                    endpoint_id=worker.endpoint_id,
+                    instance_id=worker.instance_id,
+                    limit=slots,
+                    lease_s=self._lease_s,
+                    now=now,
+                ),
+            )
+            for worker, slots in free.items()
+        ]
+        return _Committed(results, claims)
+
+    def _answer(self, group: Sequence[_Ended], committed: _Committed) -> None:
+        for worker, claims in committed.claims:
+            worker.start(claims)
+        changes = []
+        for each, error in zip(group, committed.results, strict=True):
+            if error is None:
+                changes.append(change(each.outcome))
+            if each.published.cancelled():
+                continue
+            if error is None:
+                each.published.set_result(None)
+            else:
+                each.published.set_exception(error)
+        if changes:
+            self._changes.tell(changes)
+            self._deliveries_wake()
+
+
+def change(outcome: Outcome) -> Change:
+    """What followers are told of an outcome."""
+    invocation = outcome.invocation
+    return Change(invocation.id, invocation.endpoint_id, invocation.account, outcome.state, outcome.at)
+
+
+def claimed(claims: Sequence[Claim]) -> list[Change]:
+    """What followers are told of claims."""
+    return [
+        Change(
+            held.invocation.id,
+            held.invocation.endpoint_id,
+            held.invocation.account,
+            "claimed",
+            held.claimed_at,
+        )
+        for held in claims
+    ]

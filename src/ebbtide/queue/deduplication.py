@@ -1,0 +1,104 @@
+"""Equal requests share one outcome, where their endpoint is told to deduplicate.
+
+Equal are requests of the same input bytes, model and parameters. The first is worked on; one that comes
+while it is in flight, or within a retention time after its success, gets its inference id and locations.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Boolean, Column, Connection, Float, String, Table, select, text
+
+from ebbtide.database import metadata
+from ebbtide.endpoints import Endpoint
+from ebbtide.identifiers import parse_location
+from ebbtide.objects.records import find_object
+from ebbtide.queue.invocations import Invocation
+
+switches = Table(
+    "endpoint_deduplication",
+    metadata,
+    Column("endpoint_id", String, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("retention_s", Float, nullable=False),
+)
+
+DEFAULT_RETENTION_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Whether an endpoint deduplicates, and for how many seconds a success answers its equals."""
+
+    enabled: bool = False
+    retention_s: float = DEFAULT_RETENTION_S
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """An earlier invocation whose outcome an equal request shares."""
+
+    inference_id: str
+    output_uri: str
+    failure_uri: str | None
+
+
+_TWIN = text(
+    """
+SELECT inference_id, output_uri, failure_uri FROM invocations
+ WHERE endpoint_id = :endpoint_id AND digest = :digest AND digest IS NOT NULL
+   AND (state IN ('queued', 'claimed') OR (state = 'succeeded' AND finished_at > :since))
+ ORDER BY id DESC LIMIT 1
+"""
+)
+
+
+def switch(connection: Connection, endpoint_id: str) -> Switch:
+    """The endpoint's switch; off when nobody has set it."""
+    row = connection.execute(
+        select(switches.c.enabled, switches.c.retention_s).where(switches.c.endpoint_id == endpoint_id)
+    ).one_or_none()
+    return Switch(*row) if row else Switch()
+
+
+def set_switch(connection: Connection, endpoint_id: str, to: Switch) -> None:
+    """Turn deduplication on or off for what comes from now on."""
+    connection.execute(switches.delete().where(switches.c.endpoint_id == endpoint_id))
+    connection.execute(
+        switches.insert().values(endpoint_id=endpoint_id, enabled=to.enabled, retention_s=to.retention_s)
+    )
+
+
+def digest(connection: Connection, invocation: Invocation, endpoint: Endpoint) -> str | None:
+    """What the request comes to, as a hash in hex; None while its input is not in the object store.
+
+    An object's bytes are told by its size and entity tag, inline ones by themselves.
+    """
+    if invocation.body is not None:
+        content = hashlib.sha256(invocation.body).hexdigest()
+    else:
+        assert invocation.input_uri is not None
+        location = parse_location(invocation.input_uri)
+        found = find_object(connection, location.bucket, location.key)
+        if found is None:
+            return None
+        content = f"{found.size_bytes}-{found.etag}-{found.content_type}"
+    models = [variant.model for variant in endpoint.variants]
+    parameters = (
+        content,
+        json.dumps(models, sort_keys=True),
+        invocation.content_type,
+        invocation.accept,
+        invocation.custom_attributes,
+    )
+    return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
+
+
+def find_twin(
+    connection: Connection, endpoint_id: str, digest: str, *, retention_s: float, now: float
+) -> Twin | None:
+    """The latest equal request that is in flight, or succeeded within the retention time."""
+    values = {"endpoint_id": endpoint_id, "digest": digest, "since": now - retention_s}
+    row = connection.execute(_TWIN, values).one_or_none()
+    return Twin(*row) if row else None

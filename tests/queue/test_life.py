@@ -1,0 +1,231 @@
+"""The queue's rules as a state machine: whatever agents, users, crashes and time do, in whatever order."""
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from sqlalchemy import select
+
+from ebbtide.database import Database, metadata
+from ebbtide.queue import invocations, steering
+from ebbtide.queue.invocations import MOVES, Claim, Ending, Invocation, Phases
+
+ENDPOINT = "endpoint"
+LEASE_S = 30.0
+TTL_S = 100.0
+
+
+@dataclass
+class Expected:
+    """What the model says of one invocation."""
+
+    account: str
+    expires_at: float
+    state: str = "queued"
+    claim_count: int = 0
+    lost_count: int = 0
+    lease_until: float = 0.0
+    outcomes: list[str] = field(default_factory=list)
+
+
+class Life(RuleBasedStateMachine):
+    """Invocations of one endpoint, on a real database; `expected` is the model of what is allowed."""
+
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.directory = Path(tempfile.mkdtemp())
+        self.database = Database(self.directory / "ebbtide.db")
+        with self.database.engine.begin() as connection:
+            metadata.create_all(connection)
+        self.now = 1000.0
+        self.expected: dict[str, Expected] = {}
+
+    def teardown(self) -> None:
+        self.database.close()
+        self.loop.close()
+        shutil.rmtree(self.directory)
+
+    def write(self, work):
+        return self.loop.run_until_complete(self.database.write(work))
+
+    @rule(seconds=st.sampled_from([1.0, 31.0, 101.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(account=st.sampled_from(["a", "b"]), priority=st.integers(-1, 1))
+    def accept(self, account, priority):
+        id_ = f"{len(self.expected):06}"
+        accepted = Invocation(
+            id=id_,
+            inference_id=id_,
+            account=account,
+            endpoint_id=ENDPOINT,
+            accepted_at=self.now,
+            expires_at=self.now + TTL_S,
+            timeout_s=900,
+            input_uri="s3://in/x",
+            content_type=None,
+            accept=None,
+            custom_attributes=None,
+            output_uri=f"s3://out/{id_}",
+            failure_uri=None,
+            body=None,
+            priority=priority,
+        )
+        self.write(lambda connection: invocations.accept(connection, [accepted]))
+        self.expected[id_] = Expected(account, accepted.expires_at)
+
+    @rule(target=claims, limit=st.integers(1, 3), alone=st.booleans(), instance=st.sampled_from("xy"))
+    def claim(self, limit, alone, instance):
+        taken = self.write(
+            lambda connection: invocations.claim(
+                connection,
+                endpoint_id=ENDPOINT,
+                instance_id=instance,
+                limit=limit,
+                lease_s=LEASE_S,
+                now=self.now,
+                alone=alone,
+            )
+        )
+        assert len(taken) <= limit
+        suspects = [held for held in taken if held.lost_count]
+        assert not suspects or (alone and len(taken) == 1), "a suspect comes alone, to who has nothing else"
+        waiting = [e for e in self.expected.values() if e.state == "queued" and e.expires_at > self.now]
+        if alone and waiting:
+            assert taken, "an instance that has nothing gets something while there is something"
+        for held in taken:
+            one = self.expected[held.invocation.id]
+            assert one.state == "queued"
+            assert one.expires_at > self.now
+            one.state, one.lease_until = "claimed", self.now + LEASE_S
+            one.claim_count += 1
+            assert (held.count, held.lost_count) == (one.claim_count, one.lost_count)
+        return multiple(*taken)
+
+    def holds(self, held: Claim) -> bool:
+        one = self.expected[held.invocation.id]
+        return one.state == "claimed" and one.claim_count == held.count
+
+    @rule(held=claims)
+    def renew(self, held):
+        lost = self.write(
+            lambda connection: invocations.renew(connection, [held], lease_s=LEASE_S, now=self.now)
+        )
+        assert (lost == []) == self.holds(held)
+        if not lost:
+            self.expected[held.invocation.id].lease_until = self.now + LEASE_S
+
+    @rule(held=claims, state=st.sampled_from(["succeeded", "failed"]))
+    def finish(self, held, state):
+        """Also late, long after the claim was lost, and more than once."""
+
+        def work(connection):
+            mine = invocations.still_held(connection, [held])
+            endings = [Ending(held, state, None, Phases(), self.now)] if mine else []
+            invocations.finish(connection, endings)
+            return bool(mine)
+
+        assert self.write(work) == self.holds(held)
+        one = self.expected[held.invocation.id]
+        if self.holds(held):
+            one.state = state
+            one.outcomes.append(state)
+
+    @rule(held=consumes(claims), lost=st.booleans())
+    def release(self, held, lost):
+        put_back = self.write(
+            lambda connection: invocations.release(connection, held, reason="r", now=self.now, lost=lost)
+        )
+        assert put_back == self.holds(held)
+        if put_back:
+            one = self.expected[held.invocation.id]
+            one.state = "queued"
+            one.lost_count += lost
+
+    @rule()
+    def reap(self):
+        for held in self.write(lambda connection: invocations.lapsed(connection, now=self.now, limit=100)):
+            one = self.expected[held.invocation.id]
+            assert self.holds(held)
+            assert one.lease_until <= self.now
+            self.write(
+                lambda connection, held=held: invocations.release(
+                    connection, held, reason="r", now=self.now, lost=True
+                )
+            )
+            one.state = "queued"
+            one.lost_count += 1
+        assert not any(e.state == "claimed" and e.lease_until <= self.now for e in self.expected.values()), (
+            "no claim outlives its lease"
+        )
+
+    @rule()
+    def expire(self):
+        due = self.write(lambda connection: invocations.expiring(connection, now=self.now, limit=100))
+        assert {each.id for each in due} == {
+            id_ for id_, e in self.expected.items() if e.state == "queued" and e.expires_at <= self.now
+        }, "waiting counts against the TTL, work does not"
+        for each in due:
+            assert self.write(
+                lambda connection, each=each: invocations.expire(connection, each, "late", now=self.now)
+            )
+            self.expected[each.id].state = "expired"
+            self.expected[each.id].outcomes.append("expired")
+
+    @rule()
+    def restart(self):
+        self.write(lambda connection: invocations.release_all(connection, now=self.now))
+        for one in self.expected.values():
+            if one.state == "claimed":
+                one.state = "queued"
+
+    @rule(place=st.integers(0, 1000))
+    def cancel(self, place):
+        if not self.expected:
+            return
+        id_ = sorted(self.expected)[place % len(self.expected)]
+        one = self.expected[id_]
+        values = {"id": id_, "now": self.now, "reason": "cancelled"}
+        changed = self.write(lambda connection: connection.execute(steering.CANCEL, values).rowcount)
+        assert bool(changed) == (one.state in ("queued", "claimed"))
+        if changed:
+            one.state = "cancelled"
+            one.outcomes.append("cancelled")
+
+    @invariant()
+    def each_is_where_the_model_says_and_has_at_most_one_outcome(self):
+        table = invocations.invocations
+        columns = (table.c.id, table.c.state, table.c.claim_count, table.c.lost_count)
+        rows = self.write(lambda connection: connection.execute(select(*columns)).all())
+        assert {tuple(row) for row in rows} == {
+            (id_, e.state, e.claim_count, e.lost_count) for id_, e in self.expected.items()
+        }
+        for one in self.expected.values():
+            assert len(one.outcomes) == (0 if MOVES[one.state] else 1)
+
+    @invariant()
+    def the_counted_backlog_is_the_real_one(self):
+        counted = self.write(
+            lambda connection: connection.execute(select(invocations.depths)).mappings().all()
+        )
+        real = Counter((e.account, e.state) for e in self.expected.values())
+        suspects = Counter(e.account for e in self.expected.values() if e.state == "queued" and e.lost_count)
+        for row in counted:
+            account = row["account"]
+            assert row["queued"] == real[account, "queued"]
+            assert row["claimed"] == real[account, "claimed"]
+            assert row["suspect"] == suspects[account]
+
+
+Life.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase
