@@ -115,18 +115,19 @@ class Completion:
     def _answer(self, group: Sequence[_Ended], committed: _Committed) -> None:
         for worker, claims in committed.claims:
             worker.start(claims)
-        changes = []
+        changes, notifies = [], False
         for each, error in zip(group, committed.results, strict=True):
             if error is None:
                 changes.append(change(each.outcome))
+                notifies = notifies or each.outcome.topic is not None
             if each.published.cancelled():
                 continue
             if error is None:
                 each.published.set_result(None)
             else:
                 each.published.set_exception(error)
-        if changes:
-            self._changes.tell(changes)
+        self._changes.tell(changes)
+        if notifies:
             self._deliveries_wake()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from ebbtide import metrics
-from ebbtide.endpoints import AsyncConfig, Endpoint
+from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
@@ -64,6 +64,21 @@ class Outcome:
     metric: str | None = None
     claimed_at: float | None = None
     phases: Phases = Phases()  # noqa: RUF009  (frozen)
+
+    @property
+    def topic(self) -> str | None:
+        """Where its message goes, if anywhere."""
+        config = self.endpoint.async_config
+        assert config is not None  # only asynchronous endpoints have invocations
+        return config.success_topic if self.state == "succeeded" else config.error_topic
+
+    @property
+    def includes_response(self) -> bool:
+        """Whether its message holds the response."""
+        config = self.endpoint.async_config
+        assert config is not None
+        kind = "SUCCESS" if self.state == "succeeded" else "ERROR"
+        return f"{kind}_NOTIFICATION_TOPIC" in config.include_response_in
 
 
 def end_claims(
@@ -130,11 +145,8 @@ def _tell(connection: Connection, outcomes: Sequence[tuple[Outcome, bool]]) -> N
             log.warning("%s: no failure object at %s", outcome.invocation.id, outcome.invocation.failure_uri)
             points.append(_count(outcome, "ResponseUploadFailures"))
         points += _measured(outcome)
-        config = outcome.endpoint.async_config
-        assert config is not None  # only asynchronous endpoints have invocations
-        topic, include = _topic(config, outcome.state)
-        if topic is not None:
-            by_topic[topic].append((outcome, _message(outcome, visible=visible, include=include)))
+        if outcome.topic is not None:
+            by_topic[outcome.topic].append((outcome, _message(outcome, visible=visible)))
     for topic, messages in by_topic.items():
         try:
             topics.publish_many(
@@ -149,7 +161,7 @@ def _tell(connection: Connection, outcomes: Sequence[tuple[Outcome, bool]]) -> N
     metrics.record(connection, points)
 
 
-def _message(outcome: Outcome, *, visible: bool, include: bool) -> str:
+def _message(outcome: Outcome, *, visible: bool) -> str:
     invocation = outcome.invocation
     shown: dict[str, str] = {}
     if outcome.state == "succeeded":
@@ -165,7 +177,7 @@ def _message(outcome: Outcome, *, visible: bool, include: bool) -> str:
         failure_reason=outcome.reason,
         response=shown,
         included=outcome.response.included,
-        include=include,
+        include=outcome.includes_response,
     )
 
 
@@ -219,13 +231,6 @@ def includable(chunks: Iterable[bytes]) -> bytes | None:
     """The response's bytes when they fit into a message, else None."""
     joined = b"".join(chunks)
     return joined if len(joined) <= INCLUDED_RESPONSE_BYTES else None
-
-
-def _topic(config: AsyncConfig, state: str) -> tuple[str | None, bool]:
-    """The topic for outcomes of a state, and whether its messages hold the response."""
-    if state == "succeeded":
-        return config.success_topic, "SUCCESS_NOTIFICATION_TOPIC" in config.include_response_in
-    return config.error_topic, "ERROR_NOTIFICATION_TOPIC" in config.include_response_in
 
 
 def _unit(metric: str) -> str:
