@@ -17,6 +17,7 @@ from ebbtide.api import SERVICES
 from ebbtide.api.authentication import Caller, authenticate
 from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
+from ebbtide.api.own.mount import OwnAPI
 from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
@@ -38,6 +39,7 @@ class Application:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._own_api = OwnAPI(parts)
         self._functions: dict[models.Operation, Function] = {}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -48,7 +50,10 @@ class Application:
         body = Body(receive, length_bytes=_data_length(request))
         request_id = str(uuid.uuid4())
         if request.path.startswith("/_ebbtide/"):
-            response = self._own(request)
+            answered = await self._own(scope, request, body, receive, send)
+            if answered is None:
+                return
+            response = answered
         else:
             response = await self._answer(request, body, scope["scheme"], request_id)
         if request.headers.get("expect") and request.headers.get("content-length") == "0":
@@ -72,13 +77,16 @@ class Application:
             logger.exception("%s %s broke off (%s)", request.method, request.path, request_id)
             raise
 
-    def _own(self, request: Request) -> Response:
+    async def _own(
+        self, scope: dict[str, Any], request: Request, body: Body, receive: Receive, send: Send
+    ) -> Response | None:
+        """Answer a page of ours; None where the answer has been sent."""
         if request.path == "/_ebbtide/health":
             return Response(200, {"content-type": "application/json"}, b'{"status": "ok"}')
         if request.path == "/_ebbtide/sns/certificate.pem":
             pem = self._parts.deliveries.signer.certificate_pem()
             return Response(200, {"content-type": "application/x-pem-file"}, pem)
-        return Response(404, {"content-type": "application/json"}, b'{"message": "There is no such page."}')
+        return await self._own_api(scope, request, body, receive, send)
 
     async def _answer(self, request: Request, body: Body, scheme: str, request_id: str) -> Response:
         target = identify(request)

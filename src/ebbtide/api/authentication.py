@@ -52,11 +52,11 @@ async def authenticate(
     """
     signature = sigv4.read_signature(request)
     if signature is not None:
-        known = _known(lookup, signature.access_key_id)
+        known = known_key(lookup, signature.access_key_id)
         await _verify(request, body, operation, signature, known.secret_access_key, wall_clock)
         return Caller.of(known, signature.region)
     if operation.service.name == "s3" and sigv2.is_presigned(request):
-        known = _known(lookup, sigv2.access_key_id(request))
+        known = known_key(lookup, sigv2.access_key_id(request))
         sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=wall_clock)
         if operation.streamed is None:
             await read_body(request, body, operation)
@@ -64,7 +64,8 @@ async def authenticate(
     raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
 
 
-def _known(lookup: Lookup, access_key_id: str) -> Key:
+def known_key(lookup: Lookup, access_key_id: str) -> Key:
+    """The key of that id. Raises Refused for an unknown one."""
     known = lookup(access_key_id)
     if known is None:
         raise sigv4.Refused(

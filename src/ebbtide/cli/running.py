@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebbtide.cli.errors import NotRunningError
 from ebbtide.runtime.lifeline import die_with_parent
 from ebbtide.settings import Credentials, credentials, default_data_directory
+
+if TYPE_CHECKING:
+    from ebbtide.client import Client
 
 ADDRESS_FILE = "server.json"
 SDK_CONFIG_FILE = "sagemaker-sdk.yaml"
@@ -32,6 +35,10 @@ class RunningServer:
     def client(self, service: str) -> Any:
         """The boto3 client of a service, under boto3's name for it; made once."""
         return _client(self, service)
+
+    def own(self) -> "Client":
+        """The client of our own API; made once."""
+        return _own(self)
 
     @property
     def role_arn(self) -> str:
@@ -55,6 +62,14 @@ def _client(server: RunningServer, service: str) -> Any:
         aws_access_key_id=server.credentials.access_key_id,
         aws_secret_access_key=server.credentials.secret_access_key,
     )
+
+
+@cache
+def _own(server: RunningServer) -> "Client":
+    from ebbtide.client import Client
+
+    key = server.credentials
+    return Client(server.url, key.access_key_id, key.secret_access_key, server.region)
 
 
 def announce(server: RunningServer, data: Path) -> None:

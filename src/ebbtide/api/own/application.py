@@ -1,0 +1,108 @@
+"""The routes of our own API put together, and the form of their failures."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from ebbtide import __version__
+from ebbtide.api.call import Parts
+from ebbtide.api.own import keys
+from ebbtide.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+What the AWS APIs lack: see and steer invocations, keys and accounts.
+
+Requests are signed with AWS Signature Version 4 for any of the service names `ebbtide`, `sagemaker` and
+`execute-api`, in the Authorization header or presigned in the query string. Times are RFC 3339 in UTC,
+durations in seconds.
+"""
+
+CODES = {404: "NotFound", 405: "MethodNotAllowed"}
+
+SIGNATURE = APIKeyHeader(
+    name="Authorization",
+    scheme_name="SigV4",
+    description="AWS Signature Version 4, in this header or presigned in the query string.",
+    auto_error=False,
+)
+
+
+class Failure(BaseModel):
+    """Why a request was not carried out."""
+
+    code: str = Field(description="A word for programs.", examples=["ValidationError"])
+    message: str = Field(description="The fact, for people.")
+
+
+def create(parts: Parts) -> FastAPI:
+    """The ASGI application. Each request's scope holds its `caller` in `state`: `mount` has checked it."""
+    application = FastAPI(
+        title="ebbtide",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/_ebbtide/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        exception_handlers={
+            ServiceError: _service_error,
+            RequestValidationError: _invalid,
+            HTTPException: _http_error,
+            Exception: _defect,
+        },
+        responses={
+            400: {"model": Failure, "description": "A parameter is wrong; the message names it."},
+            403: {"model": Failure, "description": "The signature proves no identity, or not one that may."},
+        },
+    )
+    application.state.parts = parts
+    api = APIRouter(prefix="/_ebbtide", dependencies=[Security(SIGNATURE)])
+    for module in (keys,):
+        api.include_router(module.router)
+    application.include_router(api)
+    return application
+
+
+async def _service_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return _answer(error.http_status, error.code, error.message)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _answer(400, "ValidationError", "; ".join(_told(each) for each in error.errors()))
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, "ValidationError")
+    message = "There is no such page." if error.status_code == 404 else error.detail
+    return _answer(error.status_code, code, message, error.headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(500, "InternalFailure", "We encountered an internal error. Please try again.")
+
+
+def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"code": code, "message": message}, status, headers)
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    """One of pydantic's findings, with the field by the name its sender knows."""
+    if error["type"] == "json_invalid":
+        return "The body is not valid JSON."
+    # The first step of a location is where the field was: in the query, the path or the body.
+    steps = [str(step) for step in error["loc"][1:]]
+    return f"{'.'.join(steps) or error['loc'][0]}: {error['msg']}"

@@ -1,0 +1,191 @@
+"""A client of our own API: what boto3 has no clients for, over the same signed HTTP.
+
+Answers are dictionaries as the API's document /_ebbtide/openapi.json describes them; failures are botocore's
+ClientError with our code and message, as those of boto3's clients.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.httpsession import URLLib3Session
+
+SIGNING_NAME = "ebbtide"
+
+MAX_WAIT_S = 60
+"""Longest that one request waits for an outcome; `wait` asks again."""
+
+RESTART_S = 60.0
+"""How long `wait` goes on asking a server that does not answer: it may be starting anew."""
+
+RETRY_S = 0.5
+
+_TIMEOUT_S = (10, MAX_WAIT_S + 30)
+
+Answer = dict[str, Any]
+Filter = str | float | Iterable[str] | None
+
+
+class Client:
+    """One server's own API, for one access key. May be shared by threads."""
+
+    def __init__(self, url: str, access_key_id: str, secret_access_key: str, region: str) -> None:
+        self._url = url.rstrip("/")
+        self._credentials = Credentials(access_key_id, secret_access_key)
+        self._region = region
+        self._http = URLLib3Session(timeout=_TIMEOUT_S)
+
+    def get(self, invocation_id: str, *, wait_s: float = 0) -> Answer:
+        """One invocation, by its id or InferenceId, with its place in the queue and its timeline.
+
+        wait_s: answer once it has its outcome, or after so many seconds, 60 at most.
+        """
+        return self.request("GET", f"invocations/{_step(invocation_id)}", {"wait": wait_s or None})
+
+    def wait(self, invocation_id: str, *, timeout_s: float | None = None) -> Answer:
+        """The invocation once it has its outcome, whatever that is; a server's restart is waited out.
+
+        Raises TimeoutError after timeout_s.
+        """
+        started_at = answered_at = time.monotonic()
+        while True:
+            left_s = MAX_WAIT_S if timeout_s is None else started_at + timeout_s - time.monotonic()
+            try:
+                found = self.get(invocation_id, wait_s=max(0.0, min(MAX_WAIT_S, left_s)))
+                answered_at = time.monotonic()
+            except HTTPClientError:
+                if time.monotonic() - answered_at > RESTART_S or left_s <= 0:
+                    raise
+                time.sleep(RETRY_S)
+                continue
+            if found["outcome"]:
+                return found
+            if left_s <= 0:
+                raise TimeoutError(f"{invocation_id} is still {found['state']} after {timeout_s:g} s")
+
+    def invocations(self, **filters: Filter) -> Iterator[Answer]:
+        """Invocations, newest first, page after page. Filters: endpoint, state, tag (key:value), account,
+        inference_id, accepted_after, accepted_before, limit (of a page).
+        """
+        after = None
+        while True:
+            page = self.request("GET", "invocations", filters | {"after": after})
+            yield from page["invocations"]
+            after = page["next"]
+            if after is None:
+                return
+
+    def cancel(self, invocation_id: str) -> Answer:
+        """Cancel one: at once when it is queued, within a second when a model works on it."""
+        return self.request("POST", f"invocations/{_step(invocation_id)}/cancel")
+
+    def cancel_all(self, **filters: Filter) -> Answer:
+        """Cancel all that the filters name: as of `invocations`, without limit."""
+        return self.request("POST", "invocations/cancel", body=filters)
+
+    def redrive(self, invocation_id: str, *, endpoint: str | None = None) -> Answer:
+        """Submit again one that failed, expired or was cancelled, to its endpoint or another."""
+        return self.request(
+            "POST", f"invocations/{_step(invocation_id)}/redrive", body={"endpoint": endpoint}
+        )
+
+    def redrive_all(self, *, to_endpoint: str | None = None, **filters: Filter) -> Answer:
+        """Submit again all that the filters name."""
+        return self.request("POST", "invocations/redrive", body=filters | {"to_endpoint": to_endpoint})
+
+    def set_priority(self, invocation_id: str, priority: int) -> Answer:
+        """Move a queued one forward or back: -100 to 100, higher first."""
+        return self.request("PATCH", f"invocations/{_step(invocation_id)}", body={"priority": priority})
+
+    def endpoint(self, name: str) -> Answer:
+        """An endpoint's backlog, instances and rates."""
+        return self.request("GET", f"endpoints/{_step(name)}")
+
+    def purge(self, endpoint: str) -> Answer:
+        """Drop all that an endpoint has queued, without outcomes."""
+        return self.request("POST", f"endpoints/{_step(endpoint)}/purge")
+
+    def settings(self, endpoint: str) -> Answer:
+        """An endpoint's settings that AWS lacks."""
+        return self.request("GET", f"endpoints/{_step(endpoint)}/settings")
+
+    def put_settings(self, endpoint: str, settings: Mapping[str, Any]) -> Answer:
+        """Change them."""
+        return self.request("PUT", f"endpoints/{_step(endpoint)}/settings", body=settings)
+
+    def events(self, *, endpoint: str | None = None, invocation: str | None = None) -> Iterator[Answer]:
+        """Changes of state as they are committed, from now on: of one invocation, an endpoint's, or all.
+
+        Ends when the server stops or drops a reader that is too slow; what came in between is not repeated.
+        """
+        response = self._send(
+            "GET", "events", {"endpoint": endpoint, "invocation": invocation}, None, streamed=True
+        )
+        _raise_failure(response, "GET events")
+        for line in _lines(response.raw):
+            if line.startswith("data:"):
+                yield json.loads(line[5:])
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Filter] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One request of /_ebbtide/`path`, answered in JSON. What is None in the query is left out."""
+        response = self._send(method, path, query or {}, body)
+        _raise_failure(response, f"{method} {path}")
+        answer: Answer = json.loads(response.content) if response.content else {}
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Filter],
+        body: Mapping[str, Any] | None,
+        *,
+        streamed: bool = False,
+    ) -> AWSResponse:
+        given = {name: value for name, value in query.items() if value is not None}
+        url = f"{self._url}/_ebbtide/{path}"
+        if given:
+            url += f"?{urlencode(given, doseq=True, quote_via=quote)}"
+        request = AWSRequest(method, url, stream_output=streamed)
+        if body is not None:
+            request.data = json.dumps(body)
+            request.headers["Content-Type"] = "application/json"
+        SigV4Auth(self._credentials, SIGNING_NAME, self._region).add_auth(request)
+        return self._http.send(request.prepare())
+
+
+def _step(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _raise_failure(response: AWSResponse, operation: str) -> None:
+    if response.status_code < 400:
+        return
+    try:
+        told = json.loads(response.content)
+        error = {"Code": told["code"], "Message": told["message"]}
+    except (ValueError, KeyError, TypeError):
+        error = {"Code": str(response.status_code), "Message": response.text[:1000]}
+    metadata = {"HTTPStatusCode": response.status_code}
+    raise ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
+
+
+def _lines(raw: Any) -> Iterator[str]:
+    """The lines of a stream as they come; a read waits for the server's heart-beat at most."""
+    rest = b""
+    for block in raw.stream(65_536):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line.decode() for line in lines)

@@ -1,0 +1,114 @@
+"""Keys and accounts: whoever the operator gives a key to uses every API with it, as the account it has."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+import ebbtide as package
+from ebbtide.client import Client
+from ebbtide.pytest_plugin import Ebbtide
+
+JOINED, SEPARATE, NEVER_MADE = "222222222222", "333333333333", "999999999999"
+
+
+@pytest.fixture
+def operator(ebbtide: Ebbtide) -> Client:
+    return package.connect(data=ebbtide.data).ebbtide
+
+
+@pytest.fixture
+def keys(operator: Client) -> Iterator[list[str]]:
+    """The ids of keys to remove at the end."""
+    added: list[str] = []
+    yield added
+    for access_key_id in added:
+        operator.request("DELETE", f"keys/{access_key_id}")
+
+
+def add_key(ebbtide: Ebbtide, operator: Client, keys: list[str], account: str) -> package.Session:
+    """A session with a new key of the account."""
+    key = operator.request("POST", "keys", body={"account": account, "label": "test"})
+    keys.append(key["access_key_id"])
+    return package.connect(
+        ebbtide.url,
+        aws_access_key_id=key["access_key_id"],
+        aws_secret_access_key=key["secret_access_key"],
+        region_name=ebbtide.region,
+    )
+
+
+def refused(call: Any, *arguments: Any, **named: Any) -> tuple[str, int]:
+    with pytest.raises(ClientError) as caught:
+        call(*arguments, **named)
+    response = caught.value.response
+    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def test_an_accounts_key_is_told_its_own_account_and_uses_the_operators_resources(
+    ebbtide: Ebbtide, operator: Client, keys: list[str]
+) -> None:
+    session = add_key(ebbtide, operator, keys, JOINED)
+    ebbtide.client("s3").create_bucket(Bucket="of-the-operator")
+
+    buckets = session.client("s3").list_buckets()["Buckets"]
+
+    assert session.client("sts").get_caller_identity()["Account"] == JOINED
+    assert "of-the-operator" in {bucket["Name"] for bucket in buckets}
+
+
+def test_a_separate_accounts_key_has_resources_of_its_own(
+    ebbtide: Ebbtide, operator: Client, keys: list[str]
+) -> None:
+    operator.request("PUT", f"accounts/{SEPARATE}", body={"name": "Law", "joins": None})
+    session = add_key(ebbtide, operator, keys, SEPARATE)
+    ebbtide.client("s3").create_bucket(Bucket="not-of-law")
+    s3 = session.client("s3")
+    s3.create_bucket(Bucket="of-law")
+
+    assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["of-law"]
+    assert refused(s3.list_objects_v2, Bucket="not-of-law") == ("AccessDenied", 403)
+
+
+def test_a_removed_key_stops_working_at_once(ebbtide: Ebbtide, operator: Client) -> None:
+    added: list[str] = []
+    sts = add_key(ebbtide, operator, added, JOINED).client("sts")
+    sts.get_caller_identity()
+
+    operator.request("DELETE", f"keys/{added[0]}")
+
+    assert refused(sts.get_caller_identity) == ("InvalidClientTokenId", 403)
+
+
+def test_keys_are_listed_without_their_secrets(ebbtide: Ebbtide, operator: Client, keys: list[str]) -> None:
+    add_key(ebbtide, operator, keys, JOINED)
+
+    (listed,) = [key for key in operator.request("GET", "keys")["keys"] if key["access_key_id"] == keys[0]]
+
+    assert (listed["account"], listed["label"]) == (JOINED, "test")
+    assert "secret_access_key" not in listed
+
+
+def test_an_account_keeps_its_terms(operator: Client) -> None:
+    terms = {"name": "Economics", "weight": 2.5, "queued_quota": 100, "joins": "123456789012"}
+
+    put = operator.request("PUT", f"accounts/{JOINED}", body=terms)
+
+    assert put == {"account": JOINED} | terms
+    assert operator.request("GET", f"accounts/{JOINED}") == put
+    assert put in operator.request("GET", "accounts")["accounts"]
+
+
+def test_only_the_operator_manages_keys_and_accounts(
+    ebbtide: Ebbtide, operator: Client, keys: list[str]
+) -> None:
+    own = add_key(ebbtide, operator, keys, JOINED).ebbtide
+
+    for method, path in [("GET", "keys"), ("GET", "accounts"), ("DELETE", f"keys/{keys[0]}")]:
+        assert refused(own.request, method, path) == ("AccessDenied", 403)
+
+
+def test_what_was_never_made_is_not_found(operator: Client) -> None:
+    assert refused(operator.request, "DELETE", "keys/AKIANOBODY") == ("NotFound", 404)
+    assert refused(operator.request, "GET", f"accounts/{NEVER_MADE}") == ("NotFound", 404)
