@@ -91,7 +91,7 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
     wakeups, changes = Wakeups(), Changes()
     objects = ObjectStore(settings.data / "objects", database)
     logs = LogStore(settings.data / "logs")
-    deliveries = Deliveries(settings, database, Signer(settings.data / "sns"))
+    deliveries = Deliveries(settings, database, Signer(settings.data / "sns"), logs)
     completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
     fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion)
     scaler = Scaler(settings, database, wakeups, fleet.wake)

@@ -1,27 +1,44 @@
 """Carries out the deliveries that the outbox owes.
 
 Each subscription with something due has a lane, a task of its own that takes its deliveries a batch at a
-time: a receiver that is slow or gone delays nobody's messages but its own. A delivery is removed only
-after it was made, so a crash between the two repeats it: at least once, as SNS promises.
+time: a receiver that is slow or gone delays nobody's messages but its own. A delivery counts as made only
+after it was, so a crash between the two repeats it: at least once, as SNS promises. A second loop forgets
+what is past its retention, a little at a time.
 """
 
 import asyncio
 import logging
+import random
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from ebbtide import clock, loops
 from ebbtide.database import Database
-from ebbtide.notifications import envelope, mail, outbox, queues, retries, subscriptions, topics
+from ebbtide.logs import LogStore
+from ebbtide.notifications import (
+    envelope,
+    feedback,
+    history,
+    mail,
+    outbox,
+    queues,
+    retries,
+    subscriptions,
+    topics,
+)
 from ebbtide.notifications.arrivals import Arrivals
+from ebbtide.notifications.history import Chosen
 from ebbtide.notifications.http import open_session, post
-from ebbtide.notifications.outbox import Delivery, Message, Undelivered
+from ebbtide.notifications.outbox import Attempt, Delivery, Message, Undelivered
 from ebbtide.notifications.signing import Signer
 from ebbtide.notifications.subscriptions import Subscription
 from ebbtide.notifications.topics import Topic
@@ -38,8 +55,12 @@ BATCH_SIZES = {"sqs": 200, "http": 16, "https": 16, "email": 4, "email-json": 4}
 MAILERS = 4
 """Mails on their way to the mail server at once, of all subscriptions."""
 
-SWEEP_INTERVAL_S = 3_600.0
+LONGEST_WAIT_S = 3_600.0
+SWEEP_INTERVAL_S = 600.0
 AFTER_FAILED_BATCH_S = 5.0
+MISSING_QUEUE = 400
+"""The status that SQS answers for a queue that does not exist."""
+
 CLOSE_TIMEOUT_S = 2.0
 
 
@@ -65,7 +86,7 @@ class Batch:
         policy, _ = self.policy
         if policy is not None and self.subscription.protocol in ("http", "https"):
             return policy.delay_s(failed_count)
-        return retries.default_delay_s(failed_count, now - delivery.message.published_at)
+        return retries.default_delay_s(failed_count, now - delivery.owed_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +101,43 @@ class Parcel:
         return self.delivery.message
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt at a parcel went. `final`: another would fail the same way."""
+
+    parcel: Parcel
+    attempt: Attempt
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A delivery that was made or given up, and the attempt that did it."""
+
+    delivery: Delivery
+    attempt: Attempt
+
+
 class Deliveries:
-    """The loop over the outbox. `signer` signs its messages, `arrivals` tells who waits for a queue.
+    """The loop over the outbox. `signer` signs its messages, `arrivals` tells who waits for a queue; what
+    topics want to see of their deliveries is written to `logs`.
 
     Raises ValueError when `settings.smtp_url` is none.
     """
 
-    def __init__(self, settings: Settings, database: Database, signer: Signer) -> None:
+    def __init__(self, settings: Settings, database: Database, signer: Signer, logs: LogStore) -> None:
         self.signer = signer
         self.arrivals = Arrivals()
         self._settings = settings
         self._database = database
+        self._logs = logs
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
         self._session: ClientSession | None = None
         self._mail_server = mail.parse_smtp_url(settings.smtp_url) if settings.smtp_url else None
         # Threads of its own: a mail server that hangs must not use up those that all the server shares.
         self._mailers = ThreadPoolExecutor(MAILERS, thread_name_prefix="mail")
-        self._swept_at = 0.0
+        self._swept_to = ""
 
     def wake(self) -> None:
         """Look at the outbox now; called on the event loop after a commit that published something."""
@@ -105,17 +145,17 @@ class Deliveries:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Deliver until told to stop; what is then under way gets 2 s, and is repeated after a restart."""
-        await loops.run("deliveries", self.step, stop, self._woken)
+        await asyncio.gather(
+            loops.run("deliveries", self.step, stop, self._woken),
+            loops.run("delivery log", self.sweep, stop),
+        )
         self.arrivals.close()
         await self.close()
 
     async def step(self, now: float) -> float:
         """Start a lane for each subscription with something due; the wait until the next is, in s."""
-        if now - self._swept_at >= SWEEP_INTERVAL_S:
-            self._swept_at = now
-            await self._database.write(lambda connection: _sweep(connection, now))
         due = await self._database.read(outbox.next_due)
-        delay_s = SWEEP_INTERVAL_S
+        delay_s = LONGEST_WAIT_S
         for arn, due_at in due.items():
             # A lane looks for more before it ends, and wakes this loop after.
             if arn in self._lanes:
@@ -133,17 +173,56 @@ class Deliveries:
             return 0
         parcels = await asyncio.to_thread(self._pack, batch)
         if batch.subscription.protocol == "sqs":
-            await self._database.write(lambda connection: _move_to_queue(connection, batch, parcels, now))
+            ended = await self._database.write(
+                lambda connection: _move_to_queue(connection, batch, parcels, now)
+            )
             self.arrivals.notify(batch.subscription.endpoint)
         else:
             started = time.monotonic()
-            failures = await asyncio.gather(*(self._attempt(batch, parcel) for parcel in parcels))
-            attempts = list(zip(parcels, failures, strict=True))
+            outcomes = await asyncio.gather(*(self._attempt(batch, parcel, now) for parcel in parcels))
             ended_at = now + time.monotonic() - started
-            await self._database.write(lambda connection: _record(connection, batch, attempts, ended_at))
+            ended = await self._database.write(
+                lambda connection: _record(connection, batch, outcomes, ended_at)
+            )
         if batch.subscription.redrive_arn is not None:
             self.arrivals.notify(batch.subscription.redrive_arn)
+        self._feed_back(batch, ended, now)
         return len(parcels)
+
+    async def replay(self, chosen: Chosen, now: float) -> int:
+        """Owe the chosen messages again (`history.replay`); how many deliveries that makes."""
+        count, after = 0, None
+        while True:
+            replayed = await self._database.write(
+                partial(history.replay, chosen=chosen, now=now, after=after)
+            )
+            count += replayed.count
+            self.wake()
+            after = replayed.next_after
+            if after is None:
+                return count
+
+    async def sweep(self, now: float) -> float:
+        """Forget a little of what is past its retention; the wait until the next, in s."""
+        before = now - self._settings.delivery_retention_s
+        limit = history.FORGOTTEN_AT_ONCE
+        if await self._database.write(lambda c: history.forget_attempts(c, before, limit)) == limit:
+            return 0.0
+        for arn in await self._database.read(history.stranded):
+            if (
+                await self._database.write(partial(history.give_up, subscription_arn=arn, limit=limit))
+                == limit
+            ):
+                return 0.0
+        expired = await self._database.read(lambda c: queues.expired(c, now, limit))
+        if expired:
+            await self._database.write(lambda c: queues.remove_messages(c, expired))
+        old = await self._database.read(lambda c: history.forgettable(c, before, self._swept_to, limit))
+        if old:
+            await self._database.write(lambda c: history.forget(c, old, before))
+        # On from there next time: what is older is still waited for, and there may be much of it.
+        self._swept_to = old[-1] if len(old) == limit else ""
+        return 0.0 if limit in (len(expired), len(old)) else SWEEP_INTERVAL_S
 
     async def _run_lane(self, arn: str) -> None:
         try:
@@ -164,24 +243,48 @@ class Deliveries:
             for each in batch.deliveries
         ]
 
-    async def _attempt(self, batch: Batch, parcel: Parcel) -> Undelivered | None:
-        """Make one delivery; why it failed, if it did."""
+    async def _attempt(self, batch: Batch, parcel: Parcel, now: float) -> Outcome:
+        """Try one delivery, from `now` on."""
+        started = time.monotonic()
+        status_code: int | None = None
+        failure: Undelivered | None = None
         try:
             if batch.subscription.protocol in ("http", "https"):
-                await self._post(batch, parcel)
+                status_code = await self._post(batch, parcel)
             else:
                 await asyncio.get_running_loop().run_in_executor(self._mailers, self._mail, batch, parcel)
-        except Undelivered as failure:
-            log.warning("Message %s to %s: %s", parcel.message.id, batch.subscription.arn, failure)
-            return failure
-        return None
+        except Undelivered as undelivered:
+            log.warning("Message %s to %s: %s", parcel.message.id, batch.subscription.arn, undelivered)
+            failure, status_code = undelivered, undelivered.status_code
+        took_s = time.monotonic() - started
+        error = None if failure is None else str(failure)
+        final = failure is not None and failure.final
+        return Outcome(parcel, Attempt(now + took_s, took_s, status_code, error), final)
 
-    async def _post(self, batch: Batch, parcel: Parcel) -> None:
+    def _feed_back(self, batch: Batch, ended: Sequence[Ended], now: float) -> None:
+        """Write deliveries that ended into the topic's log groups, where it asks for it."""
+        lines: dict[str, list[str]] = defaultdict(list)
+        for each in ended:
+            success = each.attempt.error is None
+            if feedback.wanted(
+                batch.topic.attributes,
+                batch.subscription.protocol,
+                success=success,
+                draw=random.random(),  # noqa: S311  (a sample, no secret)
+            ):
+                group = feedback.log_group(batch.topic.arn, success=success)
+                line = feedback.log_line(each.delivery, batch.subscription.endpoint, each.attempt)
+                lines[group].append(line)
+        for group, of_group in lines.items():
+            day = datetime.fromtimestamp(now, UTC).strftime("%Y/%m/%d")
+            self._logs.stream(group, day).write_all(of_group, now)
+
+    async def _post(self, batch: Batch, parcel: Parcel) -> int:
         _, content_type = batch.policy
         headers = envelope.headers(parcel.message, batch.subscription, content_type)
         if self._session is None:
             self._session = open_session(private_delivery=self._settings.private_delivery)
-        await post(self._session, batch.subscription.endpoint, parcel.body, headers)
+        return await post(self._session, batch.subscription.endpoint, parcel.body, headers)
 
     def _mail(self, batch: Batch, parcel: Parcel) -> None:
         if self._mail_server is None:
@@ -219,44 +322,79 @@ def _due_batch(connection: Connection, arn: str, now: float) -> Batch | None:
     return Batch(topics.get(connection, subscription.topic_arn), subscription, deliveries)
 
 
-def _move_to_queue(connection: Connection, batch: Batch, parcels: Sequence[Parcel], now: float) -> None:
+def _move_to_queue(
+    connection: Connection, batch: Batch, parcels: Sequence[Parcel], now: float
+) -> list[Ended]:
     """Deliver to a queue of ours: in one transaction, so exactly once."""
     queue = queues.find_arn(connection, batch.subscription.endpoint)
     if queue is None:
-        missing = Undelivered("the queue does not exist", final=True)
-        log.warning("%s: %s", batch.subscription.arn, missing)
-        _record(connection, batch, [(parcel, missing) for parcel in parcels], now)
-        return
+        missing = Attempt(now, 0.0, MISSING_QUEUE, "the queue does not exist")
+        log.warning("%s: %s", batch.subscription.arn, missing.error)
+        outcomes = [Outcome(parcel, missing, final=True) for parcel in parcels]
+        return _record(connection, batch, outcomes, now)
     queues.send(connection, queue, [_draft(batch, parcel) for parcel in parcels], now)
-    outbox.delivered(connection, batch.deliveries)
+    made = Attempt(now, 0.0)
+    outbox.delivered(connection, [(delivery, made) for delivery in batch.deliveries])
+    return [Ended(delivery, made) for delivery in batch.deliveries]
 
 
-def _record(
-    connection: Connection,
-    batch: Batch,
-    attempts: Sequence[tuple[Parcel, Undelivered | None]],
-    now: float,
-) -> None:
-    """Remove what was delivered; put the rest off, or give it up to the dead-letter queue if there is one."""
-    outbox.delivered(connection, [parcel.delivery for parcel, failure in attempts if failure is None])
-    for parcel, failure in attempts:
-        if failure is None:
+def _record(connection: Connection, batch: Batch, outcomes: Sequence[Outcome], now: float) -> list[Ended]:
+    """Keep what the attempts came to; those that were the last."""
+    made, put_off, given_up = [], [], []
+    for outcome in outcomes:
+        delivery, attempt = outcome.parcel.delivery, outcome.attempt
+        if attempt.error is None:
+            made.append((delivery, attempt))
             continue
-        delay_s = None if failure.final else batch.retry_delay_s(parcel.delivery, now)
+        delay_s = None if outcome.final else batch.retry_delay_s(delivery, now)
         if delay_s is not None:
-            outbox.put_off(connection, parcel.delivery, now + delay_s, str(failure))
-        elif not _dead_letter(connection, batch, parcel, now):
-            outbox.abandon(connection, parcel.delivery, now, str(failure))
+            put_off.append((delivery, attempt, now + delay_s))
+        else:
+            given_up.append(outcome)
+    outbox.delivered(connection, made)
+    outbox.put_off(connection, put_off)
+    dead_letter_arn = _dead_letter(connection, batch, given_up, now)
+    outbox.abandon(
+        connection,
+        [
+            (each.parcel.delivery, each.attempt, dead_letter_arn if _is_letter(each.parcel) else None)
+            for each in given_up
+        ],
+    )
+    return [Ended(delivery, attempt) for delivery, attempt in made] + [
+        Ended(each.parcel.delivery, each.attempt) for each in given_up
+    ]
 
 
-def _dead_letter(connection: Connection, batch: Batch, parcel: Parcel, now: float) -> bool:
+def _dead_letter(connection: Connection, batch: Batch, given_up: Sequence[Outcome], now: float) -> str | None:
+    """Send what was given up to the subscription's dead-letter queue; its ARN, if there is one."""
     arn = batch.subscription.redrive_arn
-    queue = None if arn is None else queues.find_arn(connection, arn)
-    if queue is None or parcel.message.type != envelope.NOTIFICATION:
-        return False
-    queues.send(connection, queue, [_draft(batch, parcel)], now)
-    outbox.delivered(connection, [parcel.delivery])
-    return True
+    if arn is None or not given_up:
+        return None
+    queue = queues.find_arn(connection, arn)
+    if queue is None:
+        log.warning("%s: its dead-letter queue %s does not exist", batch.subscription.arn, arn)
+        return None
+    letters = [each for each in given_up if _is_letter(each.parcel)]
+    queues.send(connection, queue, [_letter(batch, each) for each in letters], now)
+    return arn
+
+
+def _is_letter(parcel: Parcel) -> bool:
+    """Requests to confirm a subscription are nobody's to read later."""
+    return parcel.message.type == envelope.NOTIFICATION
+
+
+def _letter(batch: Batch, outcome: Outcome) -> queues.Draft:
+    """What the receiver would have got, and in attributes why it did not."""
+    draft = _draft(batch, outcome.parcel)
+    reasons = {
+        "RequestID": {"DataType": "String", "StringValue": outcome.parcel.message.id},
+        "ErrorCode": {"DataType": "String", "StringValue": str(outcome.attempt.status_code or "")},
+        "ErrorMessage": {"DataType": "String", "StringValue": outcome.attempt.error or ""},
+    }
+    given = {name: each for name, each in reasons.items() if each["StringValue"]}
+    return replace(draft, attributes={**draft.attributes, **given})
 
 
 def _draft(batch: Batch, parcel: Parcel) -> queues.Draft:
@@ -271,8 +409,3 @@ def _draft(batch: Batch, parcel: Parcel) -> queues.Draft:
             for name, each in parcel.message.attributes.items()
         }
     return queues.Draft(parcel.body, attributes, sender=batch.topic.arn)
-
-
-def _sweep(connection: Connection, now: float) -> None:
-    outbox.forget_abandoned(connection, now)
-    queues.expire(connection, now)

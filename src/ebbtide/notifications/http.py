@@ -28,8 +28,8 @@ def open_session(*, private_delivery: bool) -> "ClientSession":
     )
 
 
-async def post(session: "ClientSession", url: str, body: str, headers: Mapping[str, str]) -> None:
-    """Post one message. Raises Undelivered.
+async def post(session: "ClientSession", url: str, body: str, headers: Mapping[str, str]) -> int:
+    """Post one message; the status that was answered. Raises Undelivered.
 
     2xx is success. 5xx, 429 and whatever keeps us from an answer may succeed later; other answers are final.
     """
@@ -49,7 +49,9 @@ async def post(session: "ClientSession", url: str, body: str, headers: Mapping[s
     except aiohttp.ClientError as error:
         raise Undelivered(f"{type(error).__name__}: {error}") from error
     if not 200 <= status < 300:
-        raise Undelivered(f"Answered {status}", final=status < 500 and status != TOO_MANY_REQUESTS)
+        final = status < 500 and status != TOO_MANY_REQUESTS
+        raise Undelivered(f"Answered {status}", final=final, status_code=status)
+    return status
 
 
 def _guard(*, private_delivery: bool) -> Callable[[tuple[Any, ...]], socket.socket]:

@@ -1,20 +1,20 @@
-"""The outbox: messages, and the deliveries of each that are still owed.
+"""The outbox: messages, and the deliveries of each that are owed.
 
-A delivery is born `pending` in its publisher's transaction. It is removed when it was made, put off when the
-attempt failed, and `abandoned` when its policy allows no further attempt; abandoned ones are kept for a while
-with their last error. A message goes with its last delivery.
+A delivery is born `pending` in its publisher's transaction. It is `delivered` when it was made, put off when
+the attempt failed, and `abandoned` when its policy allows no further attempt. Message and deliveries are then
+kept for a while: `history` shows them, owes them again when asked to, and forgets them in the end.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, literal_column, select, text, update
 
 from ebbtide.identifiers import time_ordered_id
-from ebbtide.notifications.tables import deliveries, messages
+from ebbtide.notifications.tables import attempts, deliveries, messages
 
-ABANDONED_RETENTION_S = 14 * 86_400.0
+PENDING, DELIVERED, ABANDONED = "pending", "delivered", "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +32,63 @@ class Message:
     attributes: Mapping[str, Mapping[str, str]]
     structure: str | None
     published_at: float
+    invocation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message owed to one subscription; `attempt_count` attempts have failed."""
+    """One message owed to one subscription since `owed_at`; `attempt_count` attempts have failed since."""
 
     id: int
     message: Message
     attempt_count: int
+    owed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that ended at `at` after `duration_s`; without an error it succeeded.
+
+    status_code: the HTTP status that the receiver answered, if it came to that.
+    """
+
+    at: float
+    duration_s: float
+    status_code: int | None = None
+    error: str | None = None
 
 
 class Undelivered(Exception):
     """An attempt failed, for the reason in the message. `final`: another would fail the same way."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, status_code: int | None = None) -> None:
         super().__init__(reason)
         self.final = final
+        self.status_code = status_code
 
 
 def add(connection: Connection, message: Message, subscription_arns: Iterable[str]) -> None:
     """Owe a message to each of the subscriptions, due at once."""
-    owed = [{"message_id": message.id, "subscription_arn": arn} for arn in subscription_arns]
+    add_many(connection, [(message, list(subscription_arns))])
+
+
+def add_many(connection: Connection, messages: Iterable[tuple[Message, Sequence[str]]]) -> None:
+    """Owe each message to its subscriptions, due at once; one without any is not kept."""
+    owed = [(message, arns) for message, arns in messages if arns]
     if owed:
-        connection.execute(_ADD_MESSAGE, _values(message))
+        connection.execute(_ADD_MESSAGE, [_values(message) for message, _ in owed])
         connection.execute(
-            _ADD_DELIVERY, [each | {"due_at": message.published_at, "state": "pending"} for each in owed]
+            _ADD_DELIVERY,
+            [
+                {
+                    "message_id": message.id,
+                    "subscription_arn": arn,
+                    "due_at": message.published_at,
+                    "owed_at": message.published_at,
+                }
+                for message, arns in owed
+                for arn in arns
+            ],
         )
 
 
@@ -70,9 +101,12 @@ def message(
     subject: str | None = None,
     attributes: Mapping[str, Mapping[str, str]] | None = None,
     structure: str | None = None,
+    invocation_id: str | None = None,
 ) -> Message:
     """A message with an id of its own, published at `at`."""
-    return Message(time_ordered_id(at), topic_arn, kind, body, subject, attributes or {}, structure, at)
+    return Message(
+        time_ordered_id(at), topic_arn, kind, body, subject, attributes or {}, structure, at, invocation_id
+    )
 
 
 def next_due(connection: Connection) -> dict[str, float]:
@@ -84,37 +118,41 @@ def next_due(connection: Connection) -> dict[str, float]:
 def due(connection: Connection, subscription_arn: str, now: float, limit: int) -> list[Delivery]:
     """The deliveries to attempt now, the longest due first."""
     rows = connection.execute(_DUE, {"arn": subscription_arn, "now": now, "limit": limit}).mappings()
-    return [Delivery(row["delivery_id"], _message(row), row["attempt_count"]) for row in rows]
+    return [
+        Delivery(row["delivery_id"], message_of(row), row["attempt_count"], row["owed_at"]) for row in rows
+    ]
 
 
-def delivered(connection: Connection, made: Iterable[Delivery]) -> None:
-    """Forget deliveries that were made, and messages nobody waits for any more."""
-    ids = [{"delivery": delivery.id, "message": delivery.message.id} for delivery in made]
-    if ids:
-        connection.execute(_REMOVE_DELIVERY, ids)
-        connection.execute(_REMOVE_MESSAGE, ids)
+def delivered(connection: Connection, made: Iterable[tuple[Delivery, Attempt]]) -> None:
+    """Record deliveries that were made."""
+    rows = [_attempted(delivery, attempt) for delivery, attempt in made]
+    if rows:
+        connection.execute(_DELIVERED, rows)
 
 
-def put_off(connection: Connection, delivery: Delivery, due_at: float, error: str) -> None:
-    """Record a failed attempt; the next is due at `due_at`."""
-    connection.execute(_PUT_OFF, {"delivery": delivery.id, "due": due_at, "error": error})
+def put_off(connection: Connection, failed: Iterable[tuple[Delivery, Attempt, float]]) -> None:
+    """Record failed attempts; the next of each is due at the time beside it."""
+    rows = [(_attempted(delivery, attempt), due_at) for delivery, attempt, due_at in failed]
+    if rows:
+        connection.execute(_ADD_ATTEMPT, [row for row, _ in rows])
+        connection.execute(_PUT_OFF, [row | {"due": due_at} for row, due_at in rows])
 
 
-def abandon(connection: Connection, delivery: Delivery, at: float, error: str) -> None:
-    """Record a failed attempt that was the last."""
-    connection.execute(_ABANDON, {"delivery": delivery.id, "due": at, "error": error})
+def abandon(connection: Connection, failed: Iterable[tuple[Delivery, Attempt, str | None]]) -> None:
+    """Record failed attempts that were the last, beside each the dead-letter queue that took the message."""
+    rows = [_attempted(delivery, attempt) | {"dead_letter": arn} for delivery, attempt, arn in failed]
+    if rows:
+        connection.execute(_ABANDON, rows)
 
 
-def remove_orphans(connection: Connection, topic_arn: str) -> None:
-    """Forget a topic's messages nobody waits for, after a subscription has gone."""
-    connection.execute(_REMOVE_ORPHANS, {"topic": topic_arn})
-
-
-def forget_abandoned(connection: Connection, now: float) -> None:
-    """Forget abandoned deliveries past their retention, with their messages."""
-    gone = connection.execute(_FORGET_ABANDONED, {"before": now - ABANDONED_RETENTION_S}).scalars().all()
-    if gone:
-        connection.execute(_REMOVE_MESSAGE, [{"message": message_id} for message_id in gone])
+def _attempted(delivery: Delivery, attempt: Attempt) -> dict[str, Any]:
+    return {
+        "delivery": delivery.id,
+        "at": attempt.at,
+        "took": attempt.duration_s,
+        "status": attempt.status_code,
+        "error": attempt.error,
+    }
 
 
 def _values(message: Message) -> dict[str, Any]:
@@ -126,11 +164,13 @@ def _values(message: Message) -> dict[str, Any]:
         "attributes": message.attributes,
         "structure": message.structure,
         "published_at": message.published_at,
+        "invocation_id": message.invocation_id,
         "message": message.message,
     }
 
 
-def _message(row: RowMapping) -> Message:
+def message_of(row: Mapping[str, Any] | RowMapping) -> Message:
+    """The message of a row's columns by name."""
     return Message(
         row["id"],
         row["topic_arn"],
@@ -140,42 +180,49 @@ def _message(row: RowMapping) -> Message:
         row["attributes"],
         row["structure"],
         row["published_at"],
+        row["invocation_id"],
     )
 
 
 _ADD_MESSAGE = insert(messages)
-_ADD_DELIVERY = insert(deliveries).values(attempt_count=0)
+_ADD_DELIVERY = insert(deliveries).values(state=PENDING, attempt_count=0)
 # One index seek for each subscription, however many deliveries a dead receiver has piled up.
 _NEXT_DUE = text("""
 SELECT arn, (SELECT MIN(due_at) FROM sns_deliveries
               WHERE subscription_arn = sns_subscriptions.arn AND state = 'pending')
   FROM sns_subscriptions
 """)
+# Literal, not a parameter: the indexes of what is pending serve only a query that says so.
+_PENDING = deliveries.c.state == literal_column("'pending'")
 _DUE = (
-    select(deliveries.c.id.label("delivery_id"), deliveries.c.attempt_count, messages)
+    select(deliveries.c.id.label("delivery_id"), deliveries.c.attempt_count, deliveries.c.owed_at, messages)
     .join(messages, messages.c.id == deliveries.c.message_id)
     .where(
         deliveries.c.subscription_arn == bindparam("arn"),
-        deliveries.c.state == "pending",
+        _PENDING,
         deliveries.c.due_at <= bindparam("now"),
     )
     .order_by(deliveries.c.due_at, deliveries.c.id)
     .limit(bindparam("limit"))
 )
-_REMOVE_DELIVERY = delete(deliveries).where(deliveries.c.id == bindparam("delivery"))
-_WAITED_FOR = select(deliveries.c.id).where(deliveries.c.message_id == messages.c.id).exists()
-_REMOVE_MESSAGE = delete(messages).where(messages.c.id == bindparam("message"), ~_WAITED_FOR)
-_REMOVE_ORPHANS = delete(messages).where(messages.c.topic_arn == bindparam("topic"), ~_WAITED_FOR)
-_PUT_OFF = (
+_ADD_ATTEMPT = insert(attempts).values(
+    delivery_id=bindparam("delivery"),
+    attempted_at=bindparam("at"),
+    duration_s=bindparam("took"),
+    status_code=bindparam("status"),
+    error=bindparam("error"),
+)
+_ATTEMPTED = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("delivery"))
     .values(
-        attempt_count=deliveries.c.attempt_count + 1, due_at=bindparam("due"), last_error=bindparam("error")
+        attempt_count=deliveries.c.attempt_count + 1,
+        attempted_at=bindparam("at"),
+        duration_s=bindparam("took"),
+        status_code=bindparam("status"),
+        last_error=bindparam("error"),
     )
 )
-_ABANDON = _PUT_OFF.values(state="abandoned")
-_FORGET_ABANDONED = (
-    delete(deliveries)
-    .where(deliveries.c.state == "abandoned", deliveries.c.due_at <= bindparam("before"))
-    .returning(deliveries.c.message_id)
-)
+_DELIVERED = _ATTEMPTED.values(state=DELIVERED)
+_PUT_OFF = _ATTEMPTED.values(due_at=bindparam("due"))
+_ABANDON = _ATTEMPTED.values(state=ABANDONED, dead_letter_arn=bindparam("dead_letter"))

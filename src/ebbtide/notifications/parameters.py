@@ -207,6 +207,12 @@ def _check_size_limit(value: str) -> None:
         raise invalid("Attributes Reason: MaximumMessageSize must be from 1024 to 1048576")
 
 
+def _check_sample_rate(value: str) -> None:
+    rate = whole_number(value)
+    if rate is None or rate > 100:
+        raise invalid("Attributes Reason: a feedback sample rate is a percentage from 0 to 100")
+
+
 def _check_delivery_policy(value: str) -> None:
     parse_delivery_policy(value)
 
@@ -230,9 +236,13 @@ _TOPIC_ATTRIBUTES: dict[str, Callable[[str], None]] = {
     "KmsMasterKeyId": _any,
     "TracingConfig": _any,
 } | {
-    f"{receiver}{feedback}": _any
+    f"{receiver}{feedback}": check
     for receiver in ("HTTP", "Firehose", "Lambda", "Application", "SQS")
-    for feedback in ("SuccessFeedbackRoleArn", "SuccessFeedbackSampleRate", "FailureFeedbackRoleArn")
+    for feedback, check in {
+        "SuccessFeedbackRoleArn": _any,
+        "SuccessFeedbackSampleRate": _check_sample_rate,
+        "FailureFeedbackRoleArn": _any,
+    }.items()
 }
 
 _SUBSCRIPTION_ATTRIBUTES: dict[str, Callable[[str], None]] = {

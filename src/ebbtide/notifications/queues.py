@@ -323,13 +323,23 @@ def change_visibility(
         )
 
 
-def expire(connection: Connection, now: float) -> None:
-    """Remove messages past their queues' retention."""
+def expired(connection: Connection, now: float, limit: int) -> list[str]:
+    """Up to `limit` messages past their queues' retention, by id."""
+    found: list[str] = []
     for row in connection.execute(select(queues)).all():
         queue = Queue(**row._mapping)
         kept_from = now - queue.seconds("MessageRetentionPeriod")
-        expired = (messages.c.queue_arn == queue.arn) & (messages.c.sent_at <= kept_from)
-        connection.execute(delete(messages).where(expired))
+        past = (messages.c.queue_arn == queue.arn) & (messages.c.sent_at <= kept_from)
+        query = select(messages.c.id).where(past).limit(limit - len(found))
+        found += connection.execute(query).scalars()
+        if len(found) == limit:
+            break
+    return found
+
+
+def remove_messages(connection: Connection, message_ids: Iterable[str]) -> None:
+    """Remove messages, whoever has them."""
+    connection.execute(delete(messages).where(messages.c.id.in_(message_ids)))
 
 
 def receipt_handle(message_id: str, receipt: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from ebbtide.errors import ServiceError
-from ebbtide.notifications import outbox
 from ebbtide.notifications.tables import subscriptions
 from ebbtide.notifications.topics import PAGE
 
@@ -135,9 +134,8 @@ def set_attributes(connection: Connection, arn: str, attributes: Mapping[str, st
 
 
 def remove(connection: Connection, subscription: Subscription) -> None:
-    """Remove a subscription with what is owed to it."""
+    """Remove a subscription; what is owed to it is given up later, bit by bit (history.py)."""
     connection.execute(delete(subscriptions).where(subscriptions.c.arn == subscription.arn))
-    outbox.remove_orphans(connection, subscription.topic_arn)
 
 
 def _one(connection: Connection, condition: ColumnElement[bool]) -> Subscription | None:

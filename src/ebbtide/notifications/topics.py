@@ -1,6 +1,6 @@
 """Topics: their records, and publishing to them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -75,7 +75,9 @@ def set_tags(connection: Connection, arn: str, tags: Mapping[str, str]) -> None:
 
 
 def remove(connection: Connection, arn: str) -> None:
-    """Remove a topic with its subscriptions and what is owed to them; none of that name is fine."""
+    """Remove a topic with its subscriptions; none of that name is fine. What is owed to them is given up
+    later, bit by bit (history.py).
+    """
     connection.execute(delete(topics).where(topics.c.arn == arn))
 
 
@@ -87,26 +89,55 @@ def publish(
     subject: str | None = None,
     attributes: Mapping[str, Mapping[str, str]] | None = None,
     structure: str | None = None,
+    invocation_id: str | None = None,
     at: float,
 ) -> str:
     """Owe a message to each confirmed subscription whose filter lets it pass; the message's id.
 
     attributes: name -> {"Type": ..., "Value": ...}, binary values in base64. structure "json": `message` is
-    a JSON object of texts by protocol. Call `Deliveries.wake` after the commit. Raises TopicNotFound.
+    a JSON object of texts by protocol. invocation_id: whose outcome the message tells of. Call
+    `Deliveries.wake` after the commit. Raises TopicNotFound.
     """
+    receivers = _receivers(connection, topic_arn)
+    published = outbox.message(
+        topic_arn,
+        message,
+        at=at,
+        subject=subject,
+        attributes=attributes,
+        structure=structure,
+        invocation_id=invocation_id,
+    )
+    wanted = [arn for arn, settings in receivers if filters.passes(settings, message, published.attributes)]
+    outbox.add(connection, published, wanted)
+    return published.id
+
+
+def publish_many(
+    connection: Connection, topic_arn: str, texts: Sequence[tuple[str, str]], *, at: float
+) -> None:
+    """Publish texts without subject and attributes by statements that they share, each beside the id of the
+    invocation that it tells of. Call `Deliveries.wake` after the commit. Raises TopicNotFound.
+    """
+    receivers = _receivers(connection, topic_arn)
+    messages = [
+        outbox.message(topic_arn, text, at=at, invocation_id=invocation_id) for text, invocation_id in texts
+    ]
+    outbox.add_many(
+        connection,
+        [
+            (each, [arn for arn, settings in receivers if filters.passes(settings, each.message, {})])
+            for each in messages
+        ],
+    )
+
+
+def _receivers(connection: Connection, topic_arn: str) -> list[tuple[str, Mapping[str, str]]]:
+    """The topic's confirmed subscriptions and their attributes. Raises TopicNotFound."""
     rows = connection.execute(_RECEIVERS, {"topic": topic_arn}).all()
     if not rows:
         raise TopicNotFound(f"Topic does not exist: {topic_arn}")
-    published = outbox.message(
-        topic_arn, message, at=at, subject=subject, attributes=attributes, structure=structure
-    )
-    receivers = [
-        arn
-        for arn, settings in rows
-        if arn is not None and filters.passes(settings, message, published.attributes)
-    ]
-    outbox.add(connection, published, receivers)
-    return published.id
+    return [(arn, settings) for arn, settings in rows if arn is not None]
 
 
 # A topic without receivers gives one row of nulls, a missing topic none.

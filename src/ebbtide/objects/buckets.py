@@ -1,9 +1,22 @@
 """Buckets: their records, and who may use them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Column, Connection, Float, String, Table, bindparam, delete, insert, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Float,
+    String,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from ebbtide.database import metadata
 from ebbtide.objects.errors import (
@@ -20,17 +33,20 @@ buckets = Table(
     Column("account", String, nullable=False),
     Column("region", String, nullable=False),
     Column("created_at", Float, nullable=False),
+    # Who is to be told of which objects (events.py): here, so that a bucket nobody watches costs no look.
+    Column("watches", JSON(none_as_null=True)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket; its name is unique among all accounts'."""
+    """A bucket; its name is unique among all accounts'. `watches` are read by `ebbtide.objects.events`."""
 
     name: str
     account: str
     region: str
     created_at: float
+    watches: Sequence[Mapping[str, Any]] | None = None
 
 
 _FIND = select(buckets).where(buckets.c.name == bindparam("bucket"))
@@ -74,3 +90,9 @@ def all_buckets(connection: Connection, account: str) -> Sequence[Bucket]:
 def remove_bucket(connection: Connection, name: str) -> None:
     """Forget the bucket, which must be empty."""
     connection.execute(delete(buckets).where(buckets.c.name == name))
+
+
+def set_watches(connection: Connection, name: str, watches: Sequence[Mapping[str, Any]]) -> None:
+    """Replace what is watched in the bucket."""
+    values = {"watches": [dict(watch) for watch in watches] or None}
+    connection.execute(update(buckets).where(buckets.c.name == name).values(**values))

@@ -6,8 +6,9 @@ a name of ours. Replacing an object gives the key another content; the old one's
 discarded in the same transaction and removed later, when nobody reads them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -29,9 +30,12 @@ from sqlalchemy import (
 )
 
 from ebbtide.database import metadata
+from ebbtide.errors import ServiceError
+from ebbtide.objects import events
 from ebbtide.objects.buckets import buckets
 from ebbtide.objects.conditions import check_write
 from ebbtide.objects.errors import NoSuchBucket, NoSuchKey
+from ebbtide.objects.events import CREATED, OWN_WORK, REMOVED, Cause, Happening
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 
@@ -112,6 +116,17 @@ class ObjectRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """Staged bytes, and the key that is to name them from `at` on."""
+
+    bucket: str
+    key: str
+    staged: Staged
+    content_type: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of a content's bytes: `data`, or the file of that name."""
 
@@ -130,9 +145,13 @@ _PIECES = (
 )
 # The bucket, and beside it what the key names now: one look for both.
 _DESTINATION = (
-    select(buckets.c.name, objects.c.content_id, objects.c.etag)
+    select(buckets.c.watches, objects.c.content_id, objects.c.etag)
     .outerjoin(objects, (objects.c.bucket == buckets.c.name) & (objects.c.key == bindparam("of_key")))
     .where(buckets.c.name == bindparam("in_bucket"))
+)
+_BUCKET = select(buckets.c.watches).where(buckets.c.name == bindparam("in_bucket"))
+_TAKEN = select(objects.c.key).where(
+    objects.c.bucket == bindparam("in_bucket"), objects.c.key.in_(bindparam("of_keys", expanding=True))
 )
 _SCAN = (
     select(objects)
@@ -197,6 +216,7 @@ def publish(
     tags: Mapping[str, str] | None = None,
     if_match: str | None = None,
     if_none_match: str | None = None,
+    cause: Cause = OWN_WORK,
 ) -> ObjectRecord:
     """Let the key name the staged bytes: visible, durable and in force together with this transaction.
 
@@ -215,7 +235,7 @@ def publish(
         checksums=staged.checksums,
         tags=tags or {},
     )
-    put_object(connection, record, if_match=if_match, if_none_match=if_none_match)
+    put_object(connection, record, if_match=if_match, if_none_match=if_none_match, cause=cause)
     add_piece(connection, staged.id, 1, staged)
     return record
 
@@ -226,6 +246,7 @@ def put_object(
     *,
     if_match: str | None = None,
     if_none_match: str | None = None,
+    cause: Cause = OWN_WORK,
 ) -> None:
     """Let the key name the record's content, whose pieces the caller adds in the same transaction.
 
@@ -235,9 +256,83 @@ def put_object(
     destination = connection.execute(_DESTINATION, place).one_or_none()
     if destination is None:
         raise NoSuchBucket(record.bucket)
-    _, replaced, etag = destination
+    watches, replaced, etag = destination
     check_write(etag, if_match=if_match, if_none_match=if_none_match)
-    values = {
+    values = _values(record)
+    if replaced is None:
+        connection.execute(_INSERT, values | {"bucket": record.bucket, "key": record.key})
+    else:
+        connection.execute(_REPLACE, values | place)
+        discard_content(connection, replaced, record.modified_at)
+    events.record(connection, watches, [_created(record, cause)])
+
+
+def publish_many(connection: Connection, publications: Sequence[Publication]) -> list[ServiceError | None]:
+    """Publish each on its own, new keys by statements that they share.
+
+    Returns for each None, or what hindered it; its staged bytes are then the caller's to discard.
+    """
+    results: list[ServiceError | None] = [None] * len(publications)
+    destinations = {
+        name: _taken_keys(connection, name, {each.key for each in publications if each.bucket == name})
+        for name in {each.bucket for each in publications}
+    }
+    new: list[Publication] = []
+    replacing: list[Publication] = []
+    watched: list[tuple[Sequence[Mapping[str, Any]], Happening]] = []
+    for n, each in enumerate(publications):
+        destination = destinations[each.bucket]
+        if destination is None:
+            results[n] = NoSuchBucket(each.bucket)
+            continue
+        watches, keys = destination
+        if each.key in keys:
+            replacing.append(each)
+        else:
+            keys.add(each.key)  # a second publication of the same key replaces the first
+            new.append(each)
+            if watches:
+                watched.append((watches, _created(_published(each), OWN_WORK)))
+    if new:
+        connection.execute(
+            _INSERT, [_values(_published(each)) | {"bucket": each.bucket, "key": each.key} for each in new]
+        )
+        connection.execute(_ADD_PIECE, [_piece_values(each.staged.id, 1, each.staged) for each in new])
+    for watches, happening in watched:
+        events.record(connection, watches, [happening])
+    for each in replacing:
+        publish(connection, each.bucket, each.key, each.staged, content_type=each.content_type, at=each.at)
+    return results
+
+
+def _published(publication: Publication) -> ObjectRecord:
+    staged = publication.staged
+    return ObjectRecord(
+        bucket=publication.bucket,
+        key=publication.key,
+        content_id=staged.id,
+        size_bytes=staged.size_bytes,
+        etag=staged.etag,
+        content_type=publication.content_type or DEFAULT_CONTENT_TYPE,
+        modified_at=publication.at,
+        checksums=staged.checksums,
+    )
+
+
+def _taken_keys(
+    connection: Connection, bucket: str, keys: Collection[str]
+) -> tuple[Sequence[Mapping[str, Any]] | None, set[str]] | None:
+    """The bucket's watches, and those of the keys that name an object; None when there is no such bucket."""
+    found = connection.execute(_BUCKET, {"in_bucket": bucket}).first()
+    if found is None:
+        return None
+    taken = connection.execute(_TAKEN, {"in_bucket": bucket, "of_keys": list(keys)}).scalars()
+    return found.watches, set(taken)
+
+
+def _values(record: ObjectRecord) -> dict[str, Any]:
+    """All columns but the key's."""
+    return {
         "content_id": record.content_id,
         "size_bytes": record.size_bytes,
         "etag": record.etag,
@@ -249,11 +344,16 @@ def put_object(
         "checksum_type": record.checksum_type,
         "tags": record.tags,
     }
-    if replaced is None:
-        connection.execute(_INSERT, values | {"bucket": record.bucket, "key": record.key})
-    else:
-        connection.execute(_REPLACE, values | place)
-        discard_content(connection, replaced, record.modified_at)
+
+
+def _piece_values(content_id: str, position: int, staged: Staged) -> dict[str, Any]:
+    return {
+        "content_id": content_id,
+        "position": position,
+        "size_bytes": staged.size_bytes,
+        "file_name": staged.file_name,
+        "data": staged.data,
+    }
 
 
 def set_tags(connection: Connection, bucket: str, key: str, tags: Mapping[str, str]) -> None:
@@ -265,32 +365,39 @@ def set_tags(connection: Connection, bucket: str, key: str, tags: Mapping[str, s
 
 
 def delete_object(
-    connection: Connection, bucket: str, key: str, *, at: float, if_match: str | None = None
+    connection: Connection,
+    bucket: str,
+    key: str,
+    *,
+    at: float,
+    if_match: str | None = None,
+    cause: Cause = Cause("Delete"),  # noqa: B008  (frozen)
 ) -> None:
     """Forget the key; one that names nothing is as good as deleted.
 
     Raises NoSuchBucket, PreconditionFailed.
     """
-    found = find_object(connection, bucket, key)
+    place = {"in_bucket": bucket, "of_key": key}
+    found = connection.execute(_DESTINATION, place).one_or_none()
     if found is None:
-        _check_bucket(connection, bucket)
+        raise NoSuchBucket(bucket)
+    watches, content_id, etag = found
+    if content_id is None:
         return
-    check_write(found.etag, if_match=if_match, if_none_match=None)
-    connection.execute(_REMOVE, {"in_bucket": bucket, "of_key": key})
-    discard_content(connection, found.content_id, at)
+    check_write(etag, if_match=if_match, if_none_match=None)
+    connection.execute(_REMOVE, place)
+    discard_content(connection, content_id, at)
+    events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])
+
+
+def _created(record: ObjectRecord, cause: Cause) -> Happening:
+    return Happening(
+        CREATED, record.bucket, record.key, record.modified_at, record.size_bytes, record.etag, cause
+    )
 
 
 def add_piece(connection: Connection, content_id: str, position: int, staged: Staged) -> None:
-    connection.execute(
-        _ADD_PIECE,
-        {
-            "content_id": content_id,
-            "position": position,
-            "size_bytes": staged.size_bytes,
-            "file_name": staged.file_name,
-            "data": staged.data,
-        },
-    )
+    connection.execute(_ADD_PIECE, _piece_values(content_id, position, staged))
 
 
 def join_contents(connection: Connection, content_ids: Sequence[str], whole_id: str) -> None:
@@ -339,7 +446,7 @@ def known_files(connection: Connection, file_names: Sequence[str]) -> set[str]:
 
 
 def _check_bucket(connection: Connection, bucket: str) -> None:
-    if connection.execute(select(buckets.c.name).where(buckets.c.name == bucket)).first() is None:
+    if connection.execute(_BUCKET, {"in_bucket": bucket}).first() is None:
         raise NoSuchBucket(bucket)
 
 

@@ -29,6 +29,7 @@ from ebbtide.identifiers import time_ordered_id
 from ebbtide.objects import checksums, records
 from ebbtide.objects.checksums import POLYNOMIALS
 from ebbtide.objects.errors import BadDigest, InvalidRequest, NoSuchUpload
+from ebbtide.objects.events import Cause
 from ebbtide.objects.records import DEFAULT_CONTENT_TYPE, ObjectRecord, Staged
 
 LEAST_PART_BYTES = 5 * 1024 * 1024
@@ -228,6 +229,7 @@ def complete(
     stated: Mapping[str, str] | None = None,
     if_match: str | None = None,
     if_none_match: str | None = None,
+    cause: Cause = Cause("CompleteMultipartUpload"),  # noqa: B008  (frozen)
 ) -> ObjectRecord:
     """Make the named parts the object, and forget the others.
 
@@ -260,7 +262,7 @@ def complete(
     for algorithm, value in (stated or {}).items():
         if record.checksums.get(algorithm) != value:
             raise BadDigest(algorithm)
-    records.put_object(connection, record, if_match=if_match, if_none_match=if_none_match)
+    records.put_object(connection, record, if_match=if_match, if_none_match=if_none_match, cause=cause)
     records.join_contents(connection, [part.content_id for part in chosen], upload.id)
     abort(connection, upload, at=at, but=chosen)
     return record
