@@ -1,11 +1,117 @@
-"""The `ebbtide` fixture comes from the package's own pytest plugin, ebbtide.pytest_plugin."""
+"""The databases that tests run on, and the server that speaks to users on each.
+
+EBBTIDE_TEST_DATABASE (or --database) says on which: sqlite, postgresql, or both, the default. With both,
+tests of what goes into the database run once on each, and tests through the server where `ON_BOTH` says so:
+the rest of those would only repeat what these have shown.
+
+The `ebbtide` fixture is the package's own (ebbtide.pytest_plugin), given its database here.
+"""
 
 import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from ebbtide.cli.running import started
+from ebbtide.database import Database
+from ebbtide.migrations import migrate
+from ebbtide.pytest_plugin import Ebbtide
+from tests.postgresql import NotInstalledError, PostgreSQL
+
+CHOSEN = os.environ.get("EBBTIDE_TEST_DATABASE", "both")
 
 for name in [name for name in os.environ if name.startswith(("AWS_", "EBBTIDE_"))]:
     del os.environ[name]  # a developer's own account and server are not for tests
 
 settings.register_profile("tests", deadline=None)  # nothing here depends on how fast the machine is
 settings.load_profile("tests")
+
+KINDS = {"sqlite": ["sqlite"], "postgresql": ["postgresql"], "both": ["sqlite", "postgresql"]}
+
+ON_BOTH: tuple[str, ...] = ()
+"""Tests through the server that run on each database when both are chosen."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database", choices=list(KINDS), default=CHOSEN, help="which database tests run on (default: both)"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kinds = KINDS[metafunc.config.getoption("--database")]
+    if "database_place" in metafunc.fixturenames:
+        metafunc.parametrize("database_place", kinds, indirect=True)
+    if "server_database" in metafunc.fixturenames:
+        path = metafunc.definition.nodeid
+        if not path.startswith(ON_BOTH):
+            kinds = kinds[:1]
+        metafunc.parametrize("server_database", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A private PostgreSQL server; each test that needs it has databases of its own in it."""
+    try:
+        server = PostgreSQL()
+    except NotInstalledError as error:
+        pytest.fail(str(error), pytrace=False)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: PostgreSQL) -> str:
+    """The name of a database with our schema and nothing in it."""
+    return postgresql.make_template(_fill)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "ebbtide.db"
+    _fill(path)
+    return path
+
+
+@pytest.fixture
+def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
+    """An empty database with our schema, as `Database` opens it; its kind is the test's parameter."""
+    if request.param == "sqlite":
+        yield shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "ebbtide.db")
+        return
+    template = request.getfixturevalue("postgresql_template")
+    with request.getfixturevalue("postgresql").database(template) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_place: Path | str) -> AsyncIterator[Database]:
+    database = Database(database_place)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def server_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL for a server's --database, None for SQLite in its data directory."""
+    if request.param == "sqlite":
+        yield None
+        return
+    with request.getfixturevalue("postgresql").database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ebbtide(server_database: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
+    data = tmp_path_factory.mktemp("ebbtide")
+    with started(data, database=server_database) as server:
+        yield Ebbtide(server, data)
+
+
+def _fill(place: Path | str) -> None:
+    database = Database(place)
+    migrate(database.engine)
+    database.close()

@@ -41,3 +41,10 @@ class Unavailable(ServiceError):
 
     code = "ServiceUnavailable"
     http_status = 503
+
+
+class Unconfirmed(Unavailable):
+    """It was done or it was not: what was to confirm it, the database, was lost on the way.
+
+    What the work may have made visible must stay: bytes that a key may name by now, for example.
+    """

@@ -126,14 +126,18 @@ def sdk_config(server: RunningServer) -> str:
 
 
 @contextmanager
-def started(data: Path) -> Iterator[RunningServer]:
+def started(data: Path, *, database: str | None = None) -> Iterator[RunningServer]:
     """A server in a process of its own, on a free port, its log in DATA/server.log; stopped at the end.
 
+    database: a postgresql:// URL, or None for SQLite in `data`.
     Raises NotRunningError with the log's text when it does not start.
     """
+    command = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"]
+    if database is not None:
+        command += ["--database", database]
     with (data / LOG_FILE).open("w") as log:
         process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"],
+            command,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

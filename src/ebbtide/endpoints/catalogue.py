@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select, text
 
 from ebbtide.endpoints import tables
 from ebbtide.endpoints.records import EndpointConfig, Model
 from ebbtide.errors import ServiceError
 
 MAX_TAGS = 50
+
+_SET_TAG = text("""
+INSERT INTO sagemaker_tags (resource_arn, key, value) VALUES (:resource_arn, :key, :value)
+ON CONFLICT (resource_arn, key) DO UPDATE SET value = excluded.value
+""")
 
 
 def create_model(connection: Connection, model: Model) -> None:
@@ -74,13 +78,7 @@ def add_tags(connection: Connection, resource_arn: str, tags: Iterable[Mapping[s
     rows = [{"resource_arn": resource_arn, "key": tag["Key"], "value": tag["Value"]} for tag in tags]
     if not rows:
         return
-    statement = upsert(tables.tags)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["resource_arn", "key"], set_={"value": statement.excluded.value}
-        ),
-        rows,
-    )
+    connection.execute(_SET_TAG, rows)
     count = connection.scalar(
         select(func.count()).select_from(tables.tags).where(tables.tags.c.resource_arn == resource_arn)
     )

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Float,
@@ -70,7 +71,7 @@ instances = Table(
     Column("instance_type", String(64)),
     # Instances of one model digest take the same memory: their peaks decide what the machine can hold.
     Column("model_digest", String(64), nullable=False),
-    Column("peak_memory_bytes", Integer),
+    Column("peak_memory_bytes", BigInteger().with_variant(Integer, "sqlite")),
     Column("pid", Integer),
     Column("created_at", Float, nullable=False),
     Column("starting_at", Float),
@@ -81,7 +82,7 @@ instances = Table(
     Column("ended_at", Float),
 )
 _ACTIVE = instances.c.ended_at.is_(None)
-Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE)
+Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 Index("instances_of_endpoint", instances.c.endpoint_id, instances.c.created_at)
 Index("instances_of_model", instances.c.model_digest, instances.c.created_at)
 

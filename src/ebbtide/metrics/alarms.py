@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Connection, Float, Integer, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Integer, String, Table, text
 
 from ebbtide import identifiers, loops
 from ebbtide.database import Database, metadata
@@ -57,7 +57,7 @@ Table(
 Table(
     "alarm_history",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("account", String, nullable=False),
     Column("alarm_name", String, nullable=False, index=True),
     Column("at", Float, nullable=False, index=True),

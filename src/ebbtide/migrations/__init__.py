@@ -10,6 +10,9 @@ log = logging.getLogger(__name__)
 HEAD = "0002"
 """The newest revision, so that a start on a current database need not load Alembic."""
 
+MIGRATION_LOCK = 0x656262_02
+"""PostgreSQL's advisory lock of the server that changes the schema."""
+
 
 class NewerDatabase(Exception):
     """The database was written by a newer ebbtide than this one."""
@@ -18,6 +21,9 @@ class NewerDatabase(Exception):
 def migrate(engine: Engine) -> None:
     """Bring the database's schema to `HEAD`. Raises NewerDatabase when it is beyond."""
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Of servers that start together the first does it, and the others find it done.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         revision = _revision(connection)
         if revision == HEAD:
             return

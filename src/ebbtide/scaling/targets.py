@@ -90,6 +90,7 @@ Index(
     "scaling_activities_under_way",
     activities.c.endpoint_id,
     sqlite_where=_UNDER_WAY,
+    postgresql_where=_UNDER_WAY,
 )
 
 

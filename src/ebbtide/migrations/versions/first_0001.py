@@ -29,7 +29,7 @@ COUNT_INVOCATIONS = (
 def upgrade() -> None:
     op.create_table(
         "alarm_history",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("account", sa.String(), nullable=False),
         sa.Column("alarm_name", sa.String(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
@@ -110,7 +110,7 @@ def upgrade() -> None:
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("instance_type", sa.String(length=64), nullable=True),
         sa.Column("model_digest", sa.String(length=64), nullable=False),
-        sa.Column("peak_memory_bytes", sa.Integer(), nullable=True),
+        sa.Column("peak_memory_bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("pid", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("starting_at", sa.Float(), nullable=True),
@@ -126,6 +126,7 @@ def upgrade() -> None:
         ["endpoint_id"],
         unique=False,
         sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_index("instances_of_endpoint", "instances", ["endpoint_id", "created_at"], unique=False)
     op.create_index("instances_of_model", "instances", ["model_digest", "created_at"], unique=False)
@@ -168,6 +169,7 @@ def upgrade() -> None:
         ["endpoint_id", "accepted_at"],
         unique=False,
         sqlite_where=sa.text("state = 'claimed'"),
+        postgresql_where=sa.text("state = 'claimed'"),
     )
     op.create_index(
         "invocations_expiring",
@@ -175,6 +177,7 @@ def upgrade() -> None:
         ["expires_at"],
         unique=False,
         sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
         "invocations_queued",
@@ -182,6 +185,7 @@ def upgrade() -> None:
         ["endpoint_id", "accepted_at"],
         unique=False,
         sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
         "invocations_suspect",
@@ -189,6 +193,7 @@ def upgrade() -> None:
         ["endpoint_id", "accepted_at"],
         unique=False,
         sqlite_where=sa.text("state = 'queued' AND lost_count > 0"),
+        postgresql_where=sa.text("state = 'queued' AND lost_count > 0"),
     )
     op.create_table(
         "metric_points",
@@ -331,6 +336,7 @@ def upgrade() -> None:
         ["endpoint_id"],
         unique=False,
         sqlite_where=sa.text("status = 'InProgress'"),
+        postgresql_where=sa.text("status = 'InProgress'"),
     )
     op.create_table(
         "sns_topics",
@@ -433,5 +439,7 @@ def upgrade() -> None:
     op.create_index(
         "sns_deliveries_by_due", "sns_deliveries", ["subscription_arn", "state", "due_at"], unique=False
     )
-    for trigger in COUNT_INVOCATIONS:
-        op.execute(trigger)
+    # On PostgreSQL there are none in this form: nothing was ever written there before the next revision.
+    if op.get_context().dialect.name == "sqlite":
+        for trigger in COUNT_INVOCATIONS:
+            op.execute(trigger)

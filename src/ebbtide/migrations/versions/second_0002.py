@@ -6,8 +6,9 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-COUNT_INVOCATIONS = (
-    """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations BEGIN
+COUNT_INVOCATIONS = {
+    "sqlite": (
+        """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations BEGIN
         INSERT INTO invocation_depths
         VALUES (NEW.endpoint_id, NEW.account, NEW.state = 'queued', NEW.state = 'claimed',
                 NEW.state = 'queued' AND NEW.lost_count > 0, 0)
@@ -15,7 +16,7 @@ COUNT_INVOCATIONS = (
             SET queued = queued + excluded.queued, claimed = claimed + excluded.claimed,
                 suspect = suspect + excluded.suspect;
     END""",
-    """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations BEGIN
+        """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations BEGIN
         UPDATE invocation_depths
            SET queued = queued + (NEW.state = 'queued') - (OLD.state = 'queued'),
                claimed = claimed + (NEW.state = 'claimed') - (OLD.state = 'claimed'),
@@ -23,13 +24,51 @@ COUNT_INVOCATIONS = (
                                  - (OLD.state = 'queued' AND OLD.lost_count > 0)
          WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
     END""",
-    """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations BEGIN
+        """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations BEGIN
         UPDATE invocation_depths
            SET queued = queued - (OLD.state = 'queued'), claimed = claimed - (OLD.state = 'claimed'),
                suspect = suspect - (OLD.state = 'queued' AND OLD.lost_count > 0)
          WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
     END""",
-)
+    ),
+    "postgresql": (
+        """CREATE FUNCTION invocation_arrives() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO invocation_depths AS depths
+        VALUES (NEW.endpoint_id, NEW.account, CAST(NEW.state = 'queued' AS integer),
+                CAST(NEW.state = 'claimed' AS integer),
+                CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer), 0)
+            ON CONFLICT (endpoint_id, account) DO UPDATE
+            SET queued = depths.queued + excluded.queued, claimed = depths.claimed + excluded.claimed,
+                suspect = depths.suspect + excluded.suspect;
+        RETURN NULL;
+    END $$""",
+        """CREATE FUNCTION invocation_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE invocation_depths
+           SET queued = queued + CAST(NEW.state = 'queued' AS integer)
+                               - CAST(OLD.state = 'queued' AS integer),
+               claimed = claimed + CAST(NEW.state = 'claimed' AS integer)
+                                 - CAST(OLD.state = 'claimed' AS integer),
+               suspect = suspect + CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer)
+                                 - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
+         WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
+        RETURN NULL;
+    END $$""",
+        """CREATE FUNCTION invocation_goes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE invocation_depths
+           SET queued = queued - CAST(OLD.state = 'queued' AS integer),
+               claimed = claimed - CAST(OLD.state = 'claimed' AS integer),
+               suspect = suspect - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
+         WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
+        RETURN NULL;
+    END $$""",
+        """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_arrives()""",
+        """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_moves()""",
+        """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_goes()""",
+    ),
+}
 
 
 def upgrade() -> None:
@@ -266,7 +305,7 @@ def steer_invocations() -> None:
     for name, columns, condition in indexes:
         where = None if condition is None else sa.text(condition)
         op.create_index(name, "invocations", columns, sqlite_where=where, postgresql_where=where)
-    for trigger in COUNT_INVOCATIONS:
+    for trigger in COUNT_INVOCATIONS[op.get_context().dialect.name]:
         op.execute(trigger)
     kept = (
         "id, inference_id, account, endpoint_id, state, accepted_at, expires_at, timeout_s, input_uri, "
