@@ -1,4 +1,7 @@
-"""`python -m bench [NAME ...]`: run the benches, all or those named, and print their figures as a table."""
+"""`python -m bench [NAME ...]`: run the benches, all or those named, and print their figures as a table.
+
+`python -m bench peers` is apart: it installs other task queues, to measure them beside ebbtide.
+"""
 
 import importlib
 import platform
@@ -11,13 +14,13 @@ PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 
 
 def main(names: list[str]) -> None:
-    print(_machine(), end="\n\n| what | figure |\n|---|---|\n")
+    print(machine(), end="\n\n| what | figure |\n|---|---|\n")
     for name in names or BENCHES:
         for what, figure in importlib.import_module(f"bench.{name}").measure():
             print(f"| {what} | {figure} |", flush=True)
 
 
-def _machine() -> str:
+def machine() -> str:
     processor = next(
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -30,4 +33,7 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["peers"]:
+        importlib.import_module("bench.peers").main(sys.argv[2:])
+    else:
+        main(sys.argv[1:])

@@ -27,25 +27,26 @@ def measure() -> Iterator[tuple[str, str]]:
     with server() as measured:
         deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=16)
         runtime, s3 = measured.client("sagemaker-runtime"), measured.client("s3")
-        lone_s = [_lone(runtime, s3, run) for run in range(WARM_UP + LONE)][WARM_UP:]
+        lone_s = [lone(runtime, s3, run)[1] for run in range(WARM_UP + LONE)][WARM_UP:]
         yield (
             "pipeline, one request at a time, 202 to stored result",
             f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
         )
-        rates = [BURST / _burst(measured) for _ in range(RUNS)]
+        rates = [BURST / burst(measured, BURST, connections=16) for _ in range(RUNS)]
         yield (
             f"pipeline, burst of {BURST:,} over 2 instances, first 202 to last stored result",
             f"{statistics.median(rates):,.0f}/s",
         )
 
 
-def _lone(runtime: Any, s3: Any, run: int) -> float:
-    """Seconds from the 202 until the result is there, seen by asking for it again and again."""
+def lone(runtime: Any, s3: Any, run: int) -> tuple[float, float]:
+    """Seconds from the submission, and from the 202, until the result is there: asked for again and again."""
     # The result's name is given, so that the question can be signed before the clock runs.
     asked = {"Bucket": "pipeline-out", "Key": f"results/lone-{run}"}
     url = urlsplit(s3.generate_presigned_url("head_object", Params=asked))
     connection = http.client.HTTPConnection(url.netloc)
     connection.connect()
+    submitted_at = time.perf_counter()
     runtime.invoke_endpoint_async(
         EndpointName="pipeline", Body=BODY, ContentType="application/json", Filename=f"lone-{run}"
     )
@@ -56,17 +57,18 @@ def _lone(runtime: Any, s3: Any, run: int) -> float:
         response.read()
         if response.status == 200:
             connection.close()
-            return time.perf_counter() - accepted_at
+            seen_at = time.perf_counter()
+            return seen_at - submitted_at, seen_at - accepted_at
         time.sleep(ASK_AGAIN_S)
 
 
-def _burst(measured: Measured) -> float:
+def burst(measured: Measured, count: int, *, connections: int) -> float:
     """Seconds from the first request of a burst to the last stored result."""
     before = _completed(measured)
-    requests = signed_invocations(measured.running, "pipeline", BODY, BURST)
+    requests = signed_invocations(measured.running, "pipeline", BODY, count)
     started_at = time.perf_counter()
-    asyncio.run(send_all(measured.running, requests, 16))
-    while _completed(measured) < before + BURST:
+    asyncio.run(send_all(measured.running, requests, connections))
+    while _completed(measured) < before + count:
         time.sleep(0.05)
     return time.perf_counter() - started_at
 

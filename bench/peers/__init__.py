@@ -1,0 +1,165 @@
+"""`python -m bench peers [--runs N] [--only NAME ...] [--ray]`: ebbtide beside other task queues, in one run.
+
+Everyone echoes the same JSON of 1 KB, has two worker processes and stores each result in its backend. Who
+submits fastest, how many client processes with how many threads, is tried first. Runs are interleaved, each
+in another order, so that what disturbs the machine disturbs all; figures are medians over the runs.
+Everything a peer needs is started here and ends here.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.peers import environment, ourselves, services
+from bench.peers.figures import LONE, TASKS, Figures, median
+from bench.peers.peer import Fastest, Peer
+from bench.peers.queues import PEERS, PEERS_ON_RAY
+
+PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore")
+
+
+def main(arguments: Sequence[str]) -> None:
+    chosen = _arguments(arguments)
+    # Ends as an interrupt does, so that whatever was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    peers = [
+        peer
+        for peer in (PEERS + PEERS_ON_RAY if chosen.ray else PEERS)
+        if not chosen.only or peer.name.startswith(tuple(chosen.only))
+    ]
+    for requirements in {peer.requirements for peer in peers}:
+        environment.python_with(requirements)
+    with services.marked():
+        best = {peer.name: peer.try_submitters() for peer in peers}
+        measures: dict[str, Callable[[], Figures]] = {
+            peer.name: partial(peer.measure, best[peer.name]) for peer in peers
+        }
+        if not chosen.only or ourselves.NAME in chosen.only:
+            measures = {ourselves.NAME: ourselves.measure, **measures}
+        began = datetime.now(UTC)
+        runs: dict[str, list[Figures]] = {name: [] for name in measures}
+        loads: list[float] = []
+        for run in range(chosen.runs):
+            names = list(measures)
+            for name in names[run % len(names) :] + names[: run % len(names)]:
+                loads.append(os.getloadavg()[0])
+                runs[name].append(measures[name]())
+                print(f"run {run + 1}: {name}: {_row(runs[name][-1])}", file=sys.stderr, flush=True)
+    medians = {name: median(of_one) for name, of_one in runs.items()}
+    how = {peer.name: (peer, best[peer.name]) for peer in peers}
+    print(_table(medians, how, chosen.runs))
+    report = {
+        "date": began.isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "versions": _versions(peers),
+        "tasks": TASKS,
+        "lone_requests": LONE,
+        "load_average_before_each": loads,
+        "medians": {name: asdict(figures) for name, figures in medians.items()},
+        "runs": {name: [asdict(figures) for figures in of_one] for name, of_one in runs.items()},
+        "peers": {
+            name: {
+                "durability": peer.durability,
+                "workers": peer.concurrency,
+                "submitters": asdict(fastest),
+            }
+            for name, (peer, fastest) in how.items()
+        },
+    }
+    place = environment.BUILD / "bench" / f"peers-{began:%Y%m%dT%H%M%SZ}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{place}", file=sys.stderr)
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench peers", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="how often each is measured (3)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="only those whose names begin so: ebbtide Celery Procrastinate",
+    )
+    parser.add_argument("--ray", action="store_true", help="Ray Serve too: installs half a gigabyte")
+    return parser.parse_args(arguments)
+
+
+def _row(figures: Figures) -> str:
+    return (
+        f"{figures.enqueue_per_s:,.0f}/s, p99 {figures.enqueue_p99_ms:.1f} ms | "
+        f"{figures.pipeline_per_s:,.0f}/s | "
+        f"p50 {figures.lone_p50_ms:.1f} ms, p99 {figures.lone_p99_ms:.1f} ms"
+    )
+
+
+def _table(medians: Mapping[str, Figures], how: Mapping[str, tuple[Peer, Fastest]], runs: int) -> str:
+    lines = [
+        f"{_machine_line()}; medians of {runs} runs",
+        "",
+        f"| | submitted | {TASKS:,} until stored | a lone one until seen | workers; submitters |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in medians.items():
+        if name in how:
+            peer, fastest = how[name]
+            means = f"{peer.concurrency}; {fastest.alone}, {fastest.beside_workers}"
+        else:
+            means = f"2 model servers with 16 slots; {ourselves.CONNECTIONS} connections"
+        lines.append(f"| {name} | {_row(figures)} | {means} |")
+    durabilities: dict[str, list[str]] = {}
+    for name in medians:
+        durability = how[name][0].durability if name in how else ourselves.DURABILITY
+        durabilities.setdefault(durability, []).append(name)
+    return "\n".join(
+        [*lines, "", *(f"- {durability} ({'; '.join(names)})" for durability, names in durabilities.items())]
+    )
+
+
+def _machine() -> dict[str, Any]:
+    processor = next(
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+    }
+
+
+def _machine_line() -> str:
+    machine = _machine()
+    return f"{machine['cores']} cores of {machine['processor']}; {machine['system']}"
+
+
+def _versions(peers: Sequence[Peer]) -> dict[str, Any]:
+    commit = ["git", "describe", "--always", "--dirty"]
+    versions: dict[str, Any] = {
+        "ebbtide": subprocess.run(
+            commit, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+        ).stdout.strip(),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+    urls = {peer.url_in for peer in peers}
+    if "REDIS_URL" in urls:
+        versions["redis-server"] = environment.version_of(environment.redis_server())
+    if "POSTGRES_URL" in urls:
+        versions["postgres"] = environment.version_of(environment.postgres_binaries() / "postgres")
+    for requirements in sorted({peer.requirements for peer in peers}):
+        versions[requirements] = environment.packages(environment.python_with(requirements))
+    return versions
