@@ -1,0 +1,165 @@
+"""Carries out the blows: each fault is one method that strikes, holds and lets go."""
+
+import signal
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+
+from bench.chaos.clients import Clients, Receiver, cut_uploads
+from bench.chaos.observation import Observations
+from bench.chaos.plan import FAULTS, Blow
+from bench.chaos.server import Server, SmallDisk, WallClock
+
+HURRY_AFTER_S = 0.3
+REFILL_S = 0.02
+LOCK_PATIENCE_S = 20.0
+CLOCK_OFFSETS_S = (600, -600, 7200, -7200, 3 * 86_400, -86_400)
+"""Within what a signature may be off (15 min), and beyond."""
+
+
+class Faults:
+    """What can be struck. `left_out` says why some faults are not possible here."""
+
+    def __init__(
+        self,
+        server: Server,
+        clients: Clients,
+        receiver: Receiver,
+        seen: Observations,
+        *,
+        disk: SmallDisk | None,
+        clock: WallClock | None,
+        database_file: Path,
+        left_out: dict[str, str],
+    ) -> None:
+        self.cut_keys: list[str] = []
+        self._server = server
+        self._clients = clients
+        self._receiver = receiver
+        self._seen = seen
+        self._disk = disk
+        self._clock = clock
+        self._database_file = database_file
+        self._carry_out: dict[str, Callable[[Blow], None]] = {
+            "kill a model server": self._kill_model_server,
+            "stop a model server": self._stop_model_server,
+            "kill the server": self._kill_server,
+            "stop the server": self._stop_server,
+            "drain the server": self._drain,
+            "drain the server, then hurry it": self._hurry,
+            "fill the disk": self._fill_disk,
+            "lock the database": self._lock_database,
+            "set the wall clock": self._set_clock,
+            "cut uploads": self._cut_uploads,
+            "refuse notifications": self._refuse,
+        }
+        self.possible = [each.name for each in FAULTS if each.name in self._carry_out.keys() - left_out]
+
+    def carry_out(self, blows: Iterable[Blow]) -> None:
+        """Strike each at its time, several targets at once, one target after the other; returns when all is
+        let go.
+        """
+        began_at = time.monotonic()
+        busy: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        striking = []
+        for blow in blows:
+            time.sleep(max(0.0, began_at + blow.at_s - time.monotonic()))
+            busy[blow.fault.target].acquire()
+            thread = threading.Thread(target=self._strike, args=(blow, busy[blow.fault.target]))
+            thread.start()
+            striking.append(thread)
+        for thread in striking:
+            thread.join()
+
+    def _strike(self, blow: Blow, busy: threading.Lock) -> None:
+        try:
+            self._carry_out[blow.fault.name](blow)
+        except Exception as error:  # noqa: BLE001 - a thread's end would go unseen
+            self._seen.violate(f"the storm could not {blow.fault.name}: {error!r}")
+        finally:
+            busy.release()
+
+    def _over(self, blow: Blow) -> None:
+        self._seen.strike_ended(blow.fault.name)
+
+    def _kill_model_server(self, blow: Blow) -> None:
+        self._signal_model_server(blow, signal.SIGKILL)
+
+    def _stop_model_server(self, blow: Blow) -> None:
+        self._signal_model_server(blow, signal.SIGSTOP)
+
+    def _signal_model_server(self, blow: Blow, number: signal.Signals) -> None:
+        alive = sorted(self._server.model_servers(), key=lambda process: process.pid)
+        if not alive:
+            return  # the server is down, or only coming up
+        struck = alive[int(blow.pick * len(alive))]
+        with suppress(psutil.NoSuchProcess):
+            struck.send_signal(number)
+            if number is signal.SIGSTOP:
+                time.sleep(blow.hold_s)
+                struck.send_signal(signal.SIGCONT)
+        self._over(blow)
+
+    def _kill_server(self, blow: Blow) -> None:
+        self._server.await_up()
+        self._server.kill()
+        self._over(blow)
+
+    def _stop_server(self, blow: Blow) -> None:
+        self._server.await_up()
+        self._server.send(signal.SIGSTOP)
+        time.sleep(blow.hold_s)
+        self._server.send(signal.SIGCONT)
+        self._over(blow)
+
+    def _drain(self, blow: Blow) -> None:
+        self._server.await_up()
+        self._server.terminate()
+        self._over(blow)
+
+    def _hurry(self, blow: Blow) -> None:
+        self._server.await_up()
+        self._server.terminate(hurry_after_s=HURRY_AFTER_S)
+        self._over(blow)
+
+    def _fill_disk(self, blow: Blow) -> None:
+        assert self._disk is not None
+        until = time.monotonic() + blow.hold_s
+        try:
+            while time.monotonic() < until:
+                self._disk.fill()
+                time.sleep(REFILL_S)
+        finally:
+            self._disk.free()
+        self._over(blow)
+
+    def _lock_database(self, blow: Blow) -> None:
+        with suppress(sqlite3.OperationalError):  # the disk is full, or the server never lets go
+            with closing(sqlite3.connect(self._database_file, timeout=LOCK_PATIENCE_S)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+                time.sleep(blow.hold_s)
+                database.execute("ROLLBACK")
+            self._over(blow)
+
+    def _set_clock(self, blow: Blow) -> None:
+        assert self._clock is not None
+        self._clock.set(CLOCK_OFFSETS_S[int(blow.pick * len(CLOCK_OFFSETS_S))])
+        time.sleep(blow.hold_s)
+        self._clock.set(0)
+        self._over(blow)
+
+    def _cut_uploads(self, blow: Blow) -> None:
+        self.cut_keys += cut_uploads(self._clients, self._server.running, len(self.cut_keys))
+        self._over(blow)
+
+    def _refuse(self, blow: Blow) -> None:
+        self._receiver.refusing.set()
+        time.sleep(blow.hold_s)
+        self._receiver.refusing.clear()
+        self._over(blow)

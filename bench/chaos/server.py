@@ -1,0 +1,271 @@
+"""The server under the storm: on a small disk, with a wall clock that can be set, started again when it ends.
+
+Neither needs root: the disk is a tmpfs in a mount namespace of its own, the clock is libfaketime's. Where a
+machine has not what a fault takes, that fault says why it is left out.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from ebbtide.cli.running import RunningServer
+from ebbtide.runtime.lifeline import die_with_parent
+from ebbtide.settings import Credentials
+
+PATIENCE_S = 120.0
+"""Bounds the wait for a server's coming up or going down."""
+
+RESTART_PAUSE_S = 0.2
+
+FILLED_BYTES = 4 << 20
+"""What a disk that is being filled still has, and its ballast takes."""
+
+SIZE_BYTES = 1 << 36
+"""Of a small disk that is not full. The server wants a gigabyte to be free before it unpacks a model."""
+
+
+class Unavailable(Exception):
+    """This machine has not what a fault takes; the message says what."""
+
+
+class SmallDisk:
+    """A tmpfs at `place` that only processes started with `enter` see there; it ends with this process.
+
+    It takes as much memory as lies in it, full or not.
+    """
+
+    def __init__(self, place: Path, used_bytes: int) -> None:
+        """used_bytes: how much will lie in it. Raises Unavailable."""
+        if not (shutil.which("unshare") and shutil.which("nsenter")):
+            raise Unavailable("unshare and nsenter (util-linux) are not installed")
+        if used_bytes > psutil.virtual_memory().available // 2:
+            raise Unavailable(f"a small disk takes {used_bytes >> 20} MiB of memory, which is not free")
+        place.mkdir(parents=True, exist_ok=True)
+        root = os.geteuid() == 0
+        own_user = [] if root else ["--user", "--map-root-user"]
+        mount = 'mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" && echo mounted && exec sleep infinity'
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", *own_user, "sh", "-c", mount, "sh", str(SIZE_BYTES), str(place)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stderr is not None
+        if not self._holder.stdout.readline():
+            words = self._holder.stderr.read().decode().strip()
+            self._holder.wait()
+            raise Unavailable(f"a file system cannot be mounted here: {words}")
+        self.enter = ["nsenter", "--target", str(self._holder.pid), "--mount"]
+        if not root:
+            self.enter += ["--user", "--preserve-credentials"]
+        self._place = place
+        self._ballast = self.seen_from_here(place / "ballast")
+
+    def seen_from_here(self, path: Path) -> Path:
+        """The path by which a process outside, as this one, reaches one inside."""
+        return Path(f"/proc/{self._holder.pid}/root{path}")
+
+    def fill(self) -> None:
+        """Leave no byte free; called again it takes what has been freed meanwhile."""
+        if not self._ballast.exists():
+            # What is written while we look leaves less than that: the disk cannot be made smaller than full.
+            while not self._resize(self._used_bytes() + FILLED_BYTES):
+                pass
+        with self._ballast.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 12))
+
+    def free(self) -> None:
+        self._resize(SIZE_BYTES)
+        self._ballast.unlink(missing_ok=True)
+
+    def _used_bytes(self) -> int:
+        found = os.statvfs(self._ballast.parent)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+    def _resize(self, size_bytes: int) -> bool:
+        command = [*self.enter, "mount", "-o", f"remount,size={size_bytes}", str(self._place)]
+        return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+    def close(self) -> None:
+        self._holder.kill()
+        self._holder.communicate()
+
+
+class WallClock:
+    """The wall clock of the processes started with `environment`; set by an offset in s."""
+
+    def __init__(self, place: Path) -> None:
+        """Raises Unavailable."""
+        found = [
+            library
+            for root in ("/usr/lib", "/usr/local/lib", "/opt/homebrew/lib")
+            for library in sorted(Path(root).glob("**/faketime/libfaketimeMT.so.1"))
+        ]
+        if not found:
+            raise Unavailable("libfaketime is not installed (Debian's package faketime)")
+        self._file = place / "wall-clock"
+        self.set(0)
+        self.environment = {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",  # its name before 0.9.9
+            "NO_FAKE_STAT": "1",
+        }
+
+    def set(self, offset_s: int) -> None:
+        unfinished = self._file.with_suffix(".new")
+        unfinished.write_text(f"{offset_s:+d}\n")
+        unfinished.replace(self._file)
+
+
+class Server:
+    """`ebbtide serve` under a supervisor that starts it again, whyever it has ended.
+
+    `up` is set while it answers. `broken` names what it did that no server may: end by itself, or leave a
+    SIGTERM with another status than 0.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        log: Path,
+        *,
+        enter: list[str],
+        environment: Mapping[str, str],
+        options: list[str],
+    ) -> None:
+        key = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port = holder.getsockname()[1]
+        self.running = RunningServer(f"http://127.0.0.1:{port}", "us-east-1", key)
+        self.up = threading.Event()
+        self.broken: list[str] = []
+        self.ends = 0
+        self.failed_starts = 0
+        self._data = data
+        self._log = log
+        serve = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", str(port)]
+        self._command = [*enter, *serve, *options]
+        self._environment = {
+            **_without_ours(os.environ),
+            **environment,
+            "EBBTIDE_ACCESS_KEY_ID": key.access_key_id,
+            "EBBTIDE_SECRET_ACCESS_KEY": key.secret_access_key,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ending = threading.Event()
+        self._stopping = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor")
+        self._supervisor.start()
+
+    def await_up(self) -> None:
+        """Raises TimeoutError."""
+        if not self.up.wait(PATIENCE_S):
+            end = self._log.read_text(errors="replace")[-2000:]
+            raise TimeoutError(f"The server is not up after {PATIENCE_S:.0f} s. Its log ends:\n{end}")
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def terminate(self, *, hurry_after_s: float | None = None) -> None:
+        """SIGTERM, and a second one after so many s; returns once it has ended."""
+        self._end(signal.SIGTERM, hurry_after_s)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal that does not end it; to none when it is not up."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def model_servers(self) -> list[psutil.Process]:
+        """Its model servers and whatever else runs for it, the server itself aside."""
+        own = self._process.pid if self._process is not None else 0
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if process.pid != own
+            and "ebbtide.runtime" in (process.info["cmdline"] or ())
+            and any(str(self._data) in argument for argument in process.info["cmdline"])
+        ]
+
+    def close(self) -> None:
+        """End it by a SIGTERM, for good."""
+        self._stopping.set()
+        if self.up.is_set():
+            self.terminate()
+        elif self._process is not None:
+            self._process.kill()
+        self._supervisor.join()
+
+    def _end(self, number: signal.Signals, hurry_after_s: float | None = None) -> None:
+        process = self._process
+        assert process is not None
+        self._ending.set()
+        process.send_signal(number)
+        if hurry_after_s is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(hurry_after_s)
+            process.send_signal(number)
+        try:
+            status = process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.broken.append(f"the server was still there {PATIENCE_S:.0f} s after {number.name}")
+            process.kill()
+            return
+        if number is signal.SIGTERM and status != 0:
+            self.broken.append(f"the server ended with status {status} after SIGTERM")
+
+    def _supervise(self) -> None:
+        with self._log.open("ab") as log:
+            while not self._stopping.is_set():
+                self._ending.clear()
+                _note(log, "the server is started")
+                process = subprocess.Popen(
+                    self._command,
+                    env=self._environment,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    preexec_fn=die_with_parent,
+                )
+                self._process = process
+                assert process.stdout is not None
+                if ready := process.stdout.readline():
+                    _note(log, f"process {process.pid} is up")
+                    self.up.set()
+                status = process.wait()
+                _note(log, f"process {process.pid} has ended with status {status}")
+                self.up.clear()
+                self.ends += 1
+                process.stdout.close()
+                if not ready:
+                    self.failed_starts += 1  # on a full disk, say
+                elif not self._ending.is_set():
+                    self.broken.append(f"the server ended by itself, with status {status}")
+                time.sleep(RESTART_PAUSE_S)
+
+
+def _note(log: BinaryIO, words: str) -> None:
+    log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} STORM {words}\n".encode())
+    log.flush()
+
+
+def _without_ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which nothing leads to a server of the developer's."""
+    return {name: value for name, value in environment.items() if not name.startswith(("AWS_", "EBBTIDE_"))}

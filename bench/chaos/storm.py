@@ -1,0 +1,218 @@
+"""One storm from its empty directory to its report."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.chaos import plan
+from bench.chaos.clients import (
+    CHANNELS,
+    NOT_NOW,
+    Asking,
+    Clients,
+    Following,
+    Receiver,
+    check_cut,
+    deploy,
+)
+from bench.chaos.faults import Faults
+from bench.chaos.observation import Observations
+from bench.chaos.server import Server, SmallDisk, Unavailable, WallClock
+from bench.chaos.verdict import Verdict, judge, recoveries_s, settled
+
+SETTLE_S = 300.0
+"""How long after the last fault everything may take to reach its outcome and be told."""
+
+QUIET_S = 2.0
+MAX_CLAIM_COUNT = 4
+LEASE_S = 10
+LOOK_EVERY_S = 0.2
+DISK_SPARE_BYTES = 256 * plan.MB
+
+
+def storm(
+    *,
+    seed: int,
+    seconds: float,
+    rate_per_s: float,
+    parked: bool = True,
+    largest_bytes: int = 64 * plan.MB,
+    without: frozenset[str] = frozenset(),
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run one and account for it; the report, whose `violations` are to be empty.
+
+    without: faults to leave out. Raises TimeoutError when the server does not come up.
+    """
+    asks = plan.asks(seed, seconds=seconds, rate_per_s=rate_per_s, parked=parked, largest_bytes=largest_bytes)
+    seen = Observations()
+    left_out = dict.fromkeys(without, "not asked for") | {"kill the database": "SQLite is no process"}
+    with tempfile.TemporaryDirectory(prefix="ebbtide-chaos-") as place, ExitStack() as stack:
+        data, tries = Path(place) / "data", Path(place) / "tries"
+        tries.touch()
+        # Each payload and each result at once, and room for the database.
+        used_bytes = 2 * sum(ask.size_bytes for ask in asks) + DISK_SPARE_BYTES
+        disk, clock = _disk(data, used_bytes, left_out), _clock(Path(place), left_out)
+        if disk is not None:
+            stack.callback(disk.close)
+        server = Server(
+            data,
+            Path(place) / "server.log",
+            enter=disk.enter if disk else [],
+            environment={
+                "EBBTIDE_LEASE_S": str(LEASE_S),
+                "EBBTIDE_MAX_CLAIM_COUNT": str(MAX_CLAIM_COUNT),
+                "EBBTIDE_DRAIN_TIMEOUT_S": "5",
+                **(clock.environment if clock else {}),
+            },
+            options=[],
+        )
+        stack.callback(server.close)
+        server.await_up()
+        receiver = Receiver(seen)
+        stack.callback(receiver.close)
+        clients = Clients.of(server.running)
+        queue_url = deploy(clients, server.running, receiver, tries)
+        database_file = data / "ebbtide.db"
+        faults = Faults(
+            server,
+            clients,
+            receiver,
+            seen,
+            disk=disk,
+            clock=clock,
+            database_file=disk.seen_from_here(database_file) if disk else database_file,
+            left_out=left_out,
+        )
+        with _following(clients, queue_url, seen):
+            say(f"seed {seed}: {len(asks)} requests and about {seconds:.0f} faults in {seconds:.0f} s")
+            began_at = time.monotonic()
+            asking = Asking(clients, asks, seed, seen)
+            faults.carry_out(plan.blows(seed, seconds=seconds, possible=faults.possible))
+            calm_at = time.monotonic()
+            say(f"the faults are over; {len(seen.accepted)} accepted so far")
+            asking.join(SETTLE_S)
+            _settle(seen, calm_at + SETTLE_S)
+            settled_at = time.monotonic()
+        _at_last(lambda: check_cut(clients, faults.cut_keys, seen))
+        server.close()
+        seen.broken += server.broken
+        seen.broken += [f"{each.pid} was left: {each.info['cmdline']}" for each in server.model_servers()]
+        seen.tries.update(tries.read_text().split())
+        # A server's end puts what its models hold back without blaming it.
+        verdict = judge(seen, CHANNELS, most_tries=MAX_CLAIM_COUNT + server.ends)
+        report = _report(seen, verdict, left_out)
+        report["storm_s"] = round(calm_at - began_at, 1)
+        report["settling_s"] = round(settled_at - calm_at, 1)
+        report["server"] = {"ends": server.ends, "failed_starts": server.failed_starts}
+        report["planned"] = len(asks)
+        if report["violations"]:
+            report["server"]["log"] = _keep(Path(place) / "server.log", seed)
+        return {"seed": seed, **report}
+
+
+def _disk(data: Path, used_bytes: int, left_out: dict[str, str]) -> SmallDisk | None:
+    if "fill the disk" in left_out:
+        return None
+    try:
+        return SmallDisk(data, used_bytes)
+    except Unavailable as reason:
+        left_out["fill the disk"] = str(reason)
+        return None
+
+
+def _clock(place: Path, left_out: dict[str, str]) -> WallClock | None:
+    if "set the wall clock" in left_out:
+        return None
+    try:
+        return WallClock(place)
+    except Unavailable as reason:
+        left_out["set the wall clock"] = str(reason)
+        return None
+
+
+@contextmanager
+def _following(clients: Clients, queue_url: str, seen: Observations) -> Iterator[None]:
+    following = Following(clients, queue_url, seen)
+    try:
+        yield
+    finally:
+        following.close()
+
+
+def _settle(seen: Observations, deadline: float) -> None:
+    """Wait until every outcome is told and read, and nothing more comes: what was never acknowledged, say."""
+    while time.monotonic() < deadline:
+        told = len(seen.told)
+        time.sleep(QUIET_S)
+        if settled(seen, CHANNELS) and len(seen.told) == told:
+            return
+
+
+def _at_last(look: Callable[[], None]) -> None:
+    """Look once the wall clock, which is read by the second, lets signatures through again."""
+    for _ in range(50):
+        try:
+            return look()
+        except NOT_NOW:
+            time.sleep(LOOK_EVERY_S)
+    return look()
+
+
+def _report(seen: Observations, verdict: Verdict, left_out: dict[str, str]) -> dict[str, Any]:
+    repeats = len(seen.told) - len({(each.channel, each.message_id) for each in seen.told})
+    redone = [count for count in seen.tries.values() if count > 1]
+    accepting = recoveries_s(seen.ended, seen.accepted_at)
+    telling = recoveries_s(seen.ended, seen.told_at)
+    return {
+        "accepted": len(seen.accepted),
+        "refused": _counted(seen.refused.values()),
+        "unanswered": _counted(seen.unanswered.values()),
+        "outcomes": dict(sorted(verdict.outcomes.items())),
+        "unacknowledged_outcomes": verdict.unacknowledged,
+        "lost": len(verdict.lost),
+        "duplicates": len(verdict.duplicates),
+        "unnotified": len(verdict.unnotified),
+        "notifications": {
+            **{channel: sum(each.channel == channel for each in seen.told) for channel in CHANNELS},
+            "repeats": repeats,
+        },
+        "redone": {"invocations": len(redone), "most_tries": max(redone, default=1)},
+        "faults": dict(sorted(seen.struck.items())),
+        "faults_left_out": left_out,
+        "recovery": {
+            name: {
+                "next_202": _percentiles(accepting.get(name, [])),
+                "next_outcome": _percentiles(telling.get(name, [])),
+            }
+            for name in sorted(seen.struck)
+        },
+        "violations": verdict.lost + verdict.duplicates + verdict.unnotified + verdict.broken,
+    }
+
+
+def _counted(answers: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer] = counts.get(answer, 0) + 1
+    return counts
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    if len(values) == 1:
+        values = values * 2
+    cut = statistics.quantiles(values, n=100, method="inclusive")
+    return {"p50_s": round(cut[49], 3), "p99_s": round(cut[98], 3)}
+
+
+def _keep(log: Path, seed: int) -> str:
+    """Save the server's log of a storm that broke something."""
+    kept = Path(tempfile.gettempdir()) / f"ebbtide-chaos-{seed}.log"
+    kept.write_bytes(log.read_bytes())
+    return str(kept)
