@@ -1,7 +1,5 @@
 """Accounts and keys: whose resources, whose work, and when a key is known."""
 
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Connection
 
@@ -9,18 +7,9 @@ from ebbtide import accounts
 from ebbtide.accounts import Account, InvalidAccount, Keyring
 from ebbtide.database import Database
 from ebbtide.identifiers import ACCOUNT
-from ebbtide.migrations import migrate
 from ebbtide.settings import Credentials
 
 ECONOMICS, LAW = "222222222222", "333333333333"
-
-
-@pytest.fixture
-def database(tmp_path: Path):
-    opened = Database(tmp_path / "ebbtide.db")
-    migrate(opened.engine)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

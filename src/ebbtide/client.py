@@ -6,7 +6,7 @@ ClientError with our code and message, as those of boto3's clients.
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -64,7 +64,7 @@ class Client:
                     raise
                 time.sleep(RETRY_S)
                 continue
-            if found["outcome"]:
+            if found["finished_at"] is not None:
                 return found
             if left_s <= 0:
                 raise TimeoutError(f"{invocation_id} is still {found['state']} after {timeout_s:g} s")
@@ -85,9 +85,9 @@ class Client:
         """Cancel one: at once when it is queued, within a second when a model works on it."""
         return self.request("POST", f"invocations/{_step(invocation_id)}/cancel")
 
-    def cancel_all(self, **filters: Filter) -> Answer:
-        """Cancel all that the filters name: as of `invocations`, without limit."""
-        return self.request("POST", "invocations/cancel", body=filters)
+    def cancel_all(self, **filters: Filter) -> int:
+        """Cancel all that the filters name, as of `invocations`, and have no outcome yet; how many."""
+        return sum(answer["cancelled"] for answer in self._steer("invocations/cancel", filters))
 
     def redrive(self, invocation_id: str, *, endpoint: str | None = None) -> Answer:
         """Submit again one that failed, expired or was cancelled, to its endpoint or another."""
@@ -95,9 +95,27 @@ class Client:
             "POST", f"invocations/{_step(invocation_id)}/redrive", body={"endpoint": endpoint}
         )
 
-    def redrive_all(self, *, to_endpoint: str | None = None, **filters: Filter) -> Answer:
-        """Submit again all that the filters name."""
-        return self.request("POST", "invocations/redrive", body=filters | {"to_endpoint": to_endpoint})
+    def redrive_all(self, *, to_endpoint: str | None = None, **filters: Filter) -> dict[str, str]:
+        """Submit again all that the filters name and that failed, expired or were cancelled: old id -> new.
+
+        to_endpoint: another endpoint than each one's own.
+        """
+        redriven: dict[str, str] = {}
+        for answer in self._steer("invocations/redrive", {**filters, "to_endpoint": to_endpoint}):
+            redriven |= answer["redriven"]
+        return redriven
+
+    def _steer(self, path: str, body: Mapping[str, Any]) -> Iterator[Answer]:
+        """Repeat the request until it has gone through all that are meant."""
+        # From the newest back: what arrives meanwhile is not met, so there is an end.
+        given = {name: value for name, value in body.items() if value is not None}
+        after = None
+        while True:
+            answer = self.request("POST", path, body=given | {"after": after})
+            yield answer
+            after = answer["next"]
+            if after is None:
+                return
 
     def set_priority(self, invocation_id: str, priority: int) -> Answer:
         """Move a queued one forward or back: -100 to 100, higher first."""
@@ -119,18 +137,29 @@ class Client:
         """Change them."""
         return self.request("PUT", f"endpoints/{_step(endpoint)}/settings", body=settings)
 
-    def events(self, *, endpoint: str | None = None, invocation: str | None = None) -> Iterator[Answer]:
+    def events(
+        self,
+        *,
+        endpoint: str | None = None,
+        invocation: str | None = None,
+        on_open: Callable[[], None] | None = None,
+    ) -> Iterator[Answer]:
         """Changes of state as they are committed, from now on: of one invocation, an endpoint's, or all.
 
-        Ends when the server stops or drops a reader that is too slow; what came in between is not repeated.
+        on_open: called once nothing that happens will be missed. Ends when the server stops, or drops a
+        reader that is too slow; what came in between is not repeated.
         """
         response = self._send(
             "GET", "events", {"endpoint": endpoint, "invocation": invocation}, None, streamed=True
         )
         _raise_failure(response, "GET events")
-        for line in _lines(response.raw):
-            if line.startswith("data:"):
-                yield json.loads(line[5:])
+        opened = False
+        for event in _events(response.raw):
+            if not opened and on_open is not None:
+                on_open()
+            opened = True
+            if event:
+                yield json.loads(event)
 
     def request(
         self,
@@ -183,9 +212,12 @@ def _raise_failure(response: AWSResponse, operation: str) -> None:
     raise ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
 
 
-def _lines(raw: Any) -> Iterator[str]:
-    """The lines of a stream as they come; a read waits for the server's heart-beat at most."""
-    rest = b""
+def _events(raw: Any) -> Iterator[str]:
+    """The data of each event as it comes, "" of comments and of `missed`."""
+    unread = b""
     for block in raw.stream(65_536):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from (line.decode() for line in lines)
+        *whole, unread = (unread + block).split(b"\n\n")
+        for event in whole:
+            lines = event.decode().split("\n")
+            data = [line[5:].strip() for line in lines if line.startswith("data:")]
+            yield "" if "event: missed" in lines or not data else data[0]

@@ -20,6 +20,11 @@ def time_ordered_id(now: float | None = None) -> str:
     return str(uuid.UUID(int=value))
 
 
+def first_id(at: float) -> str:
+    """The lowest id that `time_ordered_id` makes in that millisecond."""
+    return str(uuid.UUID(int=int(at * 1000) << 80 | 7 << 76 | 0b10 << 62))
+
+
 def time_of_id(id_: str) -> float:
     """When `time_ordered_id` made the id, to the millisecond. Raises ValueError for any other text."""
     made = uuid.UUID(id_)

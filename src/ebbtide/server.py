@@ -80,6 +80,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stop.set()
+        parts.stopping.set()
         http.stop()  # type: ignore[no-untyped-call]
         await serving
         await _close(parts.fleet, settings.drain_timeout_s, hurry)
@@ -97,6 +98,7 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
     scaler = Scaler(settings, database, wakeups, fleet.wake)
     return Parts(
         settings=settings,
+        stopping=asyncio.Event(),
         database=database,
         keyring=Keyring(key, database),
         objects=objects,

@@ -1,5 +1,6 @@
 """What an operation is given beside its parameters."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,12 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The server's parts that operations use; `server.py` builds them."""
+    """The server's parts that operations use; `server.py` builds them. `stopping` is set when the server
+    stops: who waits for something then answers with what there is.
+    """
 
     settings: Settings
+    stopping: asyncio.Event
     database: "Database"
     keyring: "Keyring"
     objects: "ObjectStore"

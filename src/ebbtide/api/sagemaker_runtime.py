@@ -3,8 +3,10 @@
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 from ebbtide import clock, metrics
+from ebbtide.api import submission
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.endpoints.states import DELETING, FAILED
@@ -34,11 +36,17 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     params: checked against the service model; RequestTTLSeconds and InvocationTimeoutSeconds in s, default
     21600 and 900. Raises ValidationError for an endpoint that does not exist or is real-time, and unless
     exactly one of Body and InputLocation is given. Source: InvokeEndpointAsync, SageMaker Runtime 2017-05-13.
+    The header X-Ebbtide-Submission adds what AWS lacks (submission.py).
     """
+    wanted = submission.read(call.headers)
     accepted = await call.parts.intake.accept(
         call.account,
         params["EndpointName"],
-        lambda endpoint: _invocation(params, endpoint, account=call.submitter, now=call.now),
+        lambda endpoint: replace(
+            _invocation(params, endpoint, account=call.submitter, now=call.now), priority=wanted.priority
+        ),
+        tags=wanted.tags,
+        may_share=wanted.deduplicate,
     )
     result = {"InferenceId": accepted.inference_id, "OutputLocation": accepted.output_uri}
     if accepted.failure_uri is not None:

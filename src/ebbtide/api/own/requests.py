@@ -21,6 +21,12 @@ class NotFound(ServiceError):
     http_status = 404
 
 
+class Invalid(ServiceError):
+    """What was asked for cannot be; the message says why."""
+
+    code = "ValidationError"
+
+
 def moment(at: float) -> datetime:
     """Epoch seconds as a moment."""
     return datetime.fromtimestamp(at, UTC)
