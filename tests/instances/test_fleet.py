@@ -2,9 +2,10 @@
 
 import asyncio
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.errors import NoSuchKey
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
+from ebbtide.queue.changes import Changes
+from ebbtide.queue.completion import Completion
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -62,7 +65,11 @@ class Workplace:
         self.objects = ObjectStore(root / "objects", self.database)
         self.wakeups = Wakeups()
         self.logs = LogStore(root / "logs")
-        self.fleet = Fleet(self.settings, self.database, self.objects, self.logs, self.wakeups, lambda: None)
+        changes = Changes()
+        completion = Completion(self.database, changes, lambda: None, lease_s=self.settings.lease_s)
+        self.fleet = Fleet(
+            self.settings, self.database, self.objects, self.logs, self.wakeups, changes, completion
+        )
         with self.database.engine.begin() as connection:
             if not connection.exec_driver_sql("SELECT 1 FROM buckets").first():
                 create_bucket(connection, Bucket("b", ACCOUNT, REGION, 0.0))
@@ -321,6 +328,42 @@ async def test_a_model_server_that_dies_is_replaced(workplace):
         "the model server was killed (SIGKILL), as the kernel does when memory runs out",
     )
     assert (await workplace.endpoint(endpoint)).status == IN_SERVICE
+
+
+async def test_poisonous_requests_do_not_make_their_neighbours_wait_for_instances(workplace):
+    endpoint = await workplace.deploy(code=GATED)
+    await workplace.settled(endpoint)
+    (workplace.root / "gate").touch()
+    causes = set()
+
+    for _ in range(3):
+        await workplace.invoke(endpoint, "exit 1")
+    neighbour = await workplace.invoke(endpoint, f"{workplace.root}/started {workplace.root}/gate")
+
+    async def all_ended() -> bool:
+        causes.update(instance.cause for instance in await workplace.instances(endpoint))
+        backlog = await workplace.database.read(lambda connection: queue.backlog(connection, endpoint.id))
+        return backlog.size == 0
+
+    await workplace.until(all_ended)
+    assert await workplace.output(neighbour) == b"through"
+    assert not [cause for cause in causes if cause.startswith("waits after a failed start")]
+
+
+async def test_a_fleet_whose_database_is_locked_when_it_starts_starts_once_it_is_free(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("ebbtide.database.PATIENCE_S", 0.0)
+    workplace = Workplace(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "ebbtide.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with workplace.running():
+            await workplace.until(lambda: "fleet: not now" in caplog.text)
+            other.execute("ROLLBACK")
+
+            endpoint = await workplace.deploy()
+
+            assert (await workplace.settled(endpoint)).status == IN_SERVICE
 
 
 async def test_a_model_server_that_goes_on_computing_what_has_timed_out_is_replaced(workplace):

@@ -113,12 +113,18 @@ class Agent:
         )
         self._serving: dict[str, _Work] = {}
         self._watching: set[asyncio.Task[None]] = set()
+        self._lost_work = False
         self._draining = asyncio.Event()
         self._changed = wakeups.subscribe(endpoint.id)
 
     @property
     def idle(self) -> bool:
         return self.in_flight == 0 and not self._serving
+
+    @property
+    def failed_by_work(self) -> bool:
+        """Its model server died with a request in it, or had to be replaced for one that had timed out."""
+        return self._lost_work or self.replace_requested.is_set()
 
     def drain(self) -> None:
         """Claim no more; `run` returns when what is in flight is done."""
@@ -235,6 +241,7 @@ class Agent:
                 # Dead before it, or killed by us for another's sake: not this request's doing.
                 await self._release(held, str(error))
             else:
+                self._lost_work = True
                 await self._lost(held)
         except LeaseLost:
             log.info("%s: another agent holds it now", held.invocation.inference_id)

@@ -124,11 +124,21 @@ class Fleet:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Step until told to stop; what runs then is left to `close`."""
-        await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))
-        await asyncio.to_thread(model_server.clear_left_over, self._cache)
-        await asyncio.to_thread(self._files.sweep, clock.now())
-        await loops.run("fleet", self.step, stop, self._woken)
+        """Step until told to stop; what runs then is left to `close`.
+
+        What a killed server left is cleared first, by the loop's step and so as often as it takes: were it
+        given up on a disk that is full just then, nothing would ever start.
+        """
+        cleared = False
+
+        async def step(now: float) -> float:
+            nonlocal cleared
+            if not cleared:
+                await self._clear_left_over(now)
+                cleared = True
+            return await self.step(now)
+
+        await loops.run("fleet", step, stop, self._woken)
 
     async def close(self, timeout_s: float) -> None:
         """Drain every instance, and end what has not drained after the timeout. No process stays behind."""
@@ -150,6 +160,11 @@ class Fleet:
         async with self._stepping:
             with suppress(Unavailable):
                 await self._record_endings()
+
+    async def _clear_left_over(self, now: float) -> None:
+        await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))
+        await asyncio.to_thread(model_server.clear_left_over, self._cache)
+        await asyncio.to_thread(self._files.sweep, now)
 
     async def step(self, now: float) -> float:
         """Bring the instances one step nearer to what the endpoints want; the delay before the next, in s."""
@@ -305,7 +320,9 @@ class Fleet:
         log.info("%s: instance %s %s: %s", running.endpoint.name, running.id, ending.state, ending.cause)
         self._ended[running.id] = ending, now
         del self._running[running.id], self._tasks[running.id]
-        if ending.state == State.FAILED and not running.draining:
+        # One that a request has ended is replaced at once: its neighbours must not wait longer with each
+        # poisonous request.
+        if ending.state == State.FAILED and not running.draining and not running.failed_by_work:
             self._note_failure(running, ending.cause, now)
         self.wake()
 
