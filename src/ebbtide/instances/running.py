@@ -93,6 +93,11 @@ class RunningInstance:
     def busy(self) -> bool:
         return self._agent is not None and not self._agent.idle
 
+    @property
+    def failed_by_work(self) -> bool:
+        """A request has ended it, and has its own bound: how often it may be claimed, or its time limit."""
+        return self._agent is not None and self._agent.failed_by_work
+
     def measure(self) -> int | None:
         """Look how much memory it takes; its peak in bytes once it has come up, else None.
 
