@@ -4,6 +4,7 @@ import json
 import select
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ TRIAL = 1_000
 CHECKED = 100
 ANSWER_S = 300.0
 """Longest that an order to a client may take: one that takes longer is stuck."""
+LOOK_S = 1.0
+"""How often a waiting order looks whether the workers still live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class Peer:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebbtide-peer-")))
             folder.chmod(0o711)  # PostgreSQL's user passes through
             url = stack.enter_context(self.backend(folder))
-            session = _Session(self.app, python, {self.url_in: url}, folder, stack)
+            variables = {self.url_in: url, "PYTHONPATH": str(APPS)}
+            session = _Session(self.app, python, variables, folder, stack, workers=[])
             if self.prepare:
                 with services.running(session.command(self.prepare), **session.how) as process:
                     if process.wait(ANSWER_S):
@@ -157,6 +161,7 @@ class _Session:
     variables: dict[str, str]
     folder: Path
     stack: ExitStack
+    workers: list[subprocess.Popen[str]]
 
     @property
     def how(self) -> dict[str, Any]:
@@ -167,7 +172,8 @@ class _Session:
         return [self.python.parent / program, *arguments]
 
     def start(self, line: str) -> None:
-        self.stack.enter_context(services.running(self.command(line), **self.how))
+        process = self.stack.enter_context(services.running(self.command(line), **self.how))
+        self.workers.append(process)
 
     def client(self) -> "_Client":
         process = self.stack.enter_context(
@@ -178,16 +184,17 @@ class _Session:
                 **self.how,
             )
         )
-        client = _Client(process, self.folder)
+        client = _Client(process, self.workers, self.folder)
         client.answer()
         return client
 
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """apps/load.py in a process."""
+    """apps/load.py in a process, and the workers that must not end before it."""
 
     process: subprocess.Popen[str]
+    workers: list[subprocess.Popen[str]]
     folder: Path
 
     def ask(self, order: dict[str, int]) -> Any:
@@ -202,8 +209,10 @@ class _Client:
     def answer(self) -> Any:
         """The answer to the oldest order. Exits with what the peer's processes said when none comes."""
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], ANSWER_S)
-        line = self.process.stdout.readline() if readable else ""
-        if not line:
-            raise SystemExit(f"a client gave no answer:\n{services.last_words(self.folder)}")
+        deadline = time.monotonic() + ANSWER_S
+        while not select.select([self.process.stdout], [], [], LOOK_S)[0]:
+            if time.monotonic() > deadline or any(worker.poll() is not None for worker in self.workers):
+                raise SystemExit(f"no answer, or a worker ended:\n{services.last_words(self.folder)}")
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit(f"a client ended:\n{services.last_words(self.folder)}")
         return json.loads(line)
