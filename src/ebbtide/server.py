@@ -22,15 +22,18 @@ from ebbtide import clock, loops, metrics, migrations
 from ebbtide.accounts import Keyring
 from ebbtide.api.application import Application
 from ebbtide.api.call import Parts
+from ebbtide.api.sagemaker_runtime import invocation
 from ebbtide.database import Database
 from ebbtide.instances.fleet import Fleet
 from ebbtide.logs import LogStore
 from ebbtide.metrics import alarms
-from ebbtide.notifications import topics
+from ebbtide.notifications import bucket_configuration, topics
 from ebbtide.notifications.deliveries import Deliveries
+from ebbtide.notifications.object_events import Notifier
 from ebbtide.notifications.signing import Signer
+from ebbtide.objects.followers import Followers
 from ebbtide.objects.store import ObjectStore
-from ebbtide.queue import invocations
+from ebbtide.queue import invocations, upload_rules
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.completion import Completion
 from ebbtide.queue.intake import Intake
@@ -96,6 +99,7 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
     completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
     fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion)
     scaler = Scaler(settings, database, wakeups, fleet.wake)
+    intake = Intake(database, wakeups, changes)
     return Parts(
         settings=settings,
         stopping=asyncio.Event(),
@@ -104,14 +108,24 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
         objects=objects,
         wakeups=wakeups,
         changes=changes,
-        intake=Intake(database, wakeups, changes),
+        intake=intake,
         completion=completion,
         steering=Steering(database, objects, changes, wakeups, deliveries.wake, region=settings.region),
         deliveries=deliveries,
+        followers=_followers(database, deliveries, intake),
         logs=logs,
         fleet=fleet,
         scaler=scaler,
     )
+
+
+def _followers(database: Database, deliveries: Deliveries, intake: Intake) -> Followers:
+    """Who acts on what happens to objects of watched buckets."""
+    handlers = {
+        bucket_configuration.CONSUMER: Notifier(deliveries).tell,
+        upload_rules.CONSUMER: upload_rules.Uploads(intake, invocation).invoke,
+    }
+    return Followers(database, handlers)
 
 
 def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:
@@ -125,7 +139,7 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
         parts.deliveries.wake,
     )
     retention = Retention(parts.database, retention_s=parts.settings.retention_s)
-    for part in (parts.fleet, parts.scaler, parts.deliveries, parts.objects):
+    for part in (parts.fleet, parts.scaler, parts.deliveries, parts.followers, parts.objects):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
     yield loops.run("retention", retention.step, stop)

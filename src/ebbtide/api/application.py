@@ -55,7 +55,7 @@ class Application:
                 return
             response = answered
         else:
-            response = await self._answer(request, body, scope["scheme"], request_id)
+            response = await self._answer(request, body, scope, request_id)
         if request.headers.get("expect") and request.headers.get("content-length") == "0":
             # No "100 Continue" goes out where there is no body to wait for. Then botocores of some years, the
             # AWS command's among them, misread the next answer on the connection and hang.
@@ -88,10 +88,10 @@ class Application:
             return Response(200, {"content-type": "application/x-pem-file"}, pem)
         return await self._own_api(scope, request, body, receive, send)
 
-    async def _answer(self, request: Request, body: Body, scheme: str, request_id: str) -> Response:
+    async def _answer(self, request: Request, body: Body, scope: dict[str, Any], request_id: str) -> Response:
         target = identify(request)
         try:
-            return await self._serve(request, target, body, scheme, request_id)
+            return await self._serve(request, target, body, scope, request_id)
         except ServiceError as error:
             failure = error
         except TooLarge:
@@ -112,7 +112,7 @@ class Application:
         return serialise_error(failure, target.protocol, request_id, service=service, resource=request.path)
 
     async def _serve(
-        self, request: Request, target: Target, body: Body, scheme: str, request_id: str
+        self, request: Request, target: Target, body: Body, scope: dict[str, Any], request_id: str
     ) -> Response:
         now = clock.now()
         if target.protocol == "query" and "Action" not in request.arguments:
@@ -141,10 +141,11 @@ class Application:
             submitter=caller.submitter,
             access_key_id=caller.access_key_id,
             region=caller.region or self._parts.settings.region,
-            base_url=f"{scheme}://{request.headers.get('host', '')}",
+            base_url=f"{scope['scheme']}://{request.headers.get('host', '')}",
             request_id=request_id,
             now=now,
             headers=request.headers,
+            source_ip=scope["client"][0],
         )
         result = await self._function(operation, target.protocol)(params, call)
         return serialise(operation, target.protocol, result, request_id)

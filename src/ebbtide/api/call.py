@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ebbtide.instances.fleet import Fleet
     from ebbtide.logs import LogStore
     from ebbtide.notifications.deliveries import Deliveries
+    from ebbtide.objects.followers import Followers
     from ebbtide.objects.store import ObjectStore
     from ebbtide.queue.changes import Changes
     from ebbtide.queue.completion import Completion
@@ -46,6 +47,7 @@ class Parts:
     completion: "Completion"
     steering: "Steering"
     deliveries: "Deliveries"
+    followers: "Followers"
     logs: "LogStore"
     fleet: "Fleet"
     scaler: "Scaler"
@@ -55,6 +57,7 @@ class Parts:
 class Call:
     """One request's circumstances. `account` is whose resources it uses, `submitter` the key's own account,
     for which its invocations are counted. `base_url` is the scheme and host by which the client reached us.
+    `source_ip` is the address that it, or a proxy before us, has.
     """
 
     parts: Parts
@@ -66,3 +69,4 @@ class Call:
     request_id: str
     now: float
     headers: Mapping[str, str]
+    source_ip: str

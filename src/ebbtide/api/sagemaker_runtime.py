@@ -12,7 +12,7 @@ from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.endpoints.states import DELETING, FAILED
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location, time_ordered_id
-from ebbtide.instances.agent import ModelServerLost, once, request_headers
+from ebbtide.instances.agent import ModelServerLost, request_headers
 from ebbtide.metrics import Point
 from ebbtide.queue.invocations import Invocation
 
@@ -43,7 +43,7 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
         call.account,
         params["EndpointName"],
         lambda endpoint: replace(
-            _invocation(params, endpoint, account=call.submitter, now=call.now), priority=wanted.priority
+            invocation(params, endpoint, call.submitter, call.now), priority=wanted.priority
         ),
         tags=wanted.tags,
         may_share=wanted.deduplicate,
@@ -85,7 +85,7 @@ async def invoke_endpoint(params: Params, call: Call) -> Result:
     try:
         async with (
             asyncio.timeout(REAL_TIME_TIMEOUT_S),
-            instance.agent.exchange(headers, once(body)) as answer,
+            instance.agent.exchange(headers, body) as answer,
         ):
             status, answered = answer.status, await answer.read()
     except TimeoutError as error:
@@ -116,7 +116,8 @@ _TIMED_OUT = (
 _FILENAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]*)?")
 
 
-def _invocation(params: Params, endpoint: Endpoint, *, account: str, now: float) -> Invocation:
+def invocation(params: Params, endpoint: Endpoint, account: str, now: float) -> Invocation:
+    """What InvokeEndpointAsync makes of its parameters. Raises ValidationError."""
     config = endpoint.async_config
     if config is None:
         raise _wrong_type(endpoint)

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 
 from ebbtide.database import metadata
+from ebbtide.objects.buckets import Bucket
 
 CREATED, REMOVED = "ObjectCreated", "ObjectRemoved"
 
@@ -142,6 +143,18 @@ class Standing:
     failing: int
     abandoned: int
     last_error: str | None
+
+
+def watches_of(bucket: Bucket, consumer: str) -> list[Watch]:
+    """What one consumer watches in the bucket."""
+    kept = (Watch.kept(values) for values in bucket.watches or ())
+    return [watch for watch in kept if watch.consumer == consumer]
+
+
+def with_watches(bucket: Bucket, consumer: str, watches: Sequence[Watch]) -> list[dict[str, Any]]:
+    """All the bucket's watches, one consumer's replaced by these; for `buckets.set_watches`."""
+    others = [dict(values) for values in bucket.watches or () if values["consumer"] != consumer]
+    return others + [asdict(watch) for watch in watches]
 
 
 def record(

@@ -36,7 +36,6 @@ class _Request:
     make: Callable[[Endpoint], Invocation]
     tags: Mapping[str, str]
     may_share: bool
-    accepted: "asyncio.Future[Invocation | Twin]"
 
 
 class Intake:
@@ -46,7 +45,7 @@ class Intake:
         self._database = database
         self._wakeups = wakeups
         self._changes = changes
-        self._gathering: list[_Request] = []
+        self._gathering: list[tuple[_Request, asyncio.Future[Invocation | Twin]]] = []
         self._committing: asyncio.Task[None] | None = None
 
     async def accept(
@@ -66,10 +65,28 @@ class Intake:
         ServiceErrors of `make`.
         """
         accepted: asyncio.Future[Invocation | Twin] = asyncio.get_running_loop().create_future()
-        self._gathering.append(_Request(account, endpoint_name, make, tags, may_share, accepted))
+        self._gathering.append((_Request(account, endpoint_name, make, tags, may_share), accepted))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         return await accepted
+
+    def accept_within(
+        self,
+        connection: Connection,
+        account: str,
+        endpoint_name: str,
+        make: Callable[[Endpoint], Invocation],
+        *,
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> Callable[[], None]:
+        """Queue what `make` makes of the account's endpoint in the caller's transaction, as `accept` does.
+
+        Returns what is to be called on the event loop after the commit. Raises what `accept` raises.
+        """
+        [outcome] = _insert(connection, [_Request(account, endpoint_name, make, tags, may_share=True)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return partial(self._tell, [outcome])
 
     async def _commit(self) -> None:
         """Commit group after group until none has gathered."""
@@ -77,27 +94,28 @@ class Intake:
             self._gathering = []
             try:
                 outcomes: Sequence[Invocation | Twin | Exception] = await self._database.write(
-                    partial(_insert, group=group)
+                    partial(_insert, group=[request for request, _ in group])
                 )
             except Exception as error:  # noqa: BLE001 - each caller raises it
                 outcomes = [error] * len(group)
-            self._answer(group, outcomes)
+            self._tell(outcomes)
+            for (_, accepted), outcome in zip(group, outcomes, strict=True):
+                if accepted.cancelled():
+                    continue
+                if isinstance(outcome, Exception):
+                    accepted.set_exception(outcome)
+                else:
+                    accepted.set_result(outcome)
         self._committing = None
 
-    def _answer(self, group: list[_Request], outcomes: Sequence[Invocation | Twin | Exception]) -> None:
+    def _tell(self, outcomes: Sequence[Invocation | Twin | Exception]) -> None:
+        """Wake those who work on what was accepted."""
         accepted = [each for each in outcomes if isinstance(each, Invocation)]
         for endpoint_id in {each.endpoint_id for each in accepted}:
             self._wakeups.notify(endpoint_id)
         self._changes.tell(
             Change(each.id, each.endpoint_id, each.account, "queued", each.accepted_at) for each in accepted
         )
-        for request, outcome in zip(group, outcomes, strict=True):
-            if request.accepted.cancelled():
-                continue
-            if isinstance(outcome, Exception):
-                request.accepted.set_exception(outcome)
-            else:
-                request.accepted.set_result(outcome)
 
 
 def _insert(connection: Connection, group: list[_Request]) -> list[Invocation | Twin | Exception]:

@@ -15,7 +15,6 @@ from ebbtide.api.s3.buckets import (
     get_bucket_lifecycle_configuration,
     get_bucket_location,
     get_bucket_logging,
-    get_bucket_notification_configuration,
     get_bucket_ownership_controls,
     get_bucket_policy,
     get_bucket_replication,
@@ -41,6 +40,10 @@ from ebbtide.api.s3.multipart import (
     create_multipart_upload,
     upload_part,
     upload_part_copy,
+)
+from ebbtide.api.s3.notification import (
+    get_bucket_notification_configuration,
+    put_bucket_notification_configuration,
 )
 from ebbtide.api.s3.objects import (
     copy_object,
@@ -95,6 +98,7 @@ __all__ = [
     "list_objects",
     "list_objects_v2",
     "list_parts",
+    "put_bucket_notification_configuration",
     "put_object",
     "put_object_tagging",
     "upload_part",

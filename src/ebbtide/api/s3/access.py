@@ -8,6 +8,7 @@ from ebbtide.api.call import Call, Params, Result
 from ebbtide.errors import ServiceError
 from ebbtide.objects.buckets import Bucket, get_bucket
 from ebbtide.objects.errors import InvalidArgument
+from ebbtide.objects.events import Cause
 
 _ONLY: dict[str, tuple[object, ...]] = {
     "ACL": ("private", "bucket-owner-full-control"),
@@ -37,6 +38,17 @@ _ONLY: dict[str, tuple[object, ...]] = {
 def owned_bucket(connection: Connection, params: Params, call: Call) -> Bucket:
     """The bucket that the request names. Raises NoSuchBucket, AccessDenied."""
     return get_bucket(connection, params["Bucket"], call.account, params.get("ExpectedBucketOwner"))
+
+
+def cause(call: Call, action: str) -> Cause:
+    """By which request something happens to an object."""
+    return Cause(action, f"AWS:{call.access_key_id}", call.request_id, call.source_ip)
+
+
+def tell_followers(bucket: Bucket, call: Call) -> None:
+    """Let those who watch the bucket know soon that something happened in it; after the commit."""
+    if bucket.watches:
+        call.parts.followers.wake()
 
 
 def refuse_unsupported(params: Params) -> None:

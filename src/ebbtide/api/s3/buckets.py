@@ -132,7 +132,6 @@ def _never(code: str, message: str) -> Operation:
 
 get_bucket_accelerate_configuration = _always({})
 get_bucket_logging = _always({})
-get_bucket_notification_configuration = _always({})
 get_bucket_request_payment = _always({"Payer": "BucketOwner"})
 get_bucket_versioning = _always({})
 

@@ -5,7 +5,7 @@ import re
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.s3.access import owned_bucket, refuse_unsupported
+from ebbtide.api.s3.access import cause, owned_bucket, refuse_unsupported, tell_followers
 from ebbtide.api.s3.answers import checksum_members, checksums_of, quoted
 from ebbtide.api.s3.objects import find_source
 from ebbtide.api.s3.uploading import (
@@ -19,6 +19,7 @@ from ebbtide.api.s3.uploading import (
 )
 from ebbtide.errors import ServiceError
 from ebbtide.objects import uploads
+from ebbtide.objects.buckets import Bucket
 from ebbtide.objects.checksums import POLYNOMIALS
 from ebbtide.objects.errors import InvalidArgument, InvalidRequest
 from ebbtide.objects.records import ObjectRecord
@@ -107,17 +108,17 @@ async def complete_multipart_upload(params: Params, call: Call) -> Result:
     stated = stated_checksums(params)
     asked_type = params.get("ChecksumType")
 
-    def work(connection: Connection) -> ObjectRecord:
-        bucket = owned_bucket(connection, params, call).name
-        if done := uploads.completed(connection, bucket, params["Key"], params["UploadId"]):
-            return done
-        upload = uploads.get_upload(connection, bucket, params["Key"], params["UploadId"])
+    def work(connection: Connection) -> tuple[Bucket, ObjectRecord]:
+        bucket = owned_bucket(connection, params, call)
+        if done := uploads.completed(connection, bucket.name, params["Key"], params["UploadId"]):
+            return bucket, done
+        upload = uploads.get_upload(connection, bucket.name, params["Key"], params["UploadId"])
         if asked_type not in (None, upload.checksum_type):
             raise InvalidRequest(
                 f"The upload was created with the {upload.checksum_type} checksum type. The complete request "
                 f"must include the same type, not {asked_type}."
             )
-        return uploads.complete(
+        return bucket, uploads.complete(
             connection,
             upload,
             named,
@@ -126,9 +127,11 @@ async def complete_multipart_upload(params: Params, call: Call) -> Result:
             stated=stated,
             if_match=params.get("IfMatch"),
             if_none_match=params.get("IfNoneMatch"),
+            cause=cause(call, "CompleteMultipartUpload"),
         )
 
-    record = await call.parts.database.write(work)
+    bucket, record = await call.parts.database.write(work)
+    tell_followers(bucket, call)
     return {
         "Location": f"{call.base_url}/{record.bucket}/{record.key}",
         "Bucket": record.bucket,

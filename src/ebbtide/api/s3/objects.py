@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.s3.access import access_list, owned_bucket, refuse_unsupported
+from ebbtide.api.s3.access import access_list, cause, owned_bucket, refuse_unsupported, tell_followers
 from ebbtide.api.s3.answers import checksums_of, description, quoted
 from ebbtide.api.s3.uploading import (
     LARGEST_PUT_BYTES,
@@ -22,7 +22,7 @@ from ebbtide.api.s3.uploading import (
 )
 from ebbtide.errors import ServiceError
 from ebbtide.objects import records
-from ebbtide.objects.buckets import get_bucket
+from ebbtide.objects.buckets import Bucket, get_bucket
 from ebbtide.objects.conditions import Conditions, byte_range
 from ebbtide.objects.errors import InvalidArgument, InvalidRequest, PreconditionFailed
 from ebbtide.objects.records import ObjectRecord, Piece
@@ -58,13 +58,13 @@ async def put_object(params: Params, call: Call) -> Result:
     refuse_unsupported(params)
     key, metadata, tags = checked_key(params), checked_metadata(params), tags_of_header(params)
     # Before a long body is taken in: the answer may be no.
-    bucket = await _read(call, lambda connection: owned_bucket(connection, params, call).name)
+    bucket = await _read(call, lambda connection: owned_bucket(connection, params, call))
     staged = await receive(params, call)
     record = await call.parts.objects.publish_staged(
         staged,
         lambda connection: records.publish(
             connection,
-            bucket,
+            bucket.name,
             key,
             staged,
             content_type=params.get("ContentType"),
@@ -74,8 +74,10 @@ async def put_object(params: Params, call: Call) -> Result:
             tags=tags,
             if_match=params.get("IfMatch"),
             if_none_match=params.get("IfNoneMatch"),
+            cause=cause(call, "Put"),
         ),
     )
+    tell_followers(bucket, call)
     return {"ETag": quoted(record.etag)} | checksums_of(record)
 
 
@@ -126,11 +128,19 @@ async def delete_object(params: Params, call: Call) -> Result:
     """Delete the object, if there is one. Raises NoSuchBucket, PreconditionFailed. Source: DeleteObject."""
     refuse_unsupported(params)
 
-    def work(connection: Connection) -> None:
-        bucket = owned_bucket(connection, params, call).name
-        records.delete_object(connection, bucket, params["Key"], at=call.now, if_match=params.get("IfMatch"))
+    def work(connection: Connection) -> Bucket:
+        bucket = owned_bucket(connection, params, call)
+        records.delete_object(
+            connection,
+            bucket.name,
+            params["Key"],
+            at=call.now,
+            if_match=params.get("IfMatch"),
+            cause=cause(call, "Delete"),
+        )
+        return bucket
 
-    await call.parts.database.write(work)
+    tell_followers(await call.parts.database.write(work), call)
     return {}
 
 
@@ -143,22 +153,30 @@ async def delete_objects(params: Params, call: Call) -> Result:
             code="MalformedXML",
         )
 
-    def work(connection: Connection) -> tuple[list[Result], list[Result]]:
-        bucket = owned_bucket(connection, params, call).name
+    def work(connection: Connection) -> tuple[Bucket, list[Result], list[Result]]:
+        bucket = owned_bucket(connection, params, call)
         deleted: list[Result] = []
         failed: list[Result] = []
         for named in wanted:
             key = named["Key"]
             try:
                 refuse_unsupported(named)
-                records.delete_object(connection, bucket, key, at=call.now, if_match=named.get("ETag"))
+                records.delete_object(
+                    connection,
+                    bucket.name,
+                    key,
+                    at=call.now,
+                    if_match=named.get("ETag"),
+                    cause=cause(call, "Delete"),
+                )
             except ServiceError as error:
                 failed.append({"Key": key, "Code": error.code, "Message": error.message})
             else:
                 deleted.append({"Key": key})
-        return deleted, failed
+        return bucket, deleted, failed
 
-    deleted, failed = await call.parts.database.write(work)
+    bucket, deleted, failed = await call.parts.database.write(work)
+    tell_followers(bucket, call)
     return {"Deleted": [] if params["Delete"].get("Quiet") else deleted, "Errors": failed}
 
 
@@ -188,11 +206,12 @@ async def copy_object(params: Params, call: Call) -> Result:
     staged = await call.parts.objects.stage(
         body, checksum_algorithms=[algorithm] if algorithm else list(record.checksums)
     )
-    copy = await call.parts.objects.publish_staged(
-        staged,
-        lambda connection: records.publish(
+
+    def work(connection: Connection) -> tuple[Bucket, ObjectRecord]:
+        bucket = owned_bucket(connection, params, call)
+        return bucket, records.publish(
             connection,
-            params["Bucket"],
+            bucket.name,
             key,
             staged,
             content_type=params.get("ContentType") if replaces else record.content_type,
@@ -202,8 +221,11 @@ async def copy_object(params: Params, call: Call) -> Result:
             tags=tags_of_header(params) if retags else record.tags,
             if_match=params.get("IfMatch"),
             if_none_match=params.get("IfNoneMatch"),
-        ),
-    )
+            cause=cause(call, "Copy"),
+        )
+
+    bucket, copy = await call.parts.objects.publish_staged(staged, work)
+    tell_followers(bucket, call)
     result = {"ETag": quoted(copy.etag), "LastModified": copy.modified_at}
     return {"CopyObjectResult": result | checksums_of(copy)}
 

@@ -228,6 +228,7 @@ def follow_objects() -> None:
         "upload_rules",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("account", sa.String(), nullable=False),
+        sa.Column("submitter", sa.String(), nullable=False),
         sa.Column("bucket", sa.String(), nullable=False),
         sa.Column("prefix", sa.String(), nullable=False),
         sa.Column("suffix", sa.String(), nullable=False),
