@@ -13,6 +13,7 @@ import platform
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,44 +31,32 @@ PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore")
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen = _arguments(arguments)
     # Ends as an interrupt does, so that whatever was started ends too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    peers = [
-        peer
-        for peer in (PEERS + PEERS_ON_RAY if chosen.ray else PEERS)
-        if not chosen.only or peer.name.startswith(tuple(chosen.only))
-    ]
-    for requirements in {peer.requirements for peer in peers}:
-        environment.python_with(requirements)
+    runs, peers, with_ebbtide = _chosen(arguments)
+    versions = _versions(peers)
+    began = datetime.now(UTC)
     with services.marked():
-        best = {peer.name: peer.try_submitters() for peer in peers}
+        how = {peer.name: (peer, peer.try_submitters()) for peer in peers}
         measures: dict[str, Callable[[], Figures]] = {
-            peer.name: partial(peer.measure, best[peer.name]) for peer in peers
+            name: partial(peer.measure, fastest) for name, (peer, fastest) in how.items()
         }
-        if not chosen.only or ourselves.NAME in chosen.only:
+        if with_ebbtide:
             measures = {ourselves.NAME: ourselves.measure, **measures}
-        began = datetime.now(UTC)
-        runs: dict[str, list[Figures]] = {name: [] for name in measures}
-        loads: list[float] = []
-        for run in range(chosen.runs):
-            names = list(measures)
-            for name in names[run % len(names) :] + names[: run % len(names)]:
-                loads.append(os.getloadavg()[0])
-                runs[name].append(measures[name]())
-                print(f"run {run + 1}: {name}: {_row(runs[name][-1])}", file=sys.stderr, flush=True)
-    medians = {name: median(of_one) for name, of_one in runs.items()}
-    how = {peer.name: (peer, best[peer.name]) for peer in peers}
-    print(_table(medians, how, chosen.runs))
+        measured = _measure(measures, runs)
+    medians = {name: median([figures for figures, _ in of_one]) for name, of_one in measured.items()}
+    print(_table(medians, how, runs))
     report = {
         "date": began.isoformat(timespec="seconds"),
         "machine": _machine(),
-        "versions": _versions(peers),
+        "versions": versions,
         "tasks": TASKS,
         "lone_requests": LONE,
-        "load_average_before_each": loads,
         "medians": {name: asdict(figures) for name, figures in medians.items()},
-        "runs": {name: [asdict(figures) for figures in of_one] for name, of_one in runs.items()},
+        "runs": {
+            name: [{**asdict(figures), "load_average_before": load} for figures, load in of_one]
+            for name, of_one in measured.items()
+        },
         "peers": {
             name: {
                 "durability": peer.durability,
@@ -83,17 +72,41 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{place}", file=sys.stderr)
 
 
-def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def _chosen(arguments: Sequence[str]) -> tuple[int, list[Peer], bool]:
+    """How many runs of which peers, and whether of ebbtide."""
     parser = argparse.ArgumentParser(prog="python -m bench peers", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="how often each is measured (3)")
+    names = "; ".join([ourselves.NAME, *(peer.name for peer in PEERS + PEERS_ON_RAY)])
     parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        help="only those whose names begin so: ebbtide Celery Procrastinate",
+        "--only", nargs="+", metavar="NAME", help=f"only those whose names begin so, of: {names}"
     )
     parser.add_argument("--ray", action="store_true", help="Ray Serve too: installs half a gigabyte")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.runs < 1:
+        parser.error("--runs must be at least 1")
+    if not chosen.only:
+        return chosen.runs, PEERS + PEERS_ON_RAY if chosen.ray else PEERS, True
+    peers = [peer for peer in PEERS + PEERS_ON_RAY if peer.name.startswith(tuple(chosen.only))]
+    with_ebbtide = ourselves.NAME in chosen.only
+    if not peers and not with_ebbtide:
+        parser.error(f"--only knows: {names}")
+    return chosen.runs, peers, with_ebbtide
+
+
+def _measure(
+    measures: Mapping[str, Callable[[], Figures]], runs: int
+) -> dict[str, list[tuple[Figures, float]]]:
+    """Each one's figures of each run, with the machine's load average before."""
+    measured: dict[str, list[tuple[Figures, float]]] = {name: [] for name in measures}
+    names = deque(measures)
+    for run in range(runs):
+        for name in names:
+            load = os.getloadavg()[0]
+            figures = measures[name]()
+            measured[name].append((figures, load))
+            print(f"run {run + 1}: {name}: {_row(figures)}", file=sys.stderr, flush=True)
+        names.rotate(-1)
+    return measured
 
 
 def _row(figures: Figures) -> str:
@@ -147,11 +160,11 @@ def _machine_line() -> str:
 
 
 def _versions(peers: Sequence[Peer]) -> dict[str, Any]:
-    commit = ["git", "describe", "--always", "--dirty"]
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=Path(__file__).parent, check=False, capture_output=True, text=True)
     versions: dict[str, Any] = {
-        "ebbtide": subprocess.run(
-            commit, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        ).stdout.strip(),
+        "ebbtide": metadata.version("ebbtide"),
+        "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
     }
