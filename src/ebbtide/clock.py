@@ -3,11 +3,16 @@
 A machine's wall clock is set by people and by NTP, forwards and backwards. Leases, time limits and back-offs
 that followed it would lapse at once, or never. This clock starts at the wall clock's time and goes on at the
 pace of one that nobody sets; what the wall clock differs by, it makes up for slowly.
+
+A server that is started again goes on with the time of the one before it, as long as the machine has not been
+started in between: else whatever was recorded while the wall clock was wrong would be due in days, or long ago.
 """
 
+import json
 import logging
 import threading
 import time
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,15 @@ class Clock:
         self._steady = steady
         self._told = False
 
+    @property
+    def lead(self) -> float:
+        """What it shows more than the steady clock does."""
+        return self._shown - self._steady
+
+    def follow(self, lead: float) -> None:
+        """Go on from where another clock was, by its lead over the same steady clock."""
+        self._shown = self._steady + lead
+
     def read(self, *, wall: float, steady: float) -> float:
         """The time, from what both clocks show now; never less than what was read before."""
         elapsed = max(0.0, steady - self._steady)
@@ -48,6 +62,10 @@ class Clock:
         return self._shown
 
 
+FILE = "clock.json"
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 _clock = Clock(wall=time.time(), steady=time.clock_gettime(_STEADY))
 _reading = threading.Lock()
 
@@ -56,3 +74,36 @@ def now() -> float:
     """The time of this process's clock."""
     with _reading:
         return _clock.read(wall=time.time(), steady=time.clock_gettime(_STEADY))
+
+
+def resume(data: Path) -> None:
+    """Go on with the time of the server that last kept its own in this directory, if this boot has seen it."""
+    try:
+        kept = json.loads((data / FILE).read_text())
+        boot, lead = kept["boot"], float(kept["lead"])
+        if boot != _BOOT.read_text():
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    with _reading:
+        ahead = _clock.lead
+        _clock.follow(lead)
+        behind = ahead - _clock.lead
+    if abs(behind) > JUMP_S:
+        log.warning(
+            "The wall clock is %.0f s off the time that this server's queue was kept by, and is followed by "
+            "%g s a second; to take its time at once, remove %s and start again",
+            behind,
+            SLEW,
+            data / FILE,
+        )
+
+
+def keep(data: Path) -> None:
+    """Leave in this directory what `resume` needs. What cannot be written is not: the last still holds."""
+    unfinished = data / f"{FILE}.new"
+    try:
+        unfinished.write_text(json.dumps({"boot": _BOOT.read_text(), "lead": _clock.lead}))
+        unfinished.replace(data / FILE)
+    except OSError as error:
+        log.info("The time was not kept: %s", error)

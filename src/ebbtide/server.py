@@ -47,6 +47,7 @@ from ebbtide.settings import Credentials, Settings, credentials
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 300.0
+CLOCK_KEPT_EVERY_S = 2.0
 
 LISTENING_ATTEMPTS, LISTENING_INTERVAL_S = 2000, 0.005
 
@@ -65,6 +66,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """
     _make_data_directory(settings.data)
     with _sole_holder(settings.data), closing(_open_database(settings.data)) as database:
+        clock.resume(settings.data)
         key = _credentials(settings.data)
         port = _free_port(settings)
         try:
@@ -146,6 +148,7 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
     yield loops.run("keys", parts.keyring.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)
+    yield loops.run("clock", _clock_keeping(parts.settings.data), stop)
 
 
 def _alarm_action(parts: Parts) -> Callable[[alarms.Alarm, str], Awaitable[None]]:
@@ -171,6 +174,14 @@ def _housekeeping(parts: Parts) -> Callable[[float], Awaitable[float]]:
         await parts.database.write(lambda connection: metrics.roll_up(connection, now))
         await asyncio.to_thread(parts.logs.expire, now)
         return HOUSEKEEPING_S
+
+    return step
+
+
+def _clock_keeping(data: Path) -> Callable[[float], Awaitable[float]]:
+    async def step(_now: float) -> float:
+        await asyncio.to_thread(clock.keep, data)
+        return CLOCK_KEPT_EVERY_S
 
     return step
 
