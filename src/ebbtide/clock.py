@@ -4,8 +4,8 @@ A machine's wall clock is set by people and by NTP, forwards and backwards. Leas
 that followed it would lapse at once, or never. This clock starts at the wall clock's time and goes on at the
 pace of one that nobody sets; what the wall clock differs by, it makes up for slowly.
 
-A server that is started again goes on with the time of the one before it, as long as the machine has not been
-started in between: else whatever was recorded while the wall clock was wrong would be due in days, or long ago.
+A server that is started again goes on with the time of the one before it, unless the machine was started in
+between: else what was recorded while the wall clock was wrong would be due in days, or long ago.
 """
 
 import json
@@ -77,7 +77,7 @@ def now() -> float:
 
 
 def resume(data: Path) -> None:
-    """Go on with the time of the server that last kept its own in this directory, if this boot has seen it."""
+    """Go on with the time of the server that last kept its own here, if the machine has run since then."""
     try:
         kept = json.loads((data / FILE).read_text())
         boot, lead = kept["boot"], float(kept["lead"])
