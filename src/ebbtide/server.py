@@ -32,6 +32,8 @@ from ebbtide.notifications.deliveries import Deliveries
 from ebbtide.notifications.object_events import Notifier
 from ebbtide.notifications.signing import Signer
 from ebbtide.objects.followers import Followers
+from ebbtide.objects.outside import Outside
+from ebbtide.objects.outside_file import read_file
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations, upload_rules
 from ebbtide.queue.changes import Changes
@@ -95,7 +97,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
 def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
     wakeups, changes = Wakeups(), Changes()
-    objects = ObjectStore(settings.data / "objects", database)
+    objects = ObjectStore(settings.data / "objects", database, _outside(settings))
     logs = LogStore(settings.data / "logs")
     deliveries = Deliveries(settings, database, Signer(settings.data / "sns"), logs)
     completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
@@ -128,6 +130,12 @@ def _followers(database: Database, deliveries: Deliveries, intake: Intake) -> Fo
         upload_rules.CONSUMER: upload_rules.Uploads(intake, invocation).invoke,
     }
     return Followers(database, handlers)
+
+
+def _outside(settings: Settings) -> dict[str, Outside]:
+    if settings.outside_stores_file is None:
+        return {}
+    return {name: Outside(bucket) for name, bucket in read_file(settings.outside_stores_file).items()}
 
 
 def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:

@@ -38,6 +38,7 @@ class Settings:
     delivery_retention_s: float = 7 * 86_400.0
     memory_limit_bytes: int | None = None
     instance_types_file: Path | None = None
+    outside_stores_file: Path | None = None
     smtp_url: str | None = None
     private_delivery: bool = True
 
@@ -46,8 +47,8 @@ class Settings:
         cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
     ) -> "Settings":
         """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S,
-        EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_SMTP_URL and
-        EBBTIDE_PRIVATE_DELIVERY; arguments win.
+        EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE,
+        EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL and EBBTIDE_PRIVATE_DELIVERY; arguments win.
 
         Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
         it when the server itself listens on loopback alone: whoever reaches it is on this machine already.
@@ -63,6 +64,7 @@ class Settings:
             "delivery_retention_s": float,
             "memory_limit_bytes": int,
             "instance_types_file": Path,
+            "outside_stores_file": Path,
             "smtp_url": str,
             "private_delivery": boolean,
         }

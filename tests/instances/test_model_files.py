@@ -14,6 +14,7 @@ from ebbtide.database import Database, metadata
 from ebbtide.identifiers import Location
 from ebbtide.instances import model_files
 from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, Source, source_of
+from ebbtide.objects import store
 from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.store import ObjectStore
 
@@ -31,7 +32,7 @@ class Storage:
             create_bucket(connection, Bucket("models", "123456789012", "us-east-1", 0.0))
         self.objects = ObjectStore(root / "objects", self.database)
         self.directories = root / "models"
-        self.files = ModelFiles(self.directories, self.objects, self.database)
+        self.files = ModelFiles(self.directories, self.objects)
 
     async def put(self, key: str, body: bytes) -> None:
         async def chunks() -> AsyncIterator[bytes]:
@@ -138,7 +139,7 @@ async def test_a_prefix_is_copied_with_its_folders(storage):
 
 
 async def test_a_prefix_of_many_objects_is_copied_whole(storage, monkeypatch):
-    monkeypatch.setattr(model_files, "SCAN", 3)
+    monkeypatch.setattr(store, "SCAN", 3)
     keys = [f"m/{n}" for n in range(8)]
     for key in [*keys, "n/other"]:
         await storage.put(key, b"")

@@ -27,7 +27,7 @@ from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, Worker, claimed
 from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
-from ebbtide.queue.outcomes import Outcome, Response, includable, stage_failure
+from ebbtide.queue.outcomes import Outcome, Response, deliver, includable, stage_failure
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -307,11 +307,8 @@ class Agent:
         invocation = held.invocation
         try:
             size_bytes, content_type, chunks = await self._open(invocation)
-        except Unavailable:
-            raise
         except (ServiceError, ValueError) as error:
-            reason = f"ClientError: The input {invocation.input_uri} could not be read: {error}"
-            await self._fail(held, reason, 400, "RequestDownloadFailures", Phases())
+            await self._fail_unread(held, error, Phases())
             return
         opened_at = clock.now()
         headers = request_headers(
@@ -322,9 +319,17 @@ class Agent:
         )
         headers["Content-Length"] = str(size_bytes)
         sent_at = clock.now()
+        unread: list[ServiceError] = []
         try:
-            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, chunks) as answer:
+            body = _noting(chunks, unread)
+            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, body) as answer:
                 status, response = answer.status, await self._receive(answer)
+        except ModelServerLost:
+            if not unread:
+                raise
+            # It was we who broke off: the input's bytes did not come.
+            await self._fail_unread(held, unread[0], Phases(opened_at))
+            return
         except TimeoutError:
             self.give_up()
             reason = (
@@ -388,6 +393,13 @@ class Agent:
         metric = "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"
         await self._publish(held, "failed", response, phases, reason=reason, metric=metric)
 
+    async def _fail_unread(self, held: Claim, error: Exception, phases: Phases) -> None:
+        """Publish that the input cannot be read; raises the error when it may pass."""
+        if isinstance(error, Unavailable):
+            raise error
+        reason = f"ClientError: The input {held.invocation.input_uri} could not be read: {error}"
+        await self._fail(held, reason, 400, "RequestDownloadFailures", phases)
+
     async def _fail(self, held: Claim, reason: str, code: int, metric: str, phases: Phases) -> None:
         """Publish a failure that the model did not word."""
         self._log(held, reason)
@@ -417,20 +429,38 @@ class Agent:
             claimed_at=held.claimed_at,
             phases=phases,
         )
+        delay_s = AFTER_DEFECT_S
         try:
             while True:
-                goes_on = not (self._draining.is_set() or self.replace_requested.is_set() or held.lost_count)
                 try:
+                    outcome = await deliver(self._objects, outcome, partial(self._hold, held))
+                    goes_on = not (
+                        self._draining.is_set() or self.replace_requested.is_set() or held.lost_count
+                    )
                     await self._completion.publish(held, outcome, next_for=self._worker if goes_on else None)
                 except Unavailable as error:
-                    # The work is done: it waits for the database rather than be done again.
+                    # The work is done: it waits for the database or the store rather than be done again.
                     log.warning("%s: its outcome waits: %s", held.invocation.inference_id, error)
-                    await asyncio.sleep(AFTER_DEFECT_S)
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
                 else:
-                    return
+                    break
         except (LeaseLost, ServiceError):
             await self._objects.discard(response.staged)
             raise
+        if outcome.delivered or outcome.undelivered:
+            await self._objects.discard(response.staged)
+
+    async def _hold(self, held: Claim) -> float:
+        """Renew the lease; returns for how many s it is certain, less what committing takes then.
+
+        Raises LeaseLost.
+        """
+        began_at = clock.now()
+        renew = partial(invocations.renew, claims=[held], lease_s=self._settings.lease_s, now=began_at)
+        if await self._database.write(renew):
+            raise LeaseLost(held.invocation.id)
+        return self._settings.lease_s * 2 / 3 - (clock.now() - began_at)
 
     async def _lost(self, held: Claim) -> None:
         """The model server died with this request in it: try again elsewhere, but not for ever."""
@@ -477,6 +507,16 @@ def request_headers(
         "X-Amzn-SageMaker-Inference-Id": inference_id,
     }
     return {name: value for name, value in headers.items() if value is not None}
+
+
+async def _noting(chunks: AsyncIterator[bytes], failures: list[ServiceError]) -> AsyncIterator[bytes]:
+    """The chunks; what hinders reading them is noted on its way into an HTTP client that would hide it."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ServiceError as error:
+        failures.append(error)
+        raise
 
 
 async def once(body: bytes) -> AsyncIterator[bytes]:

@@ -87,7 +87,7 @@ class Fleet:
         self._changes = changes
         self._completion = completion
         self._types = InstanceTypes(settings.instance_types_file)
-        self._files = ModelFiles(settings.data / "models", objects, database)
+        self._files = ModelFiles(settings.data / "models", objects)
         self._cache = settings.data / "runtime"
         self._woken = asyncio.Event()
         self._stepping = asyncio.Lock()

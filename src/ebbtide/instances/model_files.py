@@ -20,13 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
 from ebbtide import clock
-from ebbtide.database import Database
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import Location, parse_location
-from ebbtide.objects.records import ObjectRecord, scan_objects
+from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.store import ObjectStore
 
 MAX_FILES = 100_000
@@ -40,8 +37,6 @@ UNUSED_S = 30 * 86400.0
 """After this long without a use a directory is deleted."""
 
 UNFINISHED = ".unfinished-"
-
-SCAN = 1000
 
 
 class ModelUnavailable(Exception):
@@ -80,10 +75,9 @@ def source_of(container: Mapping[str, Any]) -> Source | None:
 class ModelFiles:
     """The directories under one root."""
 
-    def __init__(self, root: Path, objects: ObjectStore, database: Database) -> None:
+    def __init__(self, root: Path, objects: ObjectStore) -> None:
         self._root = root
         self._objects = objects
-        self._database = database
         self._fetching: dict[str, asyncio.Task[Path]] = {}
 
     async def fetch(self, container: Mapping[str, Any]) -> Path | None:
@@ -115,12 +109,14 @@ class ModelFiles:
         try:
             if not source.prefix:
                 return [await self._objects.head(bucket, key)]
-            found = await self._database.read(lambda connection: _below(connection, source.location))
+            found = await self._objects.below(bucket, key)
         except ServiceError as error:
             raise ModelUnavailable(f"model data {source.uri}: {error.message}") from error
-        if not found:
+        # A key that ends in a slash is a folder's marker.
+        files = [record for record in found if not record.key.endswith("/")]
+        if not files:
             raise ModelUnavailable(f"model data {source.uri}: no object's key begins so")
-        return found
+        return files
 
     async def _use_or_make(self, source: Source, records: Sequence[ObjectRecord], directory: Path) -> Path:
         if await asyncio.to_thread(_use, directory):
@@ -189,19 +185,6 @@ def extract(archive: Path, directory: Path) -> None:
 def size_bytes_of(directory: Path) -> int:
     """What the files below a directory take together."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def _below(connection: Connection, location: Location) -> list[ObjectRecord]:
-    """The objects whose keys begin with the location's; a key that ends in a slash is a folder's marker."""
-    found: list[ObjectRecord] = []
-    lower = location.key
-    while batch := scan_objects(connection, location.bucket, lower, SCAN):
-        inside = [record for record in batch if record.key.startswith(location.key)]
-        found += [record for record in inside if not record.key.endswith("/")]
-        if len(inside) < SCAN:
-            break
-        lower = batch[-1].key + "\0"
-    return found
 
 
 def _name_below(source: Source, record: ObjectRecord) -> Path:

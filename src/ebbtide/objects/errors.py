@@ -67,13 +67,13 @@ class BucketNotEmpty(ServiceError):
 
 
 class AccessDenied(ServiceError):
-    """The bucket is another account's, or not the account's that the caller expected."""
+    """The bucket is another account's, not the account's that the caller expected, or closed to us."""
 
     code = "AccessDenied"
     http_status = 403
 
-    def __init__(self) -> None:
-        super().__init__("Access Denied")
+    def __init__(self, message: str = "Access Denied") -> None:
+        super().__init__(message)
 
 
 class PreconditionFailed(ServiceError):

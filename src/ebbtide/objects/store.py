@@ -1,9 +1,13 @@
-"""The embedded object store: keys and what is known of them in the database, bytes in rows and files.
+"""The object store: buckets of our own, and those that the operator's file places in outside stores.
+
+Ours have keys and what is known of them in the database, bytes in rows and files.
 
 Bytes are *staged* first: hashed as they stream in, kept in memory when they are few, else written to a
 file under a name of ours and flushed to disk. *Publishing* then lets a key name them, in a transaction that
 may do more: an invocation's output appears together with its outcome. Few bytes lie in the database itself,
 so that a small object costs its share of one group commit and no flush of its own.
+
+An outcome for an outside bucket cannot be part of a transaction: `deliver` puts it there before, bytes first.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from ebbtide import loops
 from ebbtide.database import Database
 from ebbtide.objects import files, records
 from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
+from ebbtide.objects.outside import Hold, Outside
 from ebbtide.objects.records import ObjectRecord, Piece, Staged
 
 T = TypeVar("T")
@@ -40,14 +45,19 @@ SWEEP_EVERY_S = 5.0
 ORPHANS_EVERY_S = 3600.0
 SWEEP_FILES = 1000
 
+SCAN = 1000
+"""Records read at a time."""
+
 
 class ObjectStore:
     """Objects of all buckets, their files below `root`."""
 
-    def __init__(self, root: Path, database: Database) -> None:
+    def __init__(self, root: Path, database: Database, outside: Mapping[str, Outside] | None = None) -> None:
+        """outside: the buckets that are not ours, by name; they hide one of ours with the same name."""
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._root = root
         self._database = database
+        self._outside = outside or {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         # Who reads which content: a content's files stay while a reader of it lives.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
@@ -134,8 +144,46 @@ class ObjectStore:
         if staged.file_name is not None:
             await self._in_thread(files.remove, self._root, staged.file_name)
 
+    def outside(self, bucket: str) -> Outside | None:
+        """The outside bucket of that name; None when it is ours, or nobody's."""
+        return self._outside.get(bucket)
+
+    async def deliver(self, bucket: str, key: str, staged: Staged, *, content_type: str, hold: Hold) -> bool:
+        """Put an outcome's staged bytes at their key in an outside bucket, before its transaction.
+
+        Returns at once False for a bucket of ours: the transaction itself publishes the bytes then. After
+        True it must not, and the staged bytes are the caller's to discard once it is committed; what an
+        earlier attempt left under the key was replaced, and doing it again is harmless.
+
+        hold: called right before the bytes become visible. It confirms that the caller still holds the claim
+        (renews the lease), and returns for how many s that is certain; sending is given up after these. It
+        raises LeaseLost otherwise, which is raised here, and nothing was written.
+        Raises Unavailable when the store cannot be reached or does not answer: try again later, with the same
+        staged bytes; another ServiceError when it will never take them (no access, no such bucket).
+        """
+        outside = self.outside(bucket)
+        if outside is None:
+            return False
+        await outside.deliver(
+            key, await self.staged(staged), size_bytes=staged.size_bytes, content_type=content_type, hold=hold
+        )
+        return True
+
+    async def staged(self, staged: Staged) -> AsyncIterator[bytes]:
+        """The bytes of what was staged. Raises ContentLost."""
+        piece = Piece(staged.size_bytes, staged.file_name, staged.data)
+        return await self.read(staged.id, [piece], 0, staged.size_bytes)
+
+    async def below(self, bucket: str, prefix: str) -> Sequence[ObjectRecord]:
+        """All objects whose keys begin so, by key. Raises what `head` does but for NoSuchKey."""
+        if outside := self.outside(bucket):
+            return await outside.all_below(prefix)
+        return await self._database.read(lambda connection: _below(connection, bucket, prefix))
+
     async def head(self, bucket: str, key: str) -> ObjectRecord:
-        """Raises NoSuchBucket, NoSuchKey."""
+        """Raises NoSuchBucket, NoSuchKey, and of an outside bucket what `Outside.head` does."""
+        if outside := self.outside(bucket):
+            return await outside.head(key)
         return await self._database.read(lambda connection: records.get_object(connection, bucket, key))
 
     async def open(
@@ -144,8 +192,11 @@ class ObjectStore:
         """The object and its bytes, or those from `start` on, at most `length`.
 
         The bytes stay readable as they are now though the key is overwritten or deleted meanwhile.
-        Raises NoSuchBucket, NoSuchKey, ContentLost; the bytes' iterator raises ContentLost too.
+        Raises NoSuchBucket, NoSuchKey, ContentLost; the bytes' iterator raises ContentLost too. Of an outside
+        bucket what `Outside.open` does.
         """
+        if outside := self.outside(bucket):
+            return await outside.open(key, start=start, length=length)
 
         def look(connection: Connection) -> tuple[ObjectRecord, Sequence[Piece]]:
             record = records.get_object(connection, bucket, key)
@@ -200,6 +251,18 @@ class ObjectStore:
 
     def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _below(connection: Connection, bucket: str, prefix: str) -> list[ObjectRecord]:
+    found: list[ObjectRecord] = []
+    lower = prefix
+    while batch := records.scan_objects(connection, bucket, lower, SCAN):
+        inside = [record for record in batch if record.key.startswith(prefix)]
+        found += inside
+        if len(inside) < SCAN:
+            break
+        lower = batch[-1].key + "\0"
+    return found
 
 
 class Reader:

@@ -8,17 +8,18 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from ebbtide import metrics
 from ebbtide.endpoints import Endpoint
-from ebbtide.errors import ServiceError
+from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
 from ebbtide.notifications import topics
 from ebbtide.objects import records
+from ebbtide.objects.outside import Hold
 from ebbtide.objects.records import Publication, Staged
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
@@ -64,6 +65,9 @@ class Outcome:
     metric: str | None = None
     claimed_at: float | None = None
     phases: Phases = Phases()  # noqa: RUF009  (frozen)
+    # Of one whose object goes to an outside bucket: that it is there, or why it cannot be.
+    delivered: bool = False
+    undelivered: ServiceError | None = None
 
     @property
     def topic(self) -> str | None:
@@ -79,6 +83,29 @@ class Outcome:
         assert config is not None
         kind = "SUCCESS" if self.state == "succeeded" else "ERROR"
         return f"{kind}_NOTIFICATION_TOPIC" in config.include_response_in
+
+
+async def deliver(objects: ObjectStore, outcome: Outcome, hold: Hold) -> Outcome:
+    """Put the outcome's object in place if it belongs into an outside bucket; returns what to commit then.
+
+    hold: confirms the claim, as in ObjectStore.deliver. Raises what that raises, but a failure object that
+    can never be written hinders nothing: the failure itself stands.
+    """
+    uri = _place(outcome)
+    if uri is None or outcome.delivered or outcome.undelivered:
+        return outcome
+    location, response = parse_location(uri), outcome.response
+    try:
+        delivered = await objects.deliver(
+            location.bucket, location.key, response.staged, content_type=response.content_type, hold=hold
+        )
+    except Unavailable:
+        raise
+    except ServiceError as error:
+        if outcome.state == "succeeded":
+            raise
+        return replace(outcome, undelivered=error)
+    return replace(outcome, delivered=delivered)
 
 
 def end_claims(
@@ -117,7 +144,8 @@ def _show(connection: Connection, outcomes: Sequence[Outcome]) -> list[ServiceEr
     places, publications = [], []
     for n, outcome in enumerate(outcomes):
         uri = _place(outcome)
-        if uri is not None:
+        errors[n] = outcome.undelivered
+        if uri is not None and not (outcome.delivered or outcome.undelivered):
             location = parse_location(uri)
             response = outcome.response
             publications.append(

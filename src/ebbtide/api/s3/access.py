@@ -5,6 +5,7 @@ import hashlib
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.s3.outside import refuse_outside
 from ebbtide.errors import ServiceError
 from ebbtide.objects.buckets import Bucket, get_bucket
 from ebbtide.objects.errors import InvalidArgument
@@ -36,7 +37,8 @@ _ONLY: dict[str, tuple[object, ...]] = {
 
 
 def owned_bucket(connection: Connection, params: Params, call: Call) -> Bucket:
-    """The bucket that the request names. Raises NoSuchBucket, AccessDenied."""
+    """The bucket that the request names. Raises NoSuchBucket, AccessDenied, NotImplemented if outside."""
+    refuse_outside(params["Bucket"], call)
     return get_bucket(connection, params["Bucket"], call.account, params.get("ExpectedBucketOwner"))
 
 

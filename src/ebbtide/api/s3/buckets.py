@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
 from ebbtide.api.s3.access import access_list, owned_bucket, owner, refuse_unsupported
+from ebbtide.api.s3.outside import outside_bucket
 from ebbtide.errors import ServiceError
 from ebbtide.objects import buckets, records, uploads
 from ebbtide.objects.buckets import Bucket
-from ebbtide.objects.errors import BucketAlreadyOwnedByYou, BucketNotEmpty
+from ebbtide.objects.errors import BucketAlreadyExists, BucketAlreadyOwnedByYou, BucketNotEmpty
 
 Operation = Callable[[Params, Call], Awaitable[Result]]
 
@@ -37,6 +38,8 @@ async def create_bucket(params: Params, call: Call) -> Result:
             "The specified bucket is not valid.", code="InvalidBucketName", members={"BucketName": name}
         )
     refuse_unsupported(params)
+    if call.parts.objects.outside(name):
+        raise BucketAlreadyExists(name)
     constraint = params.get("CreateBucketConfiguration", {}).get("LocationConstraint")
     region = "eu-west-1" if constraint == "EU" else constraint or call.region
     bucket = Bucket(name, call.account, region, call.now)
@@ -50,6 +53,8 @@ async def create_bucket(params: Params, call: Call) -> Result:
 
 async def head_bucket(params: Params, call: Call) -> Result:
     """Say that the bucket is there and the caller's. Raises NoSuchBucket, AccessDenied."""
+    if outside := outside_bucket(params, call):
+        return {"BucketRegion": outside.bucket.region or call.region, "AccessPointAlias": False}
     bucket = await _owned(params, call)
     return {"BucketRegion": bucket.region, "AccessPointAlias": False}
 

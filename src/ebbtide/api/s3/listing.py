@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3.access import owned_bucket, owner
 from ebbtide.api.s3.answers import checksum_members, quoted
+from ebbtide.api.s3.outside import outside_bucket
 from ebbtide.objects import records, uploads
 from ebbtide.objects.errors import InvalidArgument
 from ebbtide.objects.listing import Page, common_prefix, page
@@ -172,6 +173,10 @@ async def list_parts(params: Params, call: Call) -> Result:
 
 async def _page(params: Params, call: Call, after: str) -> Page[ObjectRecord]:
     limit = _limit(params, "MaxKeys")
+    if outside := outside_bucket(params, call):
+        return await outside.page(
+            prefix=params.get("Prefix", ""), delimiter=params.get("Delimiter", ""), after=after, limit=limit
+        )
 
     def work(connection: Connection) -> Page[ObjectRecord]:
         owned_bucket(connection, params, call)

@@ -8,8 +8,10 @@ from urllib.parse import unquote
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.s3 import outside
 from ebbtide.api.s3.access import access_list, cause, owned_bucket, refuse_unsupported, tell_followers
 from ebbtide.api.s3.answers import checksums_of, description, quoted
+from ebbtide.api.s3.outside import outside_bucket, refuse_outside
 from ebbtide.api.s3.uploading import (
     LARGEST_PUT_BYTES,
     checked_key,
@@ -57,6 +59,8 @@ async def put_object(params: Params, call: Call) -> Result:
     """
     refuse_unsupported(params)
     key, metadata, tags = checked_key(params), checked_metadata(params), tags_of_header(params)
+    if bucket_outside := outside_bucket(params, call):
+        return await outside.put_object(bucket_outside, params, call)
     # Before a long body is taken in: the answer may be no.
     bucket = await _read(call, lambda connection: owned_bucket(connection, params, call))
     staged = await receive(params, call)
@@ -86,17 +90,20 @@ async def get_object(params: Params, call: Call) -> Result:
 
     Raises NoSuchKey, NoSuchBucket, PreconditionFailed, InvalidRange. Source: GetObject.
     """
-    found = await _find(params, call)
+    found = await _find_anywhere(params, call)
     if unchanged := _not_modified(found.record, params):
         return unchanged
     stretch = _stretch(found, params)
+    if bucket_outside := outside_bucket(params, call):
+        body = await outside.read(bucket_outside, found.record, stretch.start, stretch.length)
+        return _described(found, stretch, params) | {"Body": body}
     body = await call.parts.objects.read(found.record.content_id, found.pieces, stretch.start, stretch.length)
     return _described(found, stretch, params) | {"Body": body}
 
 
 async def head_object(params: Params, call: Call) -> Result:
     """What GetObject would answer, without the bytes."""
-    found = await _find(params, call)
+    found = await _find_anywhere(params, call)
     return _not_modified(found.record, params) or _described(found, _stretch(found, params), params)
 
 
@@ -127,6 +134,9 @@ async def get_object_acl(params: Params, call: Call) -> Result:
 async def delete_object(params: Params, call: Call) -> Result:
     """Delete the object, if there is one. Raises NoSuchBucket, PreconditionFailed. Source: DeleteObject."""
     refuse_unsupported(params)
+    if bucket_outside := outside_bucket(params, call):
+        await bucket_outside.delete(params["Key"])
+        return {}
 
     def work(connection: Connection) -> Bucket:
         bucket = owned_bucket(connection, params, call)
@@ -236,6 +246,7 @@ async def find_source(params: Params, call: Call) -> Found:
     Raises NoSuchKey, NoSuchBucket, AccessDenied, PreconditionFailed, InvalidArgument.
     """
     bucket, key = _copy_source(params["CopySource"])
+    refuse_outside(bucket, call)
 
     def look(connection: Connection) -> Found:
         owned_bucket(connection, params, call)
@@ -285,6 +296,14 @@ async def _set_tags(params: Params, call: Call, tags: dict[str, str]) -> None:
 
 async def _read(call: Call, work: Callable[[Connection], T]) -> T:
     return await call.parts.database.read(work)
+
+
+async def _find_anywhere(params: Params, call: Call) -> Found:
+    """An object of ours, or what an outside store says of one, whose bytes lie in no piece here."""
+    if bucket_outside := outside_bucket(params, call):
+        refuse_unsupported(params)
+        return Found(await bucket_outside.head(params["Key"]), ())
+    return await _find(params, call)
 
 
 async def _find(params: Params, call: Call) -> Found:

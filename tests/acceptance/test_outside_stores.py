@@ -1,0 +1,177 @@
+"""An endpoint whose inputs, outputs and model lie in a foreign S3: through its faults, none is lost."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from tests.deployments import IMAGE, model_archive
+from tests.foreign_store import VARIABLES, ForeignS3, Gateway, foreign_s3, gateway_to, outside_file
+
+from ebbtide.cli.running import LOG_FILE, RunningServer, started
+
+ECHO = """
+def model_fn(directory):
+    return None
+
+def transform_fn(model, body, content_type, accept):
+    if body == b"fail":
+        raise ValueError("as asked")
+    return body, content_type
+"""
+
+
+class Papers:
+    """A server with an endpoint `papers`, all of whose objects lie in the foreign store."""
+
+    def __init__(self, server: RunningServer, data: Path, gateway: Gateway, foreign: ForeignS3) -> None:
+        self.server = server
+        self.gateway = gateway
+        self.foreign = foreign
+        self._data = data
+
+    def deploy(self) -> None:
+        self.foreign.put("model.tar.gz", model_archive(ECHO))
+        sagemaker = self.server.client("sagemaker")
+        sagemaker.create_model(
+            ModelName="papers",
+            ExecutionRoleArn=self.server.role_arn,
+            PrimaryContainer={"Image": IMAGE, "ModelDataUrl": "s3://papers/model.tar.gz"},
+        )
+        sagemaker.create_endpoint_config(
+            EndpointConfigName="papers",
+            ProductionVariants=[
+                {
+                    "VariantName": "v",
+                    "ModelName": "papers",
+                    "InstanceType": "ml.m5.xlarge",
+                    "InitialInstanceCount": 1,
+                }
+            ],
+            AsyncInferenceConfig={
+                "OutputConfig": {"S3OutputPath": "s3://papers/out", "S3FailurePath": "s3://papers/failed"}
+            },
+        )
+        sagemaker.create_endpoint(EndpointName="papers", EndpointConfigName="papers")
+        sagemaker.get_waiter("endpoint_in_service").wait(
+            EndpointName="papers", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+
+    def invoke(self, key: str, body: bytes) -> dict[str, str]:
+        self.foreign.put(key, body)
+        answer = self.server.client("sagemaker-runtime").invoke_endpoint_async(
+            EndpointName="papers", InputLocation=f"s3://papers/{key}"
+        )
+        return {
+            name: answer[name].removeprefix("s3://papers/") for name in ("OutputLocation", "FailureLocation")
+        }
+
+    def wait_for(self, key: str) -> bytes:
+        """What the foreign bucket has under the key, once it has something."""
+        self.foreign.client.get_waiter("object_exists").wait(
+            Bucket="foreign", Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+        return self.foreign.get(key)
+
+    def wait_for_log(self, words: str) -> None:
+        log, waited = self._data / LOG_FILE, threading.Event()
+        for _ in range(600):
+            if words in log.read_text():
+                return
+            waited.wait(0.1)
+        raise AssertionError(f"the log never said {words!r}:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Papers]:
+    data = tmp_path_factory.mktemp("outside")
+    with pytest.MonkeyPatch.context() as patch, foreign_s3() as foreign, gateway_to(foreign) as gateway:
+        file = outside_file(data / "outside.toml", gateway.url)
+        for name, value in (VARIABLES | {"EBBTIDE_OUTSIDE_STORES_FILE": str(file)}).items():
+            patch.setenv(name, value)
+        with started(data) as server:
+            papers = Papers(server, data, gateway, foreign)
+            papers.deploy()
+            yield papers
+
+
+@pytest.fixture(autouse=True)
+def no_faults(papers: Papers) -> Iterator[None]:
+    yield
+    papers.gateway.status = None
+    papers.gateway.speak()
+
+
+def test_input_model_and_output_lie_in_the_foreign_store(papers):
+    places = papers.invoke("in/a", b"a text")
+
+    assert papers.wait_for(places["OutputLocation"]) == b"a text"
+
+
+def test_a_failure_object_goes_there_too(papers):
+    places = papers.invoke("in/fails", b"fail")
+
+    assert b"as asked" in papers.wait_for(places["FailureLocation"])
+
+
+def test_an_input_that_is_not_there_fails_by_its_name(papers):
+    answer = papers.server.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName="papers", InputLocation="s3://papers/in/absent"
+    )
+
+    failure = papers.wait_for(answer["FailureLocation"].removeprefix("s3://papers/"))
+    assert "s3://papers/in/absent could not be read" in json.loads(failure)["message"]
+
+
+def test_while_the_store_is_down_work_waits_and_says_why_and_goes_on_once_it_is_up(papers):
+    papers.gateway.status = 503
+    places = papers.invoke("in/waits", b"patience")
+
+    papers.wait_for_log("waits, and is tried again: s3://foreign at ")
+    before = papers.foreign.keys()
+    papers.gateway.status = None
+
+    assert places["OutputLocation"] not in before
+    assert papers.wait_for(places["OutputLocation"]) == b"patience"
+
+
+def test_objects_pass_through_the_servers_own_s3(papers):
+    s3 = papers.server.client("s3")
+    s3.put_object(Bucket="papers", Key="mine/k", Body=b"0123", ContentType="text/csv", Metadata={"n": "v"})
+
+    got = s3.get_object(Bucket="papers", Key="mine/k", Range="bytes=1-2")
+    seen = s3.head_object(Bucket="papers", Key="mine/k")
+    listed = s3.list_objects_v2(Bucket="papers", Prefix="mine/", Delimiter="/")
+
+    assert (got["Body"].read(), got["ContentRange"]) == (b"12", "bytes 1-2/4")
+    assert (seen["ContentLength"], seen["ContentType"], seen["Metadata"]) == (4, "text/csv", {"n": "v"})
+    assert [each["Key"] for each in listed["Contents"]] == ["mine/k"]
+    assert papers.foreign.get("mine/k") == b"0123"
+    s3.delete_object(Bucket="papers", Key="mine/k")
+    with pytest.raises(s3.exceptions.NoSuchKey):
+        s3.get_object(Bucket="papers", Key="mine/k")
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("create_multipart_upload", {"Key": "k"}),
+        ("get_bucket_acl", {}),
+        ("put_object_tagging", {"Key": "k", "Tagging": {"TagSet": []}}),
+    ],
+)
+def test_what_does_not_pass_through_is_refused_by_the_buckets_place(papers, operation, arguments):
+    with pytest.raises(ClientError, match="papers lies in s3://foreign at http") as caught:
+        getattr(papers.server.client("s3"), operation)(Bucket="papers", **arguments)
+
+    assert caught.value.response["Error"]["Code"] == "NotImplemented"
+
+
+def test_an_outside_bucket_is_there_and_its_name_is_taken(papers):
+    s3 = papers.server.client("s3")
+
+    s3.head_bucket(Bucket="papers")
+    with pytest.raises(s3.exceptions.BucketAlreadyExists):
+        s3.create_bucket(Bucket="papers")
