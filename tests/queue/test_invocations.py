@@ -1,13 +1,10 @@
 """The queue's moves on a real database: what may be claimed, by whom, and who may end it."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from sqlalchemy import Connection, text
 
-from ebbtide.database import Database, metadata
+from ebbtide.database import Database
 from ebbtide.queue import invocations, retention
 from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Ending, Invocation, Phases
 
@@ -28,15 +25,6 @@ REQUEST = Invocation(
     failure_uri="s3://out/a-error.out",
     body=None,
 )
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(tmp_path / "ebbtide.db")
-    with database.engine.begin() as connection:
-        metadata.create_all(connection)
-    yield database
-    database.close()
 
 
 async def accept(database: Database, *requests: Invocation) -> None:

@@ -1,7 +1,6 @@
 """What no agent ends: requests that waited too long, and claims whose agent is gone."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from ebbtide import endpoints
-from ebbtide.database import Database, metadata
+from ebbtide.database import Database
 from ebbtide.endpoints import EndpointConfig, Model, catalogue
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.metrics import query
@@ -63,8 +62,7 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    database = Database(tmp_path / "ebbtide.db")
+async def place(tmp_path: Path, database: Database) -> Place:
     variant = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.xlarge"}
     output = {"S3OutputPath": "s3://b/out", "S3FailurePath": "s3://b/failures"}
     given = {
@@ -75,7 +73,6 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     model = Model(ACCOUNT, "m", "m", {"ModelName": "m", "PrimaryContainer": {"Image": "x"}}, 0.0)
     config = EndpointConfig(ACCOUNT, "c", "c", given, 0.0)
     with database.engine.begin() as connection:
-        metadata.create_all(connection)
         create_bucket(connection, Bucket("b", ACCOUNT, "us-east-1", 0.0))
         catalogue.create_model(connection, model)
         catalogue.create_endpoint_config(connection, config)
@@ -102,8 +99,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     changes = Changes()
     completion = Completion(database, changes, lambda: None, lease_s=30.0)
     reaper = Reaper(settings, database, objects, completion, Wakeups(), changes, lambda: None)
-    yield Place(database, objects, reaper, request)
-    database.close()
+    return Place(database, objects, reaper, request)
 
 
 async def test_a_request_past_its_ttl_ends_expired_with_a_failure_object_that_says_so(place: Place) -> None:

@@ -52,6 +52,9 @@ AFTER_DEFECT_S = 1.0
 LONGEST_WAIT_S = 30.0
 """How long one waits for storage that is not available, before it is asked again."""
 
+GATHER_S = 0.004
+"""How long an instance that has work already lets arrivals gather, to claim them together."""
+
 POLL_S = 5.0
 """How often an idle agent looks although nothing woke it: what other processes queue is found so."""
 
@@ -154,6 +157,8 @@ class Agent:
                 await self._claim()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.event.wait(), POLL_S)
+                if len(self._serving) * 4 > self._concurrency:
+                    await asyncio.sleep(GATHER_S)
             while self._serving or self.in_flight:
                 self._changed.event.clear()
                 await self._changed.event.wait()
@@ -193,11 +198,13 @@ class Agent:
             id_ = held.invocation.id
             task = asyncio.create_task(self._serve(held), name=f"invocation {id_}")
             self._serving[id_] = _Work(held, task)
+            self._completion.in_flight += 1
             task.add_done_callback(partial(self._served, held))
         self._changes.tell(claimed(claims))
 
     def _served(self, held: Claim, task: asyncio.Task[None]) -> None:
         # The same invocation may have been claimed again, by this very instance.
+        self._completion.in_flight -= 1
         work = self._serving.get(held.invocation.id)
         if work is not None and work.task is task:
             del self._serving[held.invocation.id]
@@ -260,7 +267,7 @@ class Agent:
 
     @asynccontextmanager
     async def exchange(
-        self, headers: dict[str, str], body: AsyncIterator[bytes]
+        self, headers: dict[str, str], body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST one request to the model server; the body within is its answer, not yet read.
 
@@ -321,7 +328,7 @@ class Agent:
         sent_at = clock.now()
         unread: list[ServiceError] = []
         try:
-            body = _noting(chunks, unread)
+            body = chunks if isinstance(chunks, bytes) else _noting(chunks, unread)
             async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, body) as answer:
                 status, response = answer.status, await self._receive(answer)
         except ModelServerLost:
@@ -345,10 +352,10 @@ class Agent:
         else:
             await self._report(held, status, response, phases)
 
-    async def _open(self, invocation: Invocation) -> tuple[int, str | None, AsyncIterator[bytes]]:
+    async def _open(self, invocation: Invocation) -> tuple[int, str | None, bytes | AsyncIterator[bytes]]:
         """The input's size, content type and bytes. Raises ServiceError, ValueError when it cannot be had."""
         if invocation.body is not None:
-            return len(invocation.body), invocation.content_type, once(invocation.body)
+            return len(invocation.body), invocation.content_type, invocation.body
         assert invocation.input_uri is not None
         location = parse_location(invocation.input_uri)
         record, chunks = await self._objects.open(location.bucket, location.key)
@@ -517,8 +524,3 @@ async def _noting(chunks: AsyncIterator[bytes], failures: list[ServiceError]) ->
     except ServiceError as error:
         failures.append(error)
         raise
-
-
-async def once(body: bytes) -> AsyncIterator[bytes]:
-    """A body that is already there, as a stream."""
-    yield body

@@ -485,6 +485,6 @@ FORGET = text("DELETE FROM alarm_history WHERE at < :before")
 
 HISTORY = text("""
 SELECT id, alarm_name, at, kind, summary, data FROM alarm_history
- WHERE account = :account AND (:alarm_name IS NULL OR alarm_name = :alarm_name)
+ WHERE account = :account AND (CAST(:alarm_name AS TEXT) IS NULL OR alarm_name = :alarm_name)
  ORDER BY at, id
 """)

@@ -8,7 +8,7 @@ Stretches are a second long at first and grow as they age (`TIERS`).
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, String, Table, text
 
-from ebbtide.database import metadata
+from ebbtide.database import for_drivers, metadata
 
 Dimensions = tuple[tuple[str, str], ...]
 
@@ -84,54 +84,67 @@ class StatisticSet:
 
 def record(connection: Connection, points: Iterable[Point]) -> None:
     """Add points, in the transaction of what they measure: they count once, or not at all if it fails."""
-    _add(
-        connection,
-        [
-            _row(p.namespace, p.name, p.dimensions, p.unit, p.at)
-            | {
-                "bucket": bucket(p.value),
-                "sample_count": p.count,
-                "total": p.count * p.value,
-                "minimum": p.value,
-                "maximum": p.value,
-            }
-            for p in points
-        ],
-    )
+    summed = _Sums()
+    for p in points:
+        series = _series(p.namespace, p.name, p.dimensions, p.unit)
+        summed.add(series, int(p.at), bucket(p.value), p.count, p.count * p.value, p.value, p.value)
+    summed.write(connection)
 
 
 def record_sets(connection: Connection, sets: Iterable[StatisticSet]) -> None:
     """Add samples of which only count, sum and extremes are known; their percentiles are interpolated."""
-    _add(
-        connection,
-        [
-            _row(s.namespace, s.name, s.dimensions, s.unit, s.at)
-            | {
-                "bucket": bucket(s.total / s.count),
-                "sample_count": s.count,
-                "total": s.total,
-                "minimum": s.minimum,
-                "maximum": s.maximum,
+    summed = _Sums()
+    for s in sets:
+        series = _series(s.namespace, s.name, s.dimensions, s.unit)
+        summed.add(series, int(s.at), bucket(s.total / s.count), s.count, s.total, s.minimum, s.maximum)
+    summed.write(connection)
+
+
+class _Sums:
+    """Samples on their way into the database; those of one series, second and bucket go there together."""
+
+    def __init__(self) -> None:
+        self._series: dict[int, Mapping[str, Any]] = {}
+        self._points: dict[tuple[int, int, int], tuple[float, float, float, float]] = {}
+
+    def add(
+        self,
+        series: Mapping[str, Any],
+        starts_at: int,
+        bucket: int,
+        count: float,
+        total: float,
+        minimum: float,
+        maximum: float,
+    ) -> None:
+        series_id: int = series["series_id"]
+        self._series[series_id] = series
+        at = (series_id, starts_at, bucket)
+        if (known := self._points.get(at)) is not None:
+            count += known[0]
+            total += known[1]
+            minimum = min(minimum, known[2])
+            maximum = max(maximum, known[3])
+        self._points[at] = (count, total, minimum, maximum)
+
+    def write(self, connection: Connection) -> None:
+        if not self._points:
+            return
+        rows = [
+            {
+                "series_id": series_id,
+                "starts_at": starts_at,
+                "bucket": bucket,
+                "sample_count": count,
+                "total": total,
+                "minimum": minimum,
+                "maximum": maximum,
             }
-            for s in sets
-        ],
-    )
-
-
-def _add(connection: Connection, samples: list[dict[str, Any]]) -> None:
-    """Add samples; those that fall into one point's second and bucket go there together."""
-    points: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for sample in samples:
-        point = points.setdefault((sample["series_id"], sample["starts_at"], sample["bucket"]), sample)
-        if point is not sample:
-            point["sample_count"] += sample["sample_count"]
-            point["total"] += sample["total"]
-            point["minimum"] = min(point["minimum"], sample["minimum"])
-            point["maximum"] = max(point["maximum"], sample["maximum"])
-    if rows := list(points.values()):
+            for (series_id, starts_at, bucket), (count, total, minimum, maximum) in self._points.items()
+        ]
         # Straight to the driver: every invocation pays for this, half of it for parameters otherwise.
-        connection.exec_driver_sql(ADD_SERIES, rows)
-        connection.exec_driver_sql(ADD_POINTS, rows)
+        connection.exec_driver_sql(ADD_SERIES[connection.dialect.name], list(self._series.values()))
+        connection.exec_driver_sql(ADD_POINTS[connection.dialect.name], rows)
 
 
 STRETCHES_AT_ONCE = 5
@@ -178,10 +191,6 @@ def encode(dimensions: Iterable[tuple[str, str]]) -> str:
     return json.dumps(sorted(dimensions), separators=(",", ":"))
 
 
-def _row(namespace: str, name: str, dimensions: Dimensions, unit: str, at: float) -> dict[str, Any]:
-    return _series(namespace, name, dimensions, unit) | {"starts_at": int(at)}
-
-
 @lru_cache(maxsize=4096)
 def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> dict[str, Any]:
     encoded = encode(dimensions)
@@ -198,11 +207,11 @@ def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> dic
     }
 
 
-ADD_SERIES = """
+ADD_SERIES = for_drivers("""
 INSERT INTO metric_series (id, namespace, name, dimensions, unit)
 VALUES (:series_id, :namespace, :name, :dimensions, :unit)
 ON CONFLICT DO NOTHING
-"""
+""")
 
 _MERGE = """
 ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
@@ -214,7 +223,7 @@ ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
                  THEN excluded.maximum ELSE metric_points.maximum END
 """
 
-ADD_POINTS = (
+ADD_POINTS = for_drivers(
     """
 INSERT INTO metric_points
        (series_id, resolution_s, starts_at, bucket, sample_count, total, minimum, maximum)

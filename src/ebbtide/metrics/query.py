@@ -132,11 +132,12 @@ SELECT (starts_at - :start) / :period_s AS slot,
  GROUP BY slot, bucket ORDER BY slot, bucket
 """).bindparams(bindparam("series", expanding=True), bindparam("resolutions", expanding=True))
 
+# PostgreSQL must know the type of what may be null.
 METRICS = text("""
 SELECT DISTINCT namespace, name, dimensions FROM metric_series
- WHERE (:namespace IS NULL OR namespace = :namespace)
-   AND (:name IS NULL OR name = :name)
-   AND (:active_since IS NULL OR EXISTS (
+ WHERE (CAST(:namespace AS TEXT) IS NULL OR namespace = :namespace)
+   AND (CAST(:name AS TEXT) IS NULL OR name = :name)
+   AND (CAST(:active_since AS FLOAT) IS NULL OR EXISTS (
          SELECT 1 FROM metric_points
           WHERE series_id = metric_series.id AND resolution_s = 1 AND starts_at >= :active_since))
 """)

@@ -5,7 +5,7 @@ agent that lost its lease cannot undo the work of the one that replaced it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 
 from ebbtide import accounts
-from ebbtide.database import metadata
-from ebbtide.queue.fairness import Share, Waiting, share
+from ebbtide.database import for_drivers, metadata
+from ebbtide.queue.fairness import Waiting, share
 
 MOVES = {
     "queued": {"claimed", "expired", "cancelled"},
@@ -150,8 +150,9 @@ depths = Table(
 triggers: the scaler asks every second, and counting a backlog of a million rows each time would cost more
 than the work itself."""
 
-TRIGGERS = (
-    """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations BEGIN
+TRIGGERS = {
+    "sqlite": (
+        """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations BEGIN
         INSERT INTO invocation_depths
         VALUES (NEW.endpoint_id, NEW.account, NEW.state = 'queued', NEW.state = 'claimed',
                 NEW.state = 'queued' AND NEW.lost_count > 0, 0)
@@ -159,7 +160,7 @@ TRIGGERS = (
             SET queued = queued + excluded.queued, claimed = claimed + excluded.claimed,
                 suspect = suspect + excluded.suspect;
     END""",
-    """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations BEGIN
+        """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations BEGIN
         UPDATE invocation_depths
            SET queued = queued + (NEW.state = 'queued') - (OLD.state = 'queued'),
                claimed = claimed + (NEW.state = 'claimed') - (OLD.state = 'claimed'),
@@ -167,19 +168,58 @@ TRIGGERS = (
                                  - (OLD.state = 'queued' AND OLD.lost_count > 0)
          WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
     END""",
-    """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations BEGIN
+        """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations BEGIN
         UPDATE invocation_depths
            SET queued = queued - (OLD.state = 'queued'), claimed = claimed - (OLD.state = 'claimed'),
                suspect = suspect - (OLD.state = 'queued' AND OLD.lost_count > 0)
          WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
     END""",
-)
-for _trigger in TRIGGERS:
-    event.listen(
-        invocations,
-        "after_create",
-        DDL(_trigger).execute_if(dialect="sqlite"),  # type: ignore[no-untyped-call]
-    )
+    ),
+    "postgresql": (
+        """CREATE FUNCTION invocation_arrives() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO invocation_depths AS depths
+        VALUES (NEW.endpoint_id, NEW.account, CAST(NEW.state = 'queued' AS integer),
+                CAST(NEW.state = 'claimed' AS integer),
+                CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer), 0)
+            ON CONFLICT (endpoint_id, account) DO UPDATE
+            SET queued = depths.queued + excluded.queued, claimed = depths.claimed + excluded.claimed,
+                suspect = depths.suspect + excluded.suspect;
+        RETURN NULL;
+    END $$""",
+        """CREATE FUNCTION invocation_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE invocation_depths
+           SET queued = queued + CAST(NEW.state = 'queued' AS integer)
+                               - CAST(OLD.state = 'queued' AS integer),
+               claimed = claimed + CAST(NEW.state = 'claimed' AS integer)
+                                 - CAST(OLD.state = 'claimed' AS integer),
+               suspect = suspect + CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer)
+                                 - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
+         WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
+        RETURN NULL;
+    END $$""",
+        """CREATE FUNCTION invocation_goes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE invocation_depths
+           SET queued = queued - CAST(OLD.state = 'queued' AS integer),
+               claimed = claimed - CAST(OLD.state = 'claimed' AS integer),
+               suspect = suspect - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
+         WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
+        RETURN NULL;
+    END $$""",
+        """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_arrives()""",
+        """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_moves()""",
+        """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations
+            FOR EACH ROW EXECUTE FUNCTION invocation_goes()""",
+    ),
+}
+for _dialect, _statements in TRIGGERS.items():
+    for _statement in _statements:
+        event.listen(
+            invocations,
+            "after_create",
+            DDL(_statement).execute_if(dialect=_dialect),  # type: ignore[no-untyped-call]
+        )
 
 
 class LeaseLost(Exception):
@@ -263,7 +303,8 @@ NOTHING = Backlog(0, 0, None)
 
 _COLUMNS = ", ".join(Invocation.__slots__)
 
-_ACCEPT = text(
+# What every invocation pays for goes straight to the driver.
+_ACCEPT = for_drivers(
     f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) "
     f"VALUES ({', '.join(f':{name}' for name in Invocation.__slots__)}, 'queued', 0, 0)"
 )
@@ -316,7 +357,7 @@ _HELD = {
     for dialect, lock in {"sqlite": "", "postgresql": "FOR UPDATE"}.items()
 }
 
-_FINISH = text(
+_FINISH = for_drivers(
     "UPDATE invocations SET state = :state, finished_at = :at, failure_reason = :reason, lease_until = NULL, "
     "opened_at = :opened_at, sent_at = :sent_at, answered_at = :answered_at, "
     "body = CASE WHEN :state = 'succeeded' THEN NULL ELSE body END WHERE id = :id"
@@ -386,8 +427,9 @@ def accept(
     tagged: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
     """Queue them. The caller has found their endpoints in the same transaction. tagged: id -> its tags."""
-    connection.execute(
-        _ACCEPT, [{name: getattr(one, name) for name in Invocation.__slots__} for one in accepted]
+    connection.exec_driver_sql(
+        _ACCEPT[connection.dialect.name],
+        [{name: getattr(one, name) for name in Invocation.__slots__} for one in accepted],
     )
     rows = [
         {"invocation_id": id_, "key": key, "value": value}
@@ -422,31 +464,29 @@ def claim(
         "now": now,
     }
     rows = connection.execute(_WAITING, {"endpoint_id": endpoint_id}).all()
-    if alone and any(row.suspect for row in rows):
-        claims = _claims(connection.execute(_CLAIM_SUSPECT[dialect], {**taken, "limit": 1}).all(), now)
-        if claims:
+    claims: list[Claim] = []
+    if any(row.suspect for row in rows):
+        if alone:
+            claims = _claims(connection.execute(_CLAIM_SUSPECT[dialect], {**taken, "limit": 1}).all(), now)
+        if claims or (not alone and _makes_room(connection, endpoint_id, instance_id)):
             return claims
-    if any(row.suspect for row in rows) and _makes_room(connection, endpoint_id, instance_id):
-        return []
-    waiting = {row.account: row.queued - row.suspect for row in rows}
-    if sum(count > 0 for count in waiting.values()) <= 1:
-        shares = [Share(account, limit, 0.0) for account, count in waiting.items() if count > 0]
-    else:
+    waiting = {row.account: Waiting(row.account, row.queued - row.suspect, row.turn) for row in rows}
+    if sum(each.queued > 0 for each in waiting.values()) > 1:
         weights = accounts.weights(connection)
-        shares = share(
-            [
-                Waiting(row.account, waiting[row.account], row.turn, weights.get(row.account, 1.0))
-                for row in rows
-            ],
-            limit,
-        )
-        connection.execute(
-            _SET_TURN, [{"endpoint_id": endpoint_id, "account": s.account, "turn": s.turn} for s in shares]
-        )
-    claims = []
-    for each in shares:
-        values = {**taken, "account": each.account, "limit": each.count}
-        claims += _claims(connection.execute(_CLAIM_IN_TURN[dialect], values).all(), now)
+        waiting = {name: replace(each, weight=weights.get(name, 1.0)) for name, each in waiting.items()}
+    while len(claims) < limit and (shares := share(list(waiting.values()), limit - len(claims))):
+        for each in shares:
+            values = {**taken, "account": each.account, "limit": each.count}
+            found = _claims(connection.execute(_CLAIM_IN_TURN[dialect], values).all(), now)
+            claims += found
+            # What is past its TTL still counts as queued: an account may have less than that for us.
+            left = waiting[each.account].queued - each.count if len(found) == each.count else 0
+            waiting[each.account] = replace(waiting[each.account], queued=left, turn=each.turn)
+        if len(waiting) > 1:
+            connection.execute(
+                _SET_TURN,
+                [{"endpoint_id": endpoint_id, "account": s.account, "turn": s.turn} for s in shares],
+            )
     return claims
 
 
@@ -481,8 +521,8 @@ def still_held(connection: Connection, claims: Iterable[Claim]) -> set[str]:
 def finish(connection: Connection, endings: Sequence[Ending]) -> None:
     """Move claimed invocations to their ends; the caller has seen that they are `still_held`."""
     if endings:
-        connection.execute(
-            _FINISH,
+        connection.exec_driver_sql(
+            _FINISH[connection.dialect.name],
             [
                 {
                     "id": each.held.invocation.id,

@@ -6,7 +6,7 @@ their statements: a statement each would cost a burst several times as much.
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
+from ebbtide.metrics.points import Dimensions
 from ebbtide.notifications import topics
 from ebbtide.objects import records
 from ebbtide.objects.outside import Hold
@@ -165,14 +166,13 @@ def _place(outcome: Outcome) -> str | None:
 
 def _tell(connection: Connection, outcomes: Sequence[tuple[Outcome, bool]]) -> None:
     """Write the messages and the metrics. With each outcome: whether its object could be put in place."""
-    points: list[Point] = []
+    points = list(_measured(outcome for outcome, _ in outcomes))
     by_topic: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
     for outcome, visible in outcomes:
         if not visible:
             # The failure itself stands: a wrong failure path must not keep the invocation for ever.
             log.warning("%s: no failure object at %s", outcome.invocation.id, outcome.invocation.failure_uri)
             points.append(_count(outcome, "ResponseUploadFailures"))
-        points += _measured(outcome)
         if outcome.topic is not None:
             by_topic[outcome.topic].append((outcome, _message(outcome, visible=visible)))
     for topic, messages in by_topic.items():
@@ -209,40 +209,47 @@ def _message(outcome: Outcome, *, visible: bool) -> str:
     )
 
 
-def _measured(outcome: Outcome) -> Iterator[Point]:
-    counts: dict[str, float] = {}
+def _measured(outcomes: Iterable[Outcome]) -> Iterator[Point]:
+    """What the outcomes count for, and how long their phases took."""
+    counts: Counter[tuple[str, Dimensions, float, int]] = Counter()
+    for outcome in outcomes:
+        dimensions, second = _dimensions(outcome), int(outcome.at)
+        for name, value in _counted(outcome):
+            counts[name, dimensions, value, second] += 1
+        accepted_at, phases = outcome.invocation.accepted_at, outcome.phases
+        waited_until = outcome.at if outcome.claimed_at is None else outcome.claimed_at
+        for name, begin, end, per_s, unit in (
+            ("TimeInBacklog", accepted_at, waited_until, 1e3, "Milliseconds"),
+            ("TotalProcessingTime", accepted_at, outcome.at, 1e3, "Milliseconds"),
+            ("RequestDownloadLatency", outcome.claimed_at, phases.opened_at, 1e6, "Microseconds"),
+            ("ModelLatency", phases.sent_at, phases.answered_at, 1e6, "Microseconds"),
+            ("ResponseUploadLatency", phases.answered_at, outcome.at, 1e6, "Microseconds"),
+        ):
+            if begin is not None and end is not None:
+                yield Point(NAMESPACE, name, dimensions, max(0.0, end - begin) * per_s, unit, outcome.at)
+    for (name, dimensions, value, second), count in counts.items():
+        yield Point(NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
+
+
+def _counted(outcome: Outcome) -> Iterator[tuple[str, float]]:
     if outcome.claimed_at is not None:
-        counts = {"InvocationsProcessed": 1.0, "Invocation4XXErrors": 0.0, "Invocation5XXErrors": 0.0}
+        yield "InvocationsProcessed", 1.0
+        for name in ("Invocation4XXErrors", "Invocation5XXErrors"):
+            yield name, float(name == outcome.metric)
     if outcome.state == "expired":
-        counts["ExpiredRequests"] = 1.0
+        yield "ExpiredRequests", 1.0
     if outcome.state != "succeeded":
-        counts["InvocationFailures"] = 1.0
-    if outcome.metric:
-        counts[outcome.metric] = 1.0
-    accepted_at, phases = outcome.invocation.accepted_at, outcome.phases
-    waited_until = outcome.at if outcome.claimed_at is None else outcome.claimed_at
-    seconds = {
-        "TimeInBacklog": (accepted_at, waited_until, "Milliseconds"),
-        "TotalProcessingTime": (accepted_at, outcome.at, "Milliseconds"),
-        "RequestDownloadLatency": (outcome.claimed_at, phases.opened_at, "Microseconds"),
-        "ModelLatency": (phases.sent_at, phases.answered_at, "Microseconds"),
-        "ResponseUploadLatency": (phases.answered_at, outcome.at, "Microseconds"),
-    }
-    for name, value in counts.items():
-        yield _point(outcome, name, value, _unit(name))
-    for name, (begin, end, unit) in seconds.items():
-        if begin is not None and end is not None:
-            scale = 1e3 if unit == "Milliseconds" else 1e6
-            yield _point(outcome, name, max(0.0, end - begin) * scale, unit)
+        yield "InvocationFailures", 1.0
+    if outcome.metric is not None and not outcome.metric.endswith("XXErrors"):
+        yield outcome.metric, 1.0
 
 
 def _count(outcome: Outcome, name: str) -> Point:
-    return _point(outcome, name, 1.0, _unit(name))
+    return Point(NAMESPACE, name, _dimensions(outcome), 1.0, _unit(name), outcome.at)
 
 
-def _point(outcome: Outcome, name: str, value: float, unit: str) -> Point:
-    dimensions = (("EndpointName", outcome.endpoint.name), ("VariantName", outcome.variant))
-    return Point(NAMESPACE, name, dimensions, value, unit, outcome.at)
+def _dimensions(outcome: Outcome) -> Dimensions:
+    return ("EndpointName", outcome.endpoint.name), ("VariantName", outcome.variant)
 
 
 async def stage_failure(objects: ObjectStore, reason: str, code: int) -> Response:
