@@ -1,7 +1,7 @@
 """A client of our own API: what boto3 has no clients for, over the same signed HTTP.
 
 Answers are dictionaries as the API's document /_ebbtide/openapi.json describes them; failures are botocore's
-ClientError with our code and message, as those of boto3's clients.
+ClientErrors with our code and message, like those of boto3's clients.
 """
 
 import json
@@ -29,6 +29,14 @@ RETRY_S = 0.5
 _TIMEOUT_S = (10, MAX_WAIT_S + 30)
 
 Answer = dict[str, Any]
+
+
+class RefusedError(ClientError):  # type: ignore[misc]  # botocore has no types
+    """What the server would not do, in its own words."""
+
+    MSG_TEMPLATE = "{error_message}"
+
+
 Filter = str | float | Iterable[str] | None
 
 
@@ -209,7 +217,7 @@ def _raise_failure(response: AWSResponse, operation: str) -> None:
     except (ValueError, KeyError, TypeError):
         error = {"Code": str(response.status_code), "Message": response.text[:1000]}
     metadata = {"HTTPStatusCode": response.status_code}
-    raise ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
+    raise RefusedError({"Error": error, "ResponseMetadata": metadata}, operation)
 
 
 def _events(raw: Any) -> Iterator[str]:

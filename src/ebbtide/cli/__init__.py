@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from ebbtide import __version__
+from ebbtide.cli import keys, steering
 from ebbtide.cli.errors import CommandError
+from ebbtide.cli.options import Json, OfServer
 from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -24,11 +26,6 @@ Data = Annotated[
     Path | None,
     typer.Option(help="The server's data directory. [default: $EBBTIDE_DATA or ~/.local/share/ebbtide]"),
 ]
-OfServer = Annotated[
-    Path | None,
-    typer.Option("--data", help="Data directory of the server to use. [default: AWS_ENDPOINT_URL if set]"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 class LogLevel(StrEnum):
@@ -224,3 +221,8 @@ def demo(
         requests=requests or (len(files) if files else BURST),
         picture=picture,
     )
+
+
+app.add_typer(steering.app)
+app.add_typer(keys.keys, name="keys")
+app.add_typer(keys.accounts, name="accounts")
