@@ -17,7 +17,7 @@ import aiohttp
 from ebbtide import clock
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
-from ebbtide.errors import ServiceError, Unavailable
+from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
 from ebbtide.identifiers import parse_location
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.logs import LogStore
@@ -436,7 +436,7 @@ class Agent:
             claimed_at=held.claimed_at,
             phases=phases,
         )
-        delay_s = AFTER_DEFECT_S
+        delay_s, unconfirmed = AFTER_DEFECT_S, False
         try:
             while True:
                 try:
@@ -446,6 +446,7 @@ class Agent:
                     )
                     await self._completion.publish(held, outcome, next_for=self._worker if goes_on else None)
                 except Unavailable as error:
+                    unconfirmed = unconfirmed or isinstance(error, Unconfirmed)
                     # The work is done: it waits for the database or the store rather than be done again.
                     log.warning("%s: its outcome waits: %s", held.invocation.inference_id, error)
                     await asyncio.sleep(delay_s)
@@ -453,7 +454,9 @@ class Agent:
                 else:
                     break
         except (LeaseLost, ServiceError):
-            await self._objects.discard(response.staged)
+            # What was perhaps published stays; if it was not, it is an orphan and goes as such.
+            if not unconfirmed:
+                await self._objects.discard(response.staged)
             raise
         if outcome.delivered or outcome.undelivered:
             await self._objects.discard(response.staged)
