@@ -16,6 +16,7 @@ from ebbtide.api.own.capacity import Capacity, capacity
 from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, moment, moment_or_none
 from ebbtide.api.submission import MAX_PRIORITY, MIN_PRIORITY
 from ebbtide.endpoints import Endpoint
+from ebbtide.notifications import history
 from ebbtide.queue import estimates, listing
 from ebbtide.queue.estimates import Estimate
 from ebbtide.queue.listing import UNFINISHED, Attempt, Filter, Position, Seen, Shown
@@ -429,7 +430,7 @@ def _whole(connection: Connection, seen: Seen, id_: str, now: float) -> Invocati
         queue=Queued(position=place.ahead + 1, exact=place.exact) if place else None,
         estimate=_estimate(connection, one, place, now),
         attempts=[_tried(each) for each in listing.attempts_of(connection, one.id)],
-        timeline=_timeline(one, None),
+        timeline=_timeline(one, history.notified_at(connection, [one.id]).get(one.id)),
     )
 
 
