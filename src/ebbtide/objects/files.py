@@ -18,6 +18,9 @@ from ebbtide.objects.records import Piece, Staged
 BLOCK_BYTES = 1 << 20
 """Bytes written, hashed or read at a time: large enough that a thread's hop costs little beside them."""
 
+FLUSH_BYTES = 8 << 20
+"""After so many bytes their way to the disk begins."""
+
 
 class Digests:
     """The MD5 that becomes the entity tag, and the checksums asked for, of bytes as they pass."""
@@ -58,17 +61,28 @@ class NewFile:
         self.name = time_ordered_id()
         self._directory = directory
         self._digests = digests
+        self._written = 0
+        self._flushing = 0
 
     @cached_property
     def _file(self) -> FileIO:
         return FileIO(self._directory / self.name, "xb")
 
-    def write(self, block: bytes | bytearray) -> None:
-        self._digests.update(block)
-        rest = memoryview(block)
-        with _disk_errors():
-            while rest:
-                rest = rest[self._file.write(rest) :]
+    def write(self, chunks: Sequence[bytes | bytearray]) -> None:
+        for chunk in chunks:
+            self._digests.update(chunk)
+            rest = memoryview(chunk)
+            with _disk_errors():
+                while rest:
+                    written = self._file.write(rest)
+                    self._written += written
+                    rest = rest[written:]
+        if self._written - self._flushing >= FLUSH_BYTES:
+            # They begin their way to the disk, and none is dropped that is not there yet. Else the flush at
+            # the end would have all of a large object before it.
+            length = self._written - self._flushing
+            os.posix_fadvise(self._file.fileno(), self._flushing, length, os.POSIX_FADV_DONTNEED)
+            self._flushing = self._written
 
     def finish(self) -> Staged:
         """Make the file durable, its name too."""

@@ -33,6 +33,9 @@ INLINE_BYTES = 16 * 1024
 """Most bytes kept in a row. Measured: below it a row costs less than a file's own flush, even without
 company in the group commit; above it the single writer would carry bytes that file threads carry better."""
 
+COPIED_BYTES = 32 * 1024
+"""Smaller chunks are copied together: a write each would cost more than the copy."""
+
 THREADS = 4
 
 REMOVAL_DELAY_S = 60.0
@@ -76,27 +79,35 @@ class ObjectStore:
         Raises what `chunks` raises, and Unavailable when the disk is full; nothing is kept then.
         """
         digests = Digests(checksum_algorithms)
-        buffer = bytearray()
+        gathered: list[bytes | bytearray] = []
+        size_bytes = 0
         file: NewFile | None = None
         writing: asyncio.Future[None] | None = None
         try:
             async for chunk in chunks:
-                buffer += chunk
-                if len(buffer) < BLOCK_BYTES:
+                if len(chunk) >= COPIED_BYTES:
+                    gathered.append(chunk)
+                elif gathered and isinstance(gathered[-1], bytearray):
+                    gathered[-1] += chunk
+                else:
+                    gathered.append(bytearray(chunk))
+                size_bytes += len(chunk)
+                if size_bytes < BLOCK_BYTES:
                     continue
                 file = file or self._new_file(digests)
                 # One block is written and hashed while the next arrives.
                 if writing is not None:
                     await writing
-                writing = self._in_thread(file.write, buffer)
-                buffer = bytearray()
+                writing = self._in_thread(file.write, gathered)
+                gathered, size_bytes = [], 0
             if writing is not None:
                 await writing
-            if file is None and len(buffer) <= INLINE_BYTES:
-                digests.update(buffer)
-                return digests.staged(data=bytes(buffer))
+            if file is None and size_bytes <= INLINE_BYTES:
+                data = b"".join(gathered)
+                digests.update(data)
+                return digests.staged(data=data)
             file = file or self._new_file(digests)
-            staged = await self._in_thread(_write_last, file, buffer)
+            staged = await self._in_thread(_write_last, file, gathered)
             self._staged[file.name] = staged
             return staged
         except BaseException:
@@ -289,8 +300,8 @@ class Reader:
         return block
 
 
-def _write_last(file: NewFile, block: bytearray) -> Staged:
-    file.write(block)
+def _write_last(file: NewFile, chunks: Sequence[bytes | bytearray]) -> Staged:
+    file.write(chunks)
     return file.finish()
 
 

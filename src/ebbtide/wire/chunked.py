@@ -51,6 +51,9 @@ class ChunkedDecoder:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The data that `piece` completes. Raises ServiceError on a malformed body or a wrong signature."""
+        if self._state == "data" and not self._buffer and len(piece) <= self._remaining:
+            yield self._data(piece)  # nearly all of a long body comes by here, uncopied
+            return
         self._buffer += piece
         while self._buffer:
             if self._state == "data":
@@ -69,6 +72,9 @@ class ChunkedDecoder:
     def _take_data(self) -> bytes:
         data = bytes(self._buffer[: self._remaining])
         del self._buffer[: self._remaining]
+        return self._data(data)
+
+    def _data(self, data: bytes) -> bytes:
         self._remaining -= len(data)
         self.decoded_bytes += len(data)
         if self._signer is not None:
