@@ -15,6 +15,7 @@ meanwhile, so it may run more than once.
 import asyncio
 import contextvars
 import queue
+import re
 import sqlite3
 import threading
 import time
@@ -420,6 +421,13 @@ class _PostgreSQL:
     def _driver(self, connection: Connection) -> "PsycopgConnection[Any]":
         driver: PsycopgConnection[Any] = connection.connection.dbapi_connection  # type: ignore[assignment]
         return driver
+
+
+def for_drivers(statement: str) -> dict[str, str]:
+    """A statement with :named parameters as each database's driver takes it, for `exec_driver_sql`, by the
+    dialect's name. What is carried out for every invocation is spared SQLAlchemy's work on parameters so.
+    """
+    return {"sqlite": statement, "postgresql": re.sub(r":(\w+)", r"%(\1)s", statement)}
 
 
 def postgresql_url(text: str) -> Any:
