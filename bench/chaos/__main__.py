@@ -19,8 +19,15 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=RATE_PER_S, help="requests a second")
     parser.add_argument("--report", type=Path, default=Path("build/chaos.json"))
     given = parser.parse_args()
-    storms = [storm(seed=given.seed, seconds=given.minutes * 60, rate_per_s=given.rate)]
     given.report.parent.mkdir(parents=True, exist_ok=True)
+    storms = [
+        storm(
+            seed=given.seed,
+            seconds=given.minutes * 60,
+            rate_per_s=given.rate,
+            log=given.report.with_suffix(".log"),
+        )
+    ]
     given.report.write_text(
         json.dumps({"machine": machine(), "versions": versions(), "storms": storms}, indent=2) + "\n"
     )

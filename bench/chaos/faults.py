@@ -61,15 +61,18 @@ class Faults:
         }
         self.possible = [each.name for each in FAULTS if each.name in self._carry_out.keys() - left_out]
 
-    def carry_out(self, blows: Iterable[Blow]) -> None:
-        """Strike each at its time, several targets at once, one target after the other; returns when all is
-        let go.
+    def carry_out(self, blows: Iterable[Blow], *, seconds: float) -> None:
+        """Strike for so long, several targets at once; returns when all is let go.
+
+        A blow whose target still bears another waits for that, and those after it with it.
         """
-        began_at = time.monotonic()
+        until = time.monotonic() + seconds
         busy: dict[str, threading.Lock] = defaultdict(threading.Lock)
         striking = []
         for blow in blows:
-            time.sleep(max(0.0, began_at + blow.at_s - time.monotonic()))
+            time.sleep(blow.after_s)
+            if time.monotonic() > until:
+                break
             busy[blow.fault.target].acquire()
             thread = threading.Thread(target=self._strike, args=(blow, busy[blow.fault.target]))
             thread.start()

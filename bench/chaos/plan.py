@@ -57,10 +57,10 @@ class Fault:
 FAULTS = (
     Fault("kill a model server", "model servers", 30),
     Fault("stop a model server", "model servers", 10, 0.5, 6.0),
-    Fault("kill the server", "server", 10),
-    Fault("stop the server", "server", 6, 0.5, 6.0),
-    Fault("drain the server", "server", 4),
-    Fault("drain the server, then hurry it", "server", 3),
+    Fault("kill the server", "server", 6),
+    Fault("stop the server", "server", 5, 0.5, 6.0),
+    Fault("drain the server", "server", 3),
+    Fault("drain the server, then hurry it", "server", 2),
     Fault("fill the disk", "disk", 5, 1.0, 6.0),
     Fault("lock the database", "database", 6, 1.0, 9.0),
     Fault("kill the database", "database", 6),
@@ -72,9 +72,9 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """A fault at its time, for `hold_s`; `pick` in [0, 1) chooses among what it can fall on."""
+    """A fault, `after_s` the one before, for `hold_s`; `pick` in [0, 1) chooses among what it can fall on."""
 
-    at_s: float
+    after_s: float
     fault: Fault
     hold_s: float
     pick: float
@@ -110,15 +110,15 @@ def _size(chance: random.Random) -> int:
     return int(smallest * (largest / smallest) ** chance.random())
 
 
-def blows(seed: int, *, seconds: float, possible: Collection[str]) -> Iterator[Blow]:
-    """One about every second; `possible` names the faults that can be had on this machine.
+def blows(seed: int, *, possible: Collection[str]) -> Iterator[Blow]:
+    """Without end, one about every second; `possible` names the faults that can be had on this machine.
 
     The first of each kind come early and in turn, so that a short storm has them all.
     """
     chance = random.Random(f"blows {seed}")
     faults = [fault for fault in FAULTS if fault.name in possible]
-    first = random.Random(f"first {seed}").sample(faults, len(faults))
-    at_s = 0.0
-    while (at_s := at_s + chance.uniform(0.5, 1.5)) < seconds:
+    first = chance.sample(faults, len(faults))
+    while True:
         fault = first.pop() if first else chance.choices(faults, [each.weight for each in faults])[0]
-        yield Blow(at_s, fault, chance.uniform(fault.shortest_s, fault.longest_s), chance.random())
+        hold_s = chance.uniform(fault.shortest_s, fault.longest_s)
+        yield Blow(chance.uniform(0.5, 1.5), fault, hold_s, chance.random())

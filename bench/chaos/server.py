@@ -176,8 +176,12 @@ class Server:
         self._supervisor.start()
 
     def await_up(self) -> None:
-        """Raises TimeoutError."""
-        if not self.up.wait(PATIENCE_S):
+        """Raises TimeoutError, at once for a server that does not even start the first time."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.up.wait(RESTART_PAUSE_S):
+            never_up = 0 < self.ends == self.failed_starts
+            if time.monotonic() < deadline and not never_up:
+                continue
             end = self._log.read_text(errors="replace")[-2000:]
             raise TimeoutError(f"The server is not up after {PATIENCE_S:.0f} s. Its log ends:\n{end}")
 
@@ -233,7 +237,7 @@ class Server:
             self.broken.append(f"the server ended with status {status} after SIGTERM")
 
     def _supervise(self) -> None:
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             while not self._stopping.is_set():
                 self._ending.clear()
                 _note(log, "the server is started")

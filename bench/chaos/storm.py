@@ -39,6 +39,7 @@ def storm(
     seed: int,
     seconds: float,
     rate_per_s: float,
+    log: Path,
     parked: bool = True,
     largest_bytes: int = 64 * plan.MB,
     without: frozenset[str] = frozenset(),
@@ -46,7 +47,8 @@ def storm(
 ) -> dict[str, Any]:
     """Run one and account for it; the report, whose `violations` are to be empty.
 
-    without: faults to leave out. Raises TimeoutError when the server does not come up.
+    log: where the server's log goes. without: faults to leave out. Raises TimeoutError when the server does
+    not come up.
     """
     asks = plan.asks(seed, seconds=seconds, rate_per_s=rate_per_s, parked=parked, largest_bytes=largest_bytes)
     seen = Observations()
@@ -61,7 +63,7 @@ def storm(
             stack.callback(disk.close)
         server = Server(
             data,
-            Path(place) / "server.log",
+            log,
             enter=disk.enter if disk else [],
             environment={
                 "EBBTIDE_LEASE_S": str(LEASE_S),
@@ -92,7 +94,7 @@ def storm(
             say(f"seed {seed}: {len(asks)} requests and about {seconds:.0f} faults in {seconds:.0f} s")
             began_at = time.monotonic()
             asking = Asking(clients, asks, seed, seen)
-            faults.carry_out(plan.blows(seed, seconds=seconds, possible=faults.possible))
+            faults.carry_out(plan.blows(seed, possible=faults.possible), seconds=seconds)
             calm_at = time.monotonic()
             say(f"the faults are over; {len(seen.accepted)} accepted so far")
             asking.join(SETTLE_S)
@@ -110,8 +112,6 @@ def storm(
         report["settling_s"] = round(settled_at - calm_at, 1)
         report["server"] = {"ends": server.ends, "failed_starts": server.failed_starts}
         report["planned"] = len(asks)
-        if report["violations"]:
-            report["server"]["log"] = _keep(Path(place) / "server.log", seed)
         return {"seed": seed, **report}
 
 
@@ -209,10 +209,3 @@ def _percentiles(values: list[float]) -> dict[str, float]:
         values = values * 2
     cut = statistics.quantiles(values, n=100, method="inclusive")
     return {"p50_s": round(cut[49], 3), "p99_s": round(cut[98], 3)}
-
-
-def _keep(log: Path, seed: int) -> str:
-    """Save the server's log of a storm that broke something."""
-    kept = Path(tempfile.gettempdir()) / f"ebbtide-chaos-{seed}.log"
-    kept.write_bytes(log.read_bytes())
-    return str(kept)
