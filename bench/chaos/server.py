@@ -1,7 +1,7 @@
 """The server under the storm: on a small disk, with a wall clock that can be set, started again when it ends.
 
-Neither needs root: the disk is a tmpfs in a mount namespace of its own, the clock is libfaketime's. Where a
-machine has not what a fault takes, that fault says why it is left out.
+Neither needs root: the disk is a tmpfs in a mount namespace of its own, the clock a library loaded before
+libc. Where a machine has not what a fault takes, that fault says why it is left out.
 """
 
 import os
@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -110,29 +111,26 @@ class WallClock:
     """The wall clock of the processes started with `environment`; set by an offset in s."""
 
     def __init__(self, place: Path) -> None:
-        """Raises Unavailable."""
-        found = [
-            library
-            for root in ("/usr/lib", "/usr/local/lib", "/opt/homebrew/lib")
-            for library in sorted(Path(root).glob("**/faketime/libfaketimeMT.so.1"))
-        ]
-        if not found:
-            raise Unavailable("libfaketime is not installed (Debian's package faketime)")
-        self._file = place / "wall-clock"
-        self.set(0)
-        self.environment = {
-            "LD_PRELOAD": str(found[0]),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",  # its name before 0.9.9
-            "NO_FAKE_STAT": "1",
-        }
+        """place: a directory for its files. Raises Unavailable."""
+        library = place / "wall_clock.so"
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise Unavailable("there is no C compiler for the library that sets the wall clock")
+        source = Path(__file__).with_name("wall_clock.c")
+        made = subprocess.run(
+            [compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"],
+            capture_output=True,
+            text=True,
+        )
+        if made.returncode != 0:
+            raise Unavailable(f"the library that sets the wall clock cannot be compiled: {made.stderr}")
+        self._offset = place / "wall_clock_offset"
+        self._offset.write_bytes(bytes(8))
+        self.environment = {"LD_PRELOAD": str(library), "WALL_CLOCK_OFFSET": str(self._offset)}
 
     def set(self, offset_s: int) -> None:
-        unfinished = self._file.with_suffix(".new")
-        unfinished.write_text(f"{offset_s:+d}\n")
-        unfinished.replace(self._file)
+        with self._offset.open("r+b") as file:
+            file.write(struct.pack("=q", offset_s))
 
 
 class Server:
