@@ -31,7 +31,12 @@ settings.load_profile("tests")
 
 KINDS = {"sqlite": ["sqlite"], "postgresql": ["postgresql"], "both": ["sqlite", "postgresql"]}
 
-ON_BOTH: tuple[str, ...] = ()
+ON_BOTH = (
+    "tests/api/",
+    "tests/acceptance/test_boto3.py",
+    "tests/acceptance/test_post.py",
+    "tests/acceptance/test_aws_command.py",
+)
 """Tests through the server that run on each database when both are chosen."""
 
 
@@ -43,7 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = KINDS[metafunc.config.getoption("--database")]
-    if "database_place" in metafunc.fixturenames:
+    own = any("database_place" in mark.args for mark in metafunc.definition.iter_markers("parametrize"))
+    if "database_place" in metafunc.fixturenames and not own:
         metafunc.parametrize("database_place", kinds, indirect=True)
     if "server_database" in metafunc.fixturenames:
         path = metafunc.definition.nodeid

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from ebbtide import clock
 from ebbtide.errors import Unavailable
@@ -11,6 +12,21 @@ from ebbtide.errors import Unavailable
 log = logging.getLogger(__name__)
 
 AFTER_FAILURE_S = 1.0
+
+T = TypeVar("T")
+
+
+async def until_available(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work, again a second later while it is Unavailable: for what must come about before all else.
+
+    It must bear to be done twice.
+    """
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            log.warning("not now: %s", error)
+            await asyncio.sleep(AFTER_FAILURE_S)
 
 
 async def run(

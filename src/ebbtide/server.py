@@ -2,15 +2,22 @@
 
 One process on one port: every AWS API, and the loops that make endpoints what was asked for. Each loop is a
 part's `run`; all of them end when `stop` is set, the fleet last, when its instances have drained.
+
+Of servers that share a PostgreSQL database only the leader (peers.py) runs the loops; the others answer
+requests and tell it what they have committed. A leader that finds another in its place begins anew, as a
+follower.
 """
 
 import asyncio
 import fcntl
+import json
 import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from granian.constants import Interfaces
@@ -23,11 +30,12 @@ from ebbtide.accounts import Keyring
 from ebbtide.api.application import Application
 from ebbtide.api.call import Parts
 from ebbtide.api.sagemaker_runtime import invocation
-from ebbtide.database import Database
+from ebbtide.database import Database, postgresql_url
 from ebbtide.instances.fleet import Fleet
 from ebbtide.logs import LogStore
 from ebbtide.metrics import alarms
 from ebbtide.notifications import bucket_configuration, topics
+from ebbtide.notifications.arrivals import Arrivals
 from ebbtide.notifications.deliveries import Deliveries
 from ebbtide.notifications.object_events import Notifier
 from ebbtide.notifications.signing import Signer
@@ -35,8 +43,9 @@ from ebbtide.objects.followers import Followers
 from ebbtide.objects.outside import Outside
 from ebbtide.objects.outside_file import read_file
 from ebbtide.objects.store import ObjectStore
+from ebbtide.peers import ARRIVALS, CHANGES, LOOK, QUEUE, LeadershipLost, Peers
 from ebbtide.queue import invocations, upload_rules
-from ebbtide.queue.changes import Changes
+from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion
 from ebbtide.queue.intake import Intake
 from ebbtide.queue.reaper import Reaper
@@ -44,7 +53,8 @@ from ebbtide.queue.retention import Retention
 from ebbtide.queue.steering import Steering
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling.scaler import Scaler
-from ebbtide.settings import Credentials, Settings, credentials
+from ebbtide.settings import CREDENTIALS_FILE, Credentials, Settings, credentials, keep_credentials
+from ebbtide.shared_secrets import share
 
 log = logging.getLogger(__name__)
 
@@ -67,45 +77,123 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     `on_ready` gets the URL once requests are answered. Raises StartError.
     """
     _make_data_directory(settings.data)
-    with _sole_holder(settings.data), closing(_open_database(settings.data)) as database:
+    with _sole_holder(settings.data):
         clock.resume(settings.data)
-        key = _credentials(settings.data)
-        port = _free_port(settings)
+        settings = replace(settings, port=_free_port(settings))
+        while True:
+            try:
+                await _serve(settings, on_ready)
+                return
+            except LeadershipLost as error:
+                log.warning("%s: this server begins anew as a follower", error)
+
+
+async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """`serve`, with the data directory held. Raises LeadershipLost, with nothing left running."""
+    with closing(await asyncio.to_thread(_open_database, settings)) as database:
+        key = _credentials(settings, database)
+        url = f"http://{_authority(settings.host, settings.port)}"
+        peers = None
+        if settings.database is not None:
+            peers = Peers(settings.database, database, settings.address or url)
         try:
-            parts = _build(settings, database, key)
+            parts = _build(settings, database, key, peers)
         except ValueError as error:  # a setting whose value a part cannot use
             raise StartError(str(error)) from error
         stop, hurry = _signals()
-        # Whoever held a claim was this data directory's former server, and that is gone.
-        await database.write(lambda connection: invocations.release_all(connection, now=clock.now()))
-        loops_running = [asyncio.create_task(loop) for loop in _loops(parts, stop)]
+        term = _Term(parts)
+        own_loops = [asyncio.create_task(loop) for loop in _own_loops(parts, stop)]
         await parts.keyring.refresh()
-        http = _http_server(parts, settings.host, port)
+        leaving = asyncio.Event()
+        if peers is None:
+            await term.begin()
+            following = asyncio.create_task(_until(stop))
+        else:
+            following = asyncio.create_task(peers.run(leaving))
+            term.begin_when(peers.leads)
+        http = _http_server(parts, settings.host, settings.port)
         serving = asyncio.create_task(http.serve())
-        await _listening(settings.host, port)
-        on_ready(f"http://{_authority(settings.host, port)}")
+        await _listening(settings.host, settings.port)
+        on_ready(url)
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([serving, stopping, following], return_when=asyncio.FIRST_COMPLETED)
+        asked_to_stop = stop.is_set()
+        if following.done() and not asked_to_stop:
+            hurry.set()  # whoever leads now has taken over what runs here
         stop.set()
         parts.stopping.set()
+        parts.deliveries.arrivals.close()
         http.stop()  # type: ignore[no-untyped-call]
         await serving
-        await _close(parts.fleet, settings.drain_timeout_s, hurry)
-        await asyncio.gather(*loops_running)
+        await term.end(hurry)
+        await asyncio.gather(stopping, *own_loops)
         parts.logs.close()
+        # Only now may another server lead: what ran here has drained.
+        leaving.set()
+        try:
+            await following
+        except LeadershipLost:
+            if not asked_to_stop:
+                raise
 
 
-def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
-    wakeups, changes = Wakeups(), Changes()
-    objects = ObjectStore(settings.data / "objects", database, _outside(settings))
+class _Term:
+    """The time in which this server runs the loops and the instances: all of it, or while it leads."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._beginning: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Do what a start does, and start the loops."""
+        # Whoever held a claim was the former server, and that is gone.
+        await loops.until_available(
+            lambda: self._parts.database.write(
+                lambda connection: invocations.release_all(connection, now=clock.now())
+            )
+        )
+        self._loops = [asyncio.create_task(loop) for loop in _loops(self._parts, self._stop)]
+
+    def begin_when(self, leads: asyncio.Event) -> None:
+        """Begin as soon as this server leads."""
+        self._beginning = asyncio.create_task(self._begin_when(leads))
+
+    async def _begin_when(self, leads: asyncio.Event) -> None:
+        await leads.wait()
+        await self.begin()
+
+    async def end(self, hurry: asyncio.Event) -> None:
+        """Stop the loops, and drain the instances; once hurried, hand back what they have in work."""
+        self._stop.set()
+        if self._beginning is not None:
+            self._beginning.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._beginning
+        await _close(self._parts.fleet, self._parts.settings.drain_timeout_s, hurry)
+        await asyncio.gather(*self._loops)
+
+
+def _build(settings: Settings, database: Database, key: Credentials, peers: Peers | None) -> Parts:
+    if peers is None:
+        wakeups, changes, arrivals = Wakeups(), Changes(), Arrivals()
+    else:
+        wakeups = Wakeups(partial(peers.tell_leader, QUEUE))
+        changes = Changes(lambda change: peers.tell(CHANGES, asdict(change)))
+        arrivals = Arrivals(partial(peers.tell, ARRIVALS))
+    objects = ObjectStore(settings.objects or settings.data / "objects", database, _outside(settings))
     logs = LogStore(settings.data / "logs")
-    deliveries = Deliveries(settings, database, Signer(settings.data / "sns"), logs)
+    signer = Signer(settings.data / "sns", None if peers is None else partial(share, database.engine, "sns"))
+    deliveries = Deliveries(settings, database, signer, logs, arrivals)
+    fence = None if peers is None else peers.check_leading
     completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
-    fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion)
+    fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion, fence)
     scaler = Scaler(settings, database, wakeups, fleet.wake)
     intake = Intake(database, wakeups, changes)
-    return Parts(
+    parts = Parts(
         settings=settings,
+        peers=peers,
         stopping=asyncio.Event(),
         database=database,
         keyring=Keyring(key, database),
@@ -121,6 +209,23 @@ def _build(settings: Settings, database: Database, key: Credentials) -> Parts:
         fleet=fleet,
         scaler=scaler,
     )
+    if peers is not None:
+        _hear(parts, peers)
+    return parts
+
+
+def _hear(parts: Parts, peers: Peers) -> None:
+    """Have the parts told of what other servers tell."""
+
+    def look(_: None) -> None:
+        parts.wakeups.wake_all()
+        for part in (parts.deliveries, parts.followers, parts.fleet, parts.scaler):
+            part.wake()
+
+    peers.hear(LOOK, look)
+    peers.hear(QUEUE, parts.wakeups.wake)
+    peers.hear(ARRIVALS, parts.deliveries.arrivals.wake)
+    peers.hear(CHANGES, lambda change: parts.changes.pass_on(Change(**change)))
 
 
 def _followers(database: Database, deliveries: Deliveries, intake: Intake) -> Followers:
@@ -153,9 +258,13 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
     yield loops.run("retention", retention.step, stop)
-    yield loops.run("keys", parts.keyring.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)
+
+
+def _own_loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:
+    """What every server does, whether it leads or not."""
+    yield loops.run("keys", parts.keyring.step, stop)
     yield loops.run("clock", _clock_keeping(parts.settings.data), stop)
 
 
@@ -203,6 +312,10 @@ async def _close(fleet: Fleet, timeout_s: float, hurry: asyncio.Event) -> None:
         await fleet.close(0.0)
     hurried.cancel()
     await draining
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -261,25 +374,44 @@ def _sole_holder(data: Path) -> Iterator[None]:
         yield
 
 
-def _credentials(data: Path) -> Credentials:
+def _credentials(settings: Settings, database: Database) -> Credentials:
+    """The operator's key: this data directory's, or that of the servers beside the same database."""
     try:
-        return credentials(data)
+        own = credentials(settings.data)
     except ValueError as error:
         raise StartError(str(error)) from error
+    if settings.database is None:
+        return own
+    shared = Credentials(**json.loads(share(database.engine, "operator", json.dumps(asdict(own)))))
+    if shared != own:
+        if (settings.data / CREDENTIALS_FILE).exists():
+            # Commands on this machine find the key there.
+            keep_credentials(settings.data, shared)
+        else:
+            raise StartError(
+                "EBBTIDE_ACCESS_KEY_ID and EBBTIDE_SECRET_ACCESS_KEY are not the key of the servers beside "
+                "this database"
+            )
+    return shared
 
 
-def _open_database(data: Path) -> Database:
-    path = data / "ebbtide.db"
+def _open_database(settings: Settings) -> Database:
+    where: Path | str = settings.database or settings.data / "ebbtide.db"
     try:
-        database = Database(path)
+        shown = where if isinstance(where, Path) else postgresql_url(where)  # hides the password
+        database = Database(where)
+    except ImportError as error:
+        raise StartError("PostgreSQL needs its driver: pip install 'ebbtide[postgresql]'") from error
+    except ValueError as error:
+        raise StartError(str(error)) from error
     except DatabaseError as error:
-        raise StartError(f"The database {path} cannot be used: {error.orig}") from error
+        raise StartError(f"The database {shown} cannot be used: {error.orig}") from error
     try:
         migrations.migrate(database.engine)
     except (migrations.NewerDatabase, DatabaseError) as error:
         database.close()
         cause = error.orig if isinstance(error, DatabaseError) else error
-        raise StartError(f"The database {path} cannot be used: {cause}") from error
+        raise StartError(f"The database {shown} cannot be used: {cause}") from error
     return database
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ebbtide.identifiers import ACCOUNT
 
+CREDENTIALS_FILE = "credentials.json"
+
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8377
 
 
@@ -30,6 +32,9 @@ class Settings:
     data: Path
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
+    database: str | None = None
+    objects: Path | None = None
+    address: str | None = None
     region: str = "us-east-1"
     lease_s: float = 30.0
     max_claim_count: int = 3
@@ -46,9 +51,10 @@ class Settings:
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
     ) -> "Settings":
-        """Read EBBTIDE_REGION, EBBTIDE_LEASE_S, EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S,
-        EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE,
-        EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL and EBBTIDE_PRIVATE_DELIVERY; arguments win.
+        """Read EBBTIDE_DATABASE, EBBTIDE_OBJECTS, EBBTIDE_ADDRESS, EBBTIDE_REGION, EBBTIDE_LEASE_S,
+        EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S, EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES,
+        EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL and
+        EBBTIDE_PRIVATE_DELIVERY; arguments win.
 
         Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
         it when the server itself listens on loopback alone: whoever reaches it is on this machine already.
@@ -56,6 +62,9 @@ class Settings:
         Raises ValueError naming the variable whose value does not parse, or is a number not above 0.
         """
         readers: dict[str, type | Callable[[str], bool]] = {
+            "database": str,
+            "objects": Path,
+            "address": str,
             "region": str,
             "lease_s": float,
             "max_claim_count": int,
@@ -122,14 +131,18 @@ def credentials(data: Path, environment: Mapping[str, str] = os.environ) -> Cred
         raise ValueError(
             "EBBTIDE_ACCESS_KEY_ID and EBBTIDE_SECRET_ACCESS_KEY must be given together or not at all"
         )
-    path = data / "credentials.json"
+    path = data / CREDENTIALS_FILE
     if not path.exists():
-        made = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
-        write_private(path, json.dumps(asdict(made)).encode())
+        keep_credentials(data, Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)))
     try:
         return Credentials(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} holds no key: {error}") from error
+
+
+def keep_credentials(data: Path, key: Credentials) -> None:
+    """Make this the key of the data directory."""
+    write_private(data / CREDENTIALS_FILE, json.dumps(asdict(key)).encode())
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -212,7 +212,7 @@ class Workplace:
         return found
 
     async def serving(self, endpoint: Endpoint, count: int) -> None:
-        await self.until(lambda: sum(self.fleet.current_counts(endpoint.id).values()) == count)
+        await self.until(lambda: len(self.fleet.in_service(endpoint.id)) == count)
 
     async def output(self, key: str) -> bytes:
         async def look() -> bytes | None:
@@ -449,7 +449,7 @@ async def test_what_the_memory_does_not_hold_waits_with_its_cause(tmp_path):
         (held,) = [i for i in await workplace.instances(endpoint) if i.state == State.PENDING]
 
         assert re.fullmatch(r"waits for 0\.\d\d GiB of memory: 0\.01 GiB are free", held.cause)
-        assert workplace.fleet.current_counts(endpoint.id) == {"main": 1}
+        assert [each.variant for each in workplace.fleet.in_service(endpoint.id)] == ["main"]
 
 
 async def test_a_type_that_needs_a_gpu_is_not_started_without_one(workplace):

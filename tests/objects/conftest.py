@@ -1,18 +1,8 @@
 import pytest
 
-from ebbtide.database import Database, metadata
 from ebbtide.objects import buckets
 from ebbtide.objects.buckets import Bucket
 from ebbtide.objects.store import ObjectStore
-
-
-@pytest.fixture
-async def database(tmp_path):
-    database = Database(tmp_path / "ebbtide.db")
-    with database.engine.begin() as connection:
-        metadata.create_all(connection)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from sqlalchemy import Connection, text
 
 from ebbtide.database import Database
@@ -237,6 +238,7 @@ async def test_a_deleted_endpoints_invocations_are_forgotten(database: Database)
     assert not await end(database, held, "succeeded")
 
 
+@pytest.mark.parametrize("database_place", ["sqlite"], indirect=True)
 async def test_claiming_reads_the_queue_by_its_index_whatever_its_length(database: Database) -> None:
     def explain(connection: object) -> str:
         rows = connection.execute(  # type: ignore[attr-defined]

@@ -13,7 +13,6 @@ from ebbtide.errors import ServiceError
 from ebbtide.instances import records as instances
 from ebbtide.metrics.alarms import Alarm
 from ebbtide.metrics.query import Metric, statistics
-from ebbtide.migrations import migrate
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import targets
@@ -166,14 +165,11 @@ def create_endpoint(connection) -> str:
 
 
 @pytest.fixture
-async def world(tmp_path):
-    database = Database(tmp_path / "ebbtide.db")
-    migrate(database.engine)
+async def world(tmp_path, database):
     endpoint_id = await database.write(create_endpoint)
     wakes: list[None] = []
     scaler = Scaler(Settings(data=tmp_path), database, Wakeups(), lambda: wakes.append(None))
-    yield World(database, scaler, endpoint_id, wakes)
-    database.close()
+    return World(database, scaler, endpoint_id, wakes)
 
 
 async def test_a_burst_at_zero_instances_is_answered_at_once_with_the_cause(world):

@@ -5,8 +5,10 @@ prepared for streaming, its parameters parsed and validated; then the operation'
 its result or failure is serialised. Whatever else escapes is answered here as InternalFailure.
 """
 
+import asyncio
 import importlib
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
@@ -17,10 +19,12 @@ from ebbtide.api import SERVICES
 from ebbtide.api.authentication import Caller, authenticate
 from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
+from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
 from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
+from ebbtide.peers import LOOK
 from ebbtide.wire import models, sigv4
 from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.parse import parse
@@ -40,6 +44,7 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._own_api = OwnAPI(parts)
+        self._forwarding = None if parts.peers is None else Forwarding(parts.peers)
         self._functions: dict[models.Operation, Function] = {}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -52,10 +57,14 @@ class Application:
         if request.path.startswith("/_ebbtide/"):
             answered = await self._own(scope, request, body, receive, send)
             if answered is None:
+                if self._parts.peers is not None and request.method not in ("GET", "HEAD"):
+                    self._parts.peers.tell_leader(LOOK)
                 return
             response = answered
         else:
             response = await self._answer(request, body, scope, request_id)
+        if self._parts.peers is not None and response.status < 300 and _may_concern_loops(request):
+            self._parts.peers.tell_leader(LOOK)
         if request.headers.get("expect") and request.headers.get("content-length") == "0":
             # No "100 Continue" goes out where there is no body to wait for. Then botocores of some years, the
             # AWS command's among them, misread the next answer on the connection and hang.
@@ -84,7 +93,7 @@ class Application:
         if request.path == "/_ebbtide/health":
             return Response(200, {"content-type": "application/json"}, b'{"status": "ok"}')
         if request.path == "/_ebbtide/sns/certificate.pem":
-            pem = self._parts.deliveries.signer.certificate_pem()
+            pem = await asyncio.to_thread(self._parts.deliveries.signer.certificate_pem)
             return Response(200, {"content-type": "application/x-pem-file"}, pem)
         return await self._own_api(scope, request, body, receive, send)
 
@@ -114,6 +123,8 @@ class Application:
     async def _serve(
         self, request: Request, target: Target, body: Body, scope: dict[str, Any], request_id: str
     ) -> Response:
+        if self._forwarding is not None and self._forwarding.concerns(request, target):
+            return await self._forwarding.forward(request, body)
         now = clock.now()
         if target.protocol == "query" and "Action" not in request.arguments:
             request.body = await body.read(MAX_BODY_BYTES)
@@ -158,6 +169,20 @@ class Application:
                 raise unknown_operation(operation.name, protocol)
             known = self._functions[operation] = getattr(module, operation.python_name)
         return known
+
+
+_LOOKS_ONLY = re.compile(r"(Describe|List|Get|Receive|Head|BatchGet)")
+
+
+def _may_concern_loops(request: Request) -> bool:
+    """Whether a request that succeeded may have changed what the leader's loops act on.
+
+    Accepted invocations are told of by the queue itself.
+    """
+    if request.method in ("GET", "HEAD") or request.path.endswith("/async-invocations"):
+        return False
+    _, _, operation = request.headers.get("x-amz-target", "").rpartition(".")
+    return _LOOKS_ONLY.match(operation) is None
 
 
 def _read_head(scope: dict[str, Any]) -> Request:

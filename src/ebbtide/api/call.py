@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ebbtide.notifications.deliveries import Deliveries
     from ebbtide.objects.followers import Followers
     from ebbtide.objects.store import ObjectStore
+    from ebbtide.peers import Peers
     from ebbtide.queue.changes import Changes
     from ebbtide.queue.completion import Completion
     from ebbtide.queue.intake import Intake
@@ -39,6 +40,7 @@ class Parts:
     settings: Settings
     stopping: asyncio.Event
     database: "Database"
+    peers: "Peers | None"
     keyring: "Keyring"
     objects: "ObjectStore"
     wakeups: "Wakeups"

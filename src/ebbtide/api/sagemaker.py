@@ -201,12 +201,12 @@ async def describe_endpoint(params: Params, call: Call) -> Result:
     Source: DescribeEndpoint.
     """
 
-    def read(connection: Connection) -> tuple[Endpoint, dict[tuple[int, str], str]]:
+    def read(connection: Connection) -> tuple[Endpoint, dict[tuple[int, str], str], dict[str, int]]:
         endpoint = _endpoint(connection, call, params["EndpointName"])
-        return endpoint, _pending_causes(connection, endpoint.id)
+        current = instances.in_service_counts(connection, endpoint.id, endpoint.generation)
+        return endpoint, _pending_causes(connection, endpoint.id), current
 
-    endpoint, pending = await call.parts.database.read(read)
-    current = call.parts.fleet.current_counts(endpoint.id)
+    endpoint, pending, current = await call.parts.database.read(read)
     result: Result = {
         "EndpointName": endpoint.name,
         "EndpointArn": endpoint.arn,

@@ -74,12 +74,35 @@ def serve(
     data: Data = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = DEFAULT_PORT,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="postgresql://USER:PASSWORD@HOST/NAME, which several servers may share; "
+            "else $EBBTIDE_DATABASE. [default: SQLite in the data directory]",
+        ),
+    ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            help="The directory of larger objects; servers that share a database share it. "
+            "[default: $EBBTIDE_OBJECTS, or objects in the data directory]"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where servers that share the database reach this one. "
+            "[default: $EBBTIDE_ADDRESS, or the address listened on]",
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged to stderr.")] = LogLevel.INFO,
 ) -> None:
     """Run the server until Ctrl-C, which lets running work finish."""
     from ebbtide.cli.serve import serve
 
-    serve(data, host, port, log_level)
+    serve(data, host, port, log_level, database=database, objects=objects, address=address)
 
 
 @app.command()

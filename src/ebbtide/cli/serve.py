@@ -11,12 +11,23 @@ from ebbtide.server import serve as run_server
 from ebbtide.settings import Settings, credentials
 
 
-def serve(data: Path | None, host: str, port: int, log_level: str) -> None:
+def serve(
+    data: Path | None,
+    host: str,
+    port: int,
+    log_level: str,
+    *,
+    database: str | None,
+    objects: Path | None,
+    address: str | None,
+) -> None:
     """Run the server. Raises NotRunningError when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ebbtide").setLevel(log_level.upper())
     try:
-        settings = Settings.from_environment(data=data, host=host, port=port)
+        settings = Settings.from_environment(
+            data=data, host=host, port=port, database=database, objects=objects, address=address
+        )
     except ValueError as error:
         raise NotRunningError(str(error)) from error
 

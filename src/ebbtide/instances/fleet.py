@@ -9,8 +9,7 @@ generation comes up beside the old one, which serves until the new one is there 
 import asyncio
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -77,8 +76,12 @@ class Fleet:
         wakeups: Wakeups,
         changes: Changes,
         completion: Completion,
+        fence: Callable[[Connection], None] | None = None,
     ) -> None:
-        """Raises ValueError when the operator's file of instance types is not of the table's form."""
+        """fence: raises in the transaction of a step when another server has taken the instances over.
+
+        Raises ValueError when the operator's file of instance types is not of the table's form.
+        """
         self._settings = settings
         self._database = database
         self._objects = objects
@@ -86,6 +89,7 @@ class Fleet:
         self._wakeups = wakeups
         self._changes = changes
         self._completion = completion
+        self._fence = fence
         self._types = InstanceTypes(settings.instance_types_file)
         self._files = ModelFiles(settings.data / "models", objects)
         self._cache = settings.data / "runtime"
@@ -112,16 +116,6 @@ class Fleet:
     def in_service(self, endpoint_id: str) -> list[RunningInstance]:
         """The endpoint's instances that take work now."""
         return [i for i in self._running.values() if i.endpoint.id == endpoint_id and i.serving]
-
-    def current_counts(self, endpoint_id: str) -> dict[str, int]:
-        """How many instances of each variant are in service; a variant with none is absent."""
-        return dict(
-            Counter(
-                instance.variant
-                for instance in self._running.values()
-                if instance.endpoint.id == endpoint_id and instance.in_service
-            )
-        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step until told to stop; what runs then is left to `close`.
@@ -176,7 +170,7 @@ class Fleet:
             seen = await self._observe(now)
             moves = decide(seen, self._types, _new_id)
             try:
-                await self._database.write(partial(_record, moves=moves, now=now))
+                await self._database.write(partial(_record, moves=moves, now=now, fence=self._fence))
             except IllegalMove:
                 return 0.0  # an instance moved on meanwhile: decide again on what there is now
             self._carry_out(moves, seen)
@@ -387,13 +381,17 @@ class Fleet:
         )
 
     async def _on_start(self, instance_id: str, pid: int) -> None:
-        await self._database.write(lambda connection: records.set_pid(connection, instance_id, pid))
+        await loops.until_available(
+            lambda: self._database.write(lambda connection: records.set_pid(connection, instance_id, pid))
+        )
 
     async def _on_in_service(self, instance_id: str) -> None:
         with suppress(IllegalMove):  # it is to be drained, and will be told so
-            await self._database.write(
-                lambda connection: records.move(
-                    connection, instance_id, State.IN_SERVICE, cause="its model is up", at=clock.now()
+            await loops.until_available(
+                lambda: self._database.write(
+                    lambda connection: records.move(
+                        connection, instance_id, State.IN_SERVICE, cause="its model is up", at=clock.now()
+                    )
                 )
             )
         self.wake()
@@ -405,7 +403,8 @@ class Fleet:
 
         def record(connection: Connection) -> None:
             for instance_id, (ending, at) in ended.items():
-                records.move(connection, instance_id, ending.state, cause=ending.cause, at=at)
+                with suppress(IllegalMove):  # a server that leads in our place has ended it already
+                    records.move(connection, instance_id, ending.state, cause=ending.cause, at=at)
 
         await self._database.write(record)
         for instance_id in ended:
@@ -450,8 +449,12 @@ class Fleet:
         )
 
 
-def _record(connection: Connection, *, moves: Moves, now: float) -> None:
+def _record(
+    connection: Connection, *, moves: Moves, now: float, fence: Callable[[Connection], None] | None
+) -> None:
     """Write one step's moves. Raises IllegalMove when an instance has moved on since it was looked at."""
+    if fence is not None:
+        fence(connection)
     for instance in moves.add:
         records.add(connection, instance)
     for instance, _ in moves.start:

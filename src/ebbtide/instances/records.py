@@ -178,6 +178,21 @@ def of_endpoint(connection: Connection, endpoint_id: str) -> list[Instance]:
     return [_instance(row) for row in rows]
 
 
+def in_service_counts(connection: Connection, endpoint_id: str, generation: int) -> dict[str, int]:
+    """How many instances of each variant of that generation are in service; a variant with none is absent."""
+    rows = connection.execute(
+        select(instances.c.variant, func.count())
+        .where(
+            instances.c.endpoint_id == endpoint_id,
+            instances.c.generation == generation,
+            instances.c.state == State.IN_SERVICE,
+            _ACTIVE,
+        )
+        .group_by(instances.c.variant)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def instance_seconds(connection: Connection, endpoint_id: str, now: float) -> float:
     """Seconds of machine the endpoint's instances have taken, from the start of each to its end, in s."""
     end = func.coalesce(instances.c.ended_at, now)

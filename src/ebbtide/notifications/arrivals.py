@@ -1,14 +1,18 @@
 """Who waits for a queue's messages is told of them the moment they are committed (long polling)."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Arrivals:
-    """The receivers that wait within this process, by queue ARN. Used on the event loop only."""
+    """The receivers that wait within this process, by queue ARN. Used on the event loop only.
 
-    def __init__(self) -> None:
+    tell: tells the servers beside this one of an arrival.
+    """
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self._tell = tell
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self.closed = False
 
@@ -26,7 +30,13 @@ class Arrivals:
                 del self._waiting[queue_arn]
 
     def notify(self, queue_arn: str) -> None:
-        """Wake those who wait for this queue; called after the commit."""
+        """Wake those who wait for this queue, on any server; called after the commit."""
+        self.wake(queue_arn)
+        if self._tell is not None:
+            self._tell(queue_arn)
+
+    def wake(self, queue_arn: str) -> None:
+        """Wake those who wait here: another server has told of an arrival."""
         for event in self._waiting.get(queue_arn, ()):
             event.set()
 

@@ -125,9 +125,16 @@ class Deliveries:
     Raises ValueError when `settings.smtp_url` is none.
     """
 
-    def __init__(self, settings: Settings, database: Database, signer: Signer, logs: LogStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        signer: Signer,
+        logs: LogStore,
+        arrivals: Arrivals | None = None,
+    ) -> None:
         self.signer = signer
-        self.arrivals = Arrivals()
+        self.arrivals = arrivals or Arrivals()
         self._settings = settings
         self._database = database
         self._logs = logs

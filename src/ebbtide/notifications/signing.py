@@ -7,7 +7,7 @@ names and checks the signature against its key. Many verifiers insist that the c
 
 import base64
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,11 +45,13 @@ def text_to_sign(envelope: Mapping[str, object]) -> str:
 class Signer:
     """An RSA key of 2,048 bits with its self-made certificate, kept in a directory of the server's data.
 
-    Both are made when first asked for. Safe to use from several threads.
+    Both are made when first asked for. Safe to use from several threads. share: given ours, it returns those
+    that all servers beside one database sign with.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, share: Callable[[str], str] | None = None) -> None:
         self._root = root
+        self._share = share
         self._lock = threading.Lock()
         self._loaded: tuple[RSAPrivateKey, bytes] | None = None
 
@@ -78,6 +80,8 @@ class Signer:
                     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     write_private(path, _make())
                 kept = path.read_bytes()
+                if self._share is not None:
+                    kept = self._share(kept.decode()).encode()
                 key = serialization.load_pem_private_key(kept, password=None)
                 assert isinstance(key, RSAPrivateKey)
                 self._loaded = key, kept[kept.index(b"-----BEGIN CERTIFICATE-----") :]

@@ -48,9 +48,13 @@ class Follower:
 
 
 class Changes:
-    """Passes changes on to their followers. Used on the event loop only."""
+    """Passes changes on to their followers. Used on the event loop only.
 
-    def __init__(self) -> None:
+    tell_others: tells the servers beside this one.
+    """
+
+    def __init__(self, tell_others: Callable[[Change], None] | None = None) -> None:
+        self._tell_others = tell_others
         # By invocation or endpoint id; under None those who follow all.
         self._followers: dict[str | None, set[Follower]] = {}
         self._on_cancel: set[Callable[[str], None]] = set()
@@ -78,12 +82,18 @@ class Changes:
             self._on_cancel.discard(stop)
 
     def tell(self, changes: Iterable[Change]) -> None:
-        """Tell of committed changes, in their order."""
+        """Tell of committed changes, in their order, on any server."""
         for change in changes:
-            if change.state == "cancelled":
-                for stop in list(self._on_cancel):
-                    stop(change.invocation_id)
-            if self._followers:
-                for of_id in (change.invocation_id, change.endpoint_id, None):
-                    for follower in self._followers.get(of_id, ()):
-                        follower.offer(change)
+            self.pass_on(change)
+            if self._tell_others is not None:
+                self._tell_others(change)
+
+    def pass_on(self, change: Change) -> None:
+        """Tell those who follow here: another server has told of a change."""
+        if change.state == "cancelled":
+            for stop in list(self._on_cancel):
+                stop(change.invocation_id)
+        if self._followers:
+            for of_id in (change.invocation_id, change.endpoint_id, None):
+                for follower in self._followers.get(of_id, ()):
+                    follower.offer(change)

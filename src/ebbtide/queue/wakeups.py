@@ -1,6 +1,7 @@
 """Who waits for work is told of it the moment it is committed, instead of asking again and again."""
 
 import asyncio
+from collections.abc import Callable
 
 
 class Subscription:
@@ -20,9 +21,13 @@ class Subscription:
 
 
 class Wakeups:
-    """Changes of endpoints' queues within this process: arrivals, releases, cancellations."""
+    """Changes of endpoints' queues: arrivals, releases, cancellations.
 
-    def __init__(self) -> None:
+    tell: tells the servers beside this one of an endpoint's change.
+    """
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self._tell = tell
         self._waiting: dict[str | None, set[Subscription]] = {}
 
     def subscribe(self, endpoint_id: str | None) -> Subscription:
@@ -32,7 +37,19 @@ class Wakeups:
         return subscription
 
     def notify(self, endpoint_id: str) -> None:
-        """Wake those who wait for this endpoint; called on the event loop, after the commit."""
+        """Wake those who wait for this endpoint, on any server; called on the event loop after the commit."""
+        self.wake(endpoint_id)
+        if self._tell is not None:
+            self._tell(endpoint_id)
+
+    def wake_all(self) -> None:
+        """Wake everyone who waits here: something may have happened that nobody has told of."""
+        for waiting in list(self._waiting.values()):
+            for subscription in waiting:
+                subscription.event.set()
+
+    def wake(self, endpoint_id: str) -> None:
+        """Wake those who wait here: another server has told of a change."""
         for subscription in self._waiting.get(endpoint_id, ()):
             subscription.event.set()
         for subscription in self._waiting.get(None, ()):
