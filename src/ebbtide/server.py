@@ -40,6 +40,7 @@ from ebbtide.notifications.deliveries import Deliveries
 from ebbtide.notifications.object_events import Notifier
 from ebbtide.notifications.signing import Signer
 from ebbtide.objects.followers import Followers
+from ebbtide.objects.lifecycle import Lifecycle
 from ebbtide.objects.outside import Outside
 from ebbtide.objects.outside_file import read_file
 from ebbtide.objects.store import ObjectStore
@@ -260,6 +261,7 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
     yield loops.run("retention", retention.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)
+    yield Lifecycle(parts.database).run(stop)
 
 
 def _own_loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, None]]:

@@ -397,10 +397,11 @@ def delete_object(
     *,
     at: float,
     if_match: str | None = None,
-    cause: Cause = Cause("Delete"),  # noqa: B008  (frozen)
+    cause: Cause | None = Cause("Delete"),  # noqa: B008  (frozen)
 ) -> None:
     """Forget the key; one that names nothing is as good as deleted.
 
+    cause: None where nobody is told: S3 says nothing of what a lifecycle removes.
     Raises NoSuchBucket, PreconditionFailed.
     """
     place = {"in_bucket": bucket, "of_key": key}
@@ -413,7 +414,8 @@ def delete_object(
     check_write(etag, if_match=if_match, if_none_match=None)
     connection.execute(_REMOVE, place)
     discard_content(connection, content_id, at)
-    events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])
+    if cause is not None:
+        events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])
 
 
 def _created(record: ObjectRecord, cause: Cause) -> Happening:

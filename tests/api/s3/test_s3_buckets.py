@@ -111,7 +111,6 @@ def test_only_an_empty_bucket_is_deleted(s3, bucket):
     [
         ("get_bucket_cors", "NoSuchCORSConfiguration"),
         ("get_bucket_encryption", "ServerSideEncryptionConfigurationNotFoundError"),
-        ("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration"),
         ("get_bucket_ownership_controls", "OwnershipControlsNotFoundError"),
         ("get_bucket_policy", "NoSuchBucketPolicy"),
         ("get_bucket_replication", "ReplicationConfigurationNotFoundError"),

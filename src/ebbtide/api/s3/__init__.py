@@ -12,7 +12,6 @@ from ebbtide.api.s3.buckets import (
     get_bucket_acl,
     get_bucket_cors,
     get_bucket_encryption,
-    get_bucket_lifecycle_configuration,
     get_bucket_location,
     get_bucket_logging,
     get_bucket_ownership_controls,
@@ -26,6 +25,11 @@ from ebbtide.api.s3.buckets import (
     get_public_access_block,
     head_bucket,
     list_buckets,
+)
+from ebbtide.api.s3.lifecycle import (
+    delete_bucket_lifecycle,
+    get_bucket_lifecycle_configuration,
+    put_bucket_lifecycle_configuration,
 )
 from ebbtide.api.s3.listing import (
     list_multipart_uploads,
@@ -66,6 +70,7 @@ __all__ = [
     "create_bucket",
     "create_multipart_upload",
     "delete_bucket",
+    "delete_bucket_lifecycle",
     "delete_object",
     "delete_object_tagging",
     "delete_objects",
@@ -98,6 +103,7 @@ __all__ = [
     "list_objects",
     "list_objects_v2",
     "list_parts",
+    "put_bucket_lifecycle_configuration",
     "put_bucket_notification_configuration",
     "put_object",
     "put_object_tagging",

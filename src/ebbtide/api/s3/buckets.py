@@ -11,7 +11,7 @@ from ebbtide.api.pages import page
 from ebbtide.api.s3.access import access_list, owned_bucket, owner, refuse_unsupported
 from ebbtide.api.s3.outside import outside_bucket
 from ebbtide.errors import ServiceError
-from ebbtide.objects import buckets, records, uploads
+from ebbtide.objects import buckets, lifecycle, records, uploads
 from ebbtide.objects.buckets import Bucket
 from ebbtide.objects.errors import BucketAlreadyExists, BucketAlreadyOwnedByYou, BucketNotEmpty
 
@@ -93,6 +93,7 @@ async def delete_bucket(params: Params, call: Call) -> Result:
             raise BucketNotEmpty(name)
         for upload in uploads.open_uploads(connection, name):
             uploads.abort(connection, upload, at=call.now)
+        lifecycle.set_rules(connection, name, [])
         buckets.remove_bucket(connection, name)
 
     await call.parts.database.write(work)
@@ -144,9 +145,6 @@ get_bucket_cors = _never("NoSuchCORSConfiguration", "The CORS configuration does
 get_bucket_encryption = _never(
     "ServerSideEncryptionConfigurationNotFoundError",
     "The server side encryption configuration was not found",
-)
-get_bucket_lifecycle_configuration = _never(
-    "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"
 )
 get_bucket_ownership_controls = _never(
     "OwnershipControlsNotFoundError", "The bucket ownership controls were not found"

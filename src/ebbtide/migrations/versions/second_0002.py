@@ -109,6 +109,7 @@ def upgrade() -> None:
     )
     keep_deliveries()
     follow_objects()
+    expire_objects()
     steer_invocations()
 
 
@@ -212,6 +213,15 @@ def keep_deliveries() -> None:
     )
     for table in ("sns_deliveries_0001", "sns_messages_0001"):
         op.drop_table(table)
+
+
+def expire_objects() -> None:
+    op.create_table(
+        "bucket_lifecycles",
+        sa.Column("bucket", sa.String(), nullable=False),
+        sa.Column("rules", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("bucket"),
+    )
 
 
 def follow_objects() -> None:
