@@ -23,6 +23,12 @@ class Received:
         return json.loads(self.body)
 
 
+class Server(ThreadingHTTPServer):
+    """Takes many connections at once: one more than wait is tried again by the kernel after a second."""
+
+    request_queue_size = 128
+
+
 class HttpReceiver:
     """An HTTP server on a free port. `statuses` are the answers to come, 200 when there are no more.
 
@@ -48,7 +54,7 @@ class HttpReceiver:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
 
     def next(self) -> Received:
