@@ -3,12 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 FILES ?=
+SEED ?= 1
+MINUTES ?= 5
+DATABASE ?= both
+REPORT ?= build/chaos.json
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test lint format chaos bench lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +31,9 @@ lint: $(VENV)/.develop ## Check style and types
 format: $(VENV)/.develop ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+chaos: $(VENV)/.develop ## Break everything at random and account for every request (SEED=1 MINUTES=5 DATABASE=both REPORT=build/chaos.json)
+	$(BIN)/python -m bench.chaos --seed $(SEED) --minutes $(MINUTES) --database $(DATABASE) --report $(REPORT)
 
 bench: $(VENV)/.demo ## Measure what docs/architecture.md promises
 	$(BIN)/python -m bench

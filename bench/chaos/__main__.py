@@ -10,12 +10,14 @@ from bench.chaos.machine import machine, versions
 from bench.chaos.storm import storm
 
 RATE_PER_S = 12.0
+DATABASES = {"sqlite": ["sqlite"], "postgresql": ["postgresql"], "both": ["sqlite", "postgresql"]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="draws requests and faults")
     parser.add_argument("--minutes", type=float, default=5.0, help="of faults, for each database")
+    parser.add_argument("--database", choices=list(DATABASES), default="both")
     parser.add_argument("--rate", type=float, default=RATE_PER_S, help="requests a second")
     parser.add_argument("--report", type=Path, default=Path("build/chaos.json"))
     given = parser.parse_args()
@@ -25,8 +27,10 @@ def main() -> int:
             seed=given.seed,
             seconds=given.minutes * 60,
             rate_per_s=given.rate,
-            log=given.report.with_suffix(".log"),
+            database=database,
+            log=given.report.with_name(f"{given.report.stem}-{database}.log"),
         )
+        for database in DATABASES[given.database]
     ]
     given.report.write_text(
         json.dumps({"machine": machine(), "versions": versions(), "storms": storms}, indent=2) + "\n"
@@ -39,7 +43,7 @@ def main() -> int:
 
 def _summarise(report: dict[str, Any]) -> None:
     outcomes = ", ".join(f"{count} {what}" for what, count in report["outcomes"].items())
-    print(f"accepted {report['accepted']} of {report['planned']}: {outcomes}")
+    print(f"\n{report['database']}: accepted {report['accepted']} of {report['planned']}: {outcomes}")
     print(
         f"lost {report['lost']}, duplicates {report['duplicates']}, not notified {report['unnotified']}; "
         f"redone {report['redone']['invocations']}, accepted without the client's knowing "

@@ -1,24 +1,22 @@
 """Carries out the blows: each fault is one method that strikes, holds and lets go."""
 
 import signal
-import sqlite3
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import psutil
 
 from bench.chaos.clients import Clients, Receiver, cut_uploads
+from bench.chaos.databases import NOT_LOCKED, PrivatePostgreSQL, SQLiteFile
 from bench.chaos.observation import Observations
 from bench.chaos.plan import FAULTS, Blow
 from bench.chaos.server import Server, SmallDisk, WallClock
 
 HURRY_AFTER_S = 0.3
 REFILL_S = 0.02
-LOCK_PATIENCE_S = 20.0
 CLOCK_OFFSETS_S = (600, -600, 7200, -7200, 3 * 86_400, -86_400)
 """Within what a signature may be off (15 min), and beyond."""
 
@@ -35,7 +33,7 @@ class Faults:
         *,
         disk: SmallDisk | None,
         clock: WallClock | None,
-        database_file: Path,
+        database: SQLiteFile | PrivatePostgreSQL,
         left_out: dict[str, str],
     ) -> None:
         self.cut_keys: list[str] = []
@@ -45,7 +43,7 @@ class Faults:
         self._seen = seen
         self._disk = disk
         self._clock = clock
-        self._database_file = database_file
+        self._database = database
         self._carry_out: dict[str, Callable[[Blow], None]] = {
             "kill a model server": self._kill_model_server,
             "stop a model server": self._stop_model_server,
@@ -55,6 +53,7 @@ class Faults:
             "drain the server, then hurry it": self._hurry,
             "fill the disk": self._fill_disk,
             "lock the database": self._lock_database,
+            "kill the database": self._kill_database,
             "set the wall clock": self._set_clock,
             "cut uploads": self._cut_uploads,
             "refuse notifications": self._refuse,
@@ -143,12 +142,14 @@ class Faults:
         self._over(blow)
 
     def _lock_database(self, blow: Blow) -> None:
-        with suppress(sqlite3.OperationalError):  # the disk is full, or the server never lets go
-            with closing(sqlite3.connect(self._database_file, timeout=LOCK_PATIENCE_S)) as database:
-                database.execute("BEGIN EXCLUSIVE")
+        with suppress(*NOT_LOCKED):
+            with self._database.locked():
                 time.sleep(blow.hold_s)
-                database.execute("ROLLBACK")
             self._over(blow)
+
+    def _kill_database(self, blow: Blow) -> None:
+        self._database.kill()
+        self._over(blow)
 
     def _set_clock(self, blow: Blow) -> None:
         assert self._clock is not None

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,7 +147,7 @@ class Server:
         *,
         enter: list[str],
         environment: Mapping[str, str],
-        options: list[str],
+        options: Sequence[str],
     ) -> None:
         key = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
         with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -231,7 +231,8 @@ class Server:
             self.broken.append(f"the server was still there {PATIENCE_S:.0f} s after {number.name}")
             process.kill()
             return
-        if number is signal.SIGTERM and status != 0:
+        # A second one may find it with nothing left to do but to exit.
+        if number is signal.SIGTERM and status not in ((0,) if hurry_after_s is None else (0, -number)):
             self.broken.append(f"the server ended with status {status} after SIGTERM")
 
     def _supervise(self) -> None:

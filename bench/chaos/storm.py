@@ -19,6 +19,7 @@ from bench.chaos.clients import (
     check_cut,
     deploy,
 )
+from bench.chaos.databases import PrivatePostgreSQL, SQLiteFile
 from bench.chaos.faults import Faults
 from bench.chaos.observation import Observations
 from bench.chaos.server import Server, SmallDisk, Unavailable, WallClock
@@ -40,6 +41,7 @@ def storm(
     seconds: float,
     rate_per_s: float,
     log: Path,
+    database: str = "sqlite",
     parked: bool = True,
     largest_bytes: int = 64 * plan.MB,
     without: frozenset[str] = frozenset(),
@@ -52,7 +54,7 @@ def storm(
     """
     asks = plan.asks(seed, seconds=seconds, rate_per_s=rate_per_s, parked=parked, largest_bytes=largest_bytes)
     seen = Observations()
-    left_out = dict.fromkeys(without, "not asked for") | {"kill the database": "SQLite is no process"}
+    left_out = dict.fromkeys(without, "not asked for")
     with tempfile.TemporaryDirectory(prefix="ebbtide-chaos-") as place, ExitStack() as stack:
         data, tries = Path(place) / "data", Path(place) / "tries"
         tries.touch()
@@ -61,6 +63,14 @@ def storm(
         disk, clock = _disk(data, used_bytes, left_out), _clock(Path(place), left_out)
         if disk is not None:
             stack.callback(disk.close)
+        database_file = data / "ebbtide.db"
+        tormented = (
+            PrivatePostgreSQL()
+            if database == "postgresql"
+            else SQLiteFile(disk.seen_from_here(database_file) if disk else database_file)
+        )
+        stack.callback(tormented.close)
+        left_out |= tormented.left_out
         server = Server(
             data,
             log,
@@ -71,7 +81,7 @@ def storm(
                 "EBBTIDE_DRAIN_TIMEOUT_S": "5",
                 **(clock.environment if clock else {}),
             },
-            options=[],
+            options=tormented.options,
         )
         stack.callback(server.close)
         server.await_up()
@@ -79,7 +89,6 @@ def storm(
         stack.callback(receiver.close)
         clients = Clients.of(server.running)
         queue_url = deploy(clients, server.running, receiver, tries)
-        database_file = data / "ebbtide.db"
         faults = Faults(
             server,
             clients,
@@ -87,11 +96,11 @@ def storm(
             seen,
             disk=disk,
             clock=clock,
-            database_file=disk.seen_from_here(database_file) if disk else database_file,
+            database=tormented,
             left_out=left_out,
         )
         with _following(clients, queue_url, seen):
-            say(f"seed {seed}: {len(asks)} requests and about {seconds:.0f} faults in {seconds:.0f} s")
+            say(f"{database}, seed {seed}: {len(asks)} requests, {seconds:.0f} s of faults")
             began_at = time.monotonic()
             asking = Asking(clients, asks, seed, seen)
             faults.carry_out(plan.blows(seed, possible=faults.possible), seconds=seconds)
@@ -112,7 +121,7 @@ def storm(
         report["settling_s"] = round(settled_at - calm_at, 1)
         report["server"] = {"ends": server.ends, "failed_starts": server.failed_starts}
         report["planned"] = len(asks)
-        return {"seed": seed, **report}
+        return {"database": database, "seed": seed, **report}
 
 
 def _disk(data: Path, used_bytes: int, left_out: dict[str, str]) -> SmallDisk | None:
