@@ -65,8 +65,9 @@ def printed(log: LogStream) -> list[str]:
 
 
 async def ask(server: ModelServer, body: Any) -> Any:
-    headers = {"Content-Type": "application/json"}
-    async with server.session.post("http://model/invocations", json=body, headers=headers) as answer:
+    content = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    async with server.exchanges.post("/invocations", headers, content) as answer:
         return json.loads(await answer.read())
 
 

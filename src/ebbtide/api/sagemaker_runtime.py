@@ -100,10 +100,10 @@ async def invoke_endpoint(params: Params, call: Call) -> Result:
         raise _model_error(call, endpoint, status, answered.decode(errors="replace"))
     result = {
         "Body": answered,
-        "ContentType": answer.headers.get("Content-Type", "application/octet-stream"),
+        "ContentType": answer.headers.get("content-type", "application/octet-stream"),
         "InvokedProductionVariant": instance.variant,
     }
-    if (attributes := answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")) is not None:
+    if (attributes := answer.headers.get("x-amzn-sagemaker-custom-attributes")) is not None:
         result["CustomAttributes"] = attributes
     return result
 

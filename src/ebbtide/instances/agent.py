@@ -12,13 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-import aiohttp
-
 from ebbtide import clock
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
 from ebbtide.identifiers import parse_location
+from ebbtide.instances.exchange import Answer, Broken, Unreachable
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
@@ -35,11 +34,6 @@ log = logging.getLogger(__name__)
 
 INPUT_LIMIT_BYTES = 1024**3
 """Largest input of an asynchronous invocation, as in SageMaker."""
-
-CHUNK_BYTES = 256 * 1024
-
-NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
-"""The agent keeps its own time: an invocation may take an hour."""
 
 SETTLE_S = 0.4
 """How long a model server may go on computing for a request that was given up, before it is replaced."""
@@ -268,26 +262,20 @@ class Agent:
     @asynccontextmanager
     async def exchange(
         self, headers: dict[str, str], body: bytes | AsyncIterator[bytes]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Answer]:
         """POST one request to the model server; the body within is its answer, not yet read.
 
-        Raises ModelServerLost when the model server goes away before the answer is complete, and
-        ModelServerGone when it was away already.
+        Raises ModelServerLost when the model server goes away before the answer is complete,
+        ModelServerGone when it was away already, and what reading `body` raises.
         """
         self.in_flight += 1
         try:
-            async with self._model_server.session.post(
-                "http://model/invocations",
-                data=body,
-                headers=headers,
-                timeout=NO_TIMEOUT,
-                allow_redirects=False,
-            ) as answer:
+            async with self._model_server.exchanges.post("/invocations", headers, body) as answer:
                 yield answer
-        except aiohttp.ClientConnectorError as error:
-            raise ModelServerGone(f"The model server takes no connections: {error}") from error
-        except aiohttp.ClientError as error:
-            raise ModelServerLost(f"The model server was lost: {error!r}") from error
+        except Unreachable as error:
+            raise ModelServerGone(f"The model server is gone: {error}") from error
+        except Broken as error:
+            raise ModelServerLost(f"The model server was lost: {error}") from error
         finally:
             self.in_flight -= 1
             self._changed.event.set()
@@ -300,14 +288,8 @@ class Agent:
 
     async def _watch_abandoned(self) -> None:
         await asyncio.sleep(SETTLE_S)
-        try:
-            async with self._model_server.session.get(
-                "http://model/ping", timeout=aiohttp.ClientTimeout(total=ASK_S)
-            ) as pong:
-                running = int(pong.headers.get("X-Ebbtide-Running", self.in_flight + 1))
-        except (aiohttp.ClientError, TimeoutError):
-            running = self.in_flight + 1
-        if running > self.in_flight:
+        running = await self._model_server.running_requests(ASK_S)
+        if running is None or running > self.in_flight:
             self.replace_requested.set()
 
     async def _process(self, held: Claim) -> None:
@@ -326,16 +308,11 @@ class Agent:
         )
         headers["Content-Length"] = str(size_bytes)
         sent_at = clock.now()
-        unread: list[ServiceError] = []
         try:
-            body = chunks if isinstance(chunks, bytes) else _noting(chunks, unread)
-            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, body) as answer:
+            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, chunks) as answer:
                 status, response = answer.status, await self._receive(answer)
-        except ModelServerLost:
-            if not unread:
-                raise
-            # It was we who broke off: the input's bytes did not come.
-            await self._fail_unread(held, unread[0], Phases(opened_at))
+        except ServiceError as error:
+            await self._fail_unread(held, error, Phases(opened_at))
             return
         except TimeoutError:
             self.give_up()
@@ -363,21 +340,21 @@ class Agent:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
         return record.size_bytes, invocation.content_type or record.content_type, chunks
 
-    async def _receive(self, answer: aiohttp.ClientResponse) -> Response:
+    async def _receive(self, answer: Answer) -> Response:
         """Stage the model's answer as it arrives, keeping its beginning for the message."""
         beginning: list[bytes] = []
         kept_bytes = 0
 
         async def chunks() -> AsyncIterator[bytes]:
             nonlocal kept_bytes
-            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+            async for chunk in answer.chunks():
                 if kept_bytes <= INCLUDED_RESPONSE_BYTES:
                     beginning.append(chunk)
                     kept_bytes += len(chunk)
                 yield chunk
 
         staged = await self._objects.stage(chunks())
-        content_type = answer.headers.get("Content-Type", "application/octet-stream")
+        content_type = answer.headers.get("content-type", "application/octet-stream")
         # Bytes that are no UTF-8 arrive as half surrogate pairs, which no database and no message can hold.
         content_type = content_type.encode(errors="replace").decode()
         return Response(staged, content_type, includable(beginning))
@@ -517,13 +494,3 @@ def request_headers(
         "X-Amzn-SageMaker-Inference-Id": inference_id,
     }
     return {name: value for name, value in headers.items() if value is not None}
-
-
-async def _noting(chunks: AsyncIterator[bytes], failures: list[ServiceError]) -> AsyncIterator[bytes]:
-    """The chunks; what hinders reading them is noted on its way into an HTTP client that would hide it."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    except ServiceError as error:
-        failures.append(error)
-        raise

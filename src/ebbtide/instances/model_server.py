@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from ebbtide.instances import machine
+from ebbtide.instances.exchange import Exchanges
 from ebbtide.instances.processes import RuntimeProcess, describe_exit, end_strays, scrubbed_environment
 from ebbtide.logs import LogStream
 
@@ -141,8 +142,8 @@ async def prepare(launch: Launch, log: LogStream, *, timeout_s: float = PREPARE_
 
 
 class ModelServer:
-    """A running model server. `session` speaks to it whatever the URL's host; `concurrency` is what it was
-    started with; `exited` gives its exit status once it has ended.
+    """A running model server. `exchanges` pass requests to it; `concurrency` is what it was started with;
+    `exited` gives its exit status once it has ended.
     """
 
     def __init__(self, process: RuntimeProcess, workplace: _Workplace, concurrency: int) -> None:
@@ -151,12 +152,8 @@ class ModelServer:
         self.concurrency = concurrency
         self.pid = process.pid
         self.exited = process.exited
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(workplace.socket), limit=0),
-            # How long an answer may take is the invocation's to say, and its bytes are passed on as they are.
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-        )
+        self.exchanges = Exchanges(workplace.socket)
+        self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(workplace.socket), limit=0))
 
     @classmethod
     async def start(cls, launch: Launch, log: LogStream) -> "ModelServer":
@@ -195,20 +192,29 @@ class ModelServer:
         """Resident memory of it and its children now, and their peaks."""
         return machine.process_memory(self.pid)
 
-    def rss_bytes(self) -> int:
-        return self.memory_bytes()[0]
-
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Let what runs finish for at most the grace, then end it and its children."""
-        await self.session.close()
+        self.exchanges.close()
+        await self._session.close()
         await self._process.stop(grace_s)
         self._workplace.remove()
 
+    async def running_requests(self, timeout_s: float) -> int | None:
+        """How many requests it says it computes; None when it does not say so in that time."""
+        try:
+            _, headers = await self._ping(timeout_s)
+            return int(headers["X-Ebbtide-Running"])
+        except (aiohttp.ClientError, TimeoutError, KeyError, ValueError, RuntimeError):
+            return None  # the last: it was stopped meanwhile
+
+    async def _ping(self, timeout_s: float) -> tuple[int, Mapping[str, str]]:
+        """The status and headers of GET /ping."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._session.get("http://model/ping", timeout=timeout) as answer:
+            return answer.status, answer.headers
+
     async def _answers_ping(self) -> bool:
         try:
-            async with self.session.get(
-                "http://model/ping", timeout=aiohttp.ClientTimeout(total=PING_TIMEOUT_S)
-            ) as answer:
-                return answer.status == 200
+            return (await self._ping(PING_TIMEOUT_S))[0] == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
