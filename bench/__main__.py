@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-BENCHES = ("accept", "pipeline", "backlog", "memory", "wake", "extractive")
+BENCHES = ("accept", "pipeline", "backlog", "memory", "wake", "estimates", "extractive")
 PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 
 

@@ -82,6 +82,7 @@ def test_a_pace_is_told_by_enough_outcomes_that_had_waited():
     [
         pytest.param([(0.0, 10.0 + n, 12.0 + n) for n in range(9)], 0.0, id="too few"),
         pytest.param([(10.0 + n, 10.0 + n, 12.0 + n) for n in range(20)], 0.0, id="slots that were idle"),
+        pytest.param([(9.0 + n, 10.0 + n, 12.0 + n) for n in range(20)], 0.0, id="a queue that is short"),
         pytest.param([(0.0, 10.0 + n, 12.0 + n) for n in range(20)], 100.0, id="of another number of slots"),
         pytest.param([(0.0, 10.0, 12.0)] * 20, 0.0, id="all at once"),
     ],

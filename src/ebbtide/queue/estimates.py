@@ -52,8 +52,8 @@ def measured(finished: Sequence[tuple[float, float, float]], *, since: float) ->
         return Service(None)
     service_s = fmean(end - start for _, start, end in finished)
     ends = sorted(end for _, start, end in finished if end >= since)
-    # A slot that found nothing to do would have shown as a claim right after an acceptance.
-    waited = all(start - accepted > service_s / 10 for accepted, start, end in finished if end >= since)
+    # Below its limit an endpoint finishes what arrives, which tells nothing: its limit shows when all wait.
+    waited = all(start - accepted >= service_s for accepted, start, end in finished if end >= since)
     if len(ends) < MIN_MEASURED or not waited or ends[-1] == ends[0]:
         return Service(service_s)
     return Service(service_s, (len(ends) - 1) / (ends[-1] - ends[0]))

@@ -21,8 +21,8 @@ from ebbtide.queue.invocations import MOVES
 
 UNFINISHED = frozenset(state for state, targets in MOVES.items() if targets)
 
-MAX_SCANNED = 5_000
-"""Most rows looked at for one page: 20 ms or so."""
+MAX_SCANNED = 2_000
+"""Most rows looked at for one page: 30 ms or so."""
 
 MAX_COUNTED = 100_000
 """Most invocations counted to tell a position: 10 ms or so."""
