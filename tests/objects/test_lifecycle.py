@@ -69,7 +69,7 @@ async def test_an_object_replaced_since_it_was_looked_at_stays(store, database):
     old = await store.put("b", "k", chunks(b"old"), at=NOON)
     await store.put("b", "k", chunks(b"new"), at=NOON + 1)
 
-    await database.write(lifecycle._remove([old], NOON + DAY_S))
+    await database.write(lambda connection: records.remove_unchanged(connection, "b", [old], NOON + DAY_S))
 
     assert await keys(database) == ["k"]
 

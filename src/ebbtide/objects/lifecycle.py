@@ -16,7 +16,6 @@ from sqlalchemy import JSON, Column, Connection, String, Table, delete, insert, 
 from ebbtide import loops
 from ebbtide.database import Database, metadata
 from ebbtide.objects import records, uploads
-from ebbtide.objects.buckets import find_bucket
 from ebbtide.objects.errors import NoSuchUpload
 from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.uploads import Upload
@@ -142,16 +141,8 @@ def _page(bucket: str, lower: str) -> Callable[[Connection], Sequence[ObjectReco
 
 
 def _remove(expired: Sequence[ObjectRecord], now: float) -> Callable[[Connection], None]:
-    """Remove those that are still what they were when they were looked at."""
-
-    def work(connection: Connection) -> None:
-        if find_bucket(connection, expired[0].bucket) is None:
-            return
-        for seen in expired:
-            if records.find_object(connection, seen.bucket, seen.key) == seen:
-                records.delete_object(connection, seen.bucket, seen.key, at=now, cause=None)
-
-    return work
+    bucket = expired[0].bucket
+    return lambda connection: records.remove_unchanged(connection, bucket, expired, now)
 
 
 def _give_up(upload: Upload, now: float) -> Callable[[Connection], None]:

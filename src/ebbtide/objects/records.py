@@ -26,6 +26,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     insert,
+    literal,
     select,
     update,
 )
@@ -397,11 +398,10 @@ def delete_object(
     *,
     at: float,
     if_match: str | None = None,
-    cause: Cause | None = Cause("Delete"),  # noqa: B008  (frozen)
+    cause: Cause = Cause("Delete"),  # noqa: B008  (frozen)
 ) -> None:
     """Forget the key; one that names nothing is as good as deleted.
 
-    cause: None where nobody is told: S3 says nothing of what a lifecycle removes.
     Raises NoSuchBucket, PreconditionFailed.
     """
     place = {"in_bucket": bucket, "of_key": key}
@@ -414,8 +414,30 @@ def delete_object(
     check_write(etag, if_match=if_match, if_none_match=None)
     connection.execute(_REMOVE, place)
     discard_content(connection, content_id, at)
-    if cause is not None:
-        events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])
+    events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])
+
+
+def remove_unchanged(connection: Connection, bucket: str, seen: Sequence[ObjectRecord], at: float) -> None:
+    """Forget those of a bucket's objects that are still what they were when they were seen.
+
+    By statements that they share, and nobody is told: S3 says nothing of what a lifecycle removes.
+    """
+    named = (objects.c.bucket == bucket) & objects.c.key.in_([record.key for record in seen])
+    there = {row.key: _record(row) for row in connection.execute(select(objects).where(named))}
+    gone = [record for record in seen if there.get(record.key) == record]
+    contents = pieces.c.content_id.in_([record.content_id for record in gone])
+    connection.execute(
+        delete(objects).where(objects.c.bucket == bucket, objects.c.key.in_([record.key for record in gone]))
+    )
+    connection.execute(
+        insert(discarded_files).from_select(
+            ["file_name", "content_id", "discarded_at"],
+            select(pieces.c.file_name, pieces.c.content_id, literal(at, Float)).where(
+                contents, pieces.c.file_name.is_not(None)
+            ),
+        )
+    )
+    connection.execute(delete(pieces).where(contents))
 
 
 def _created(record: ObjectRecord, cause: Cause) -> Happening:
@@ -460,10 +482,7 @@ def files_discarded_before(connection: Connection, before: float, limit: int) ->
 
 def forget_files(connection: Connection, file_names: Sequence[str]) -> None:
     """The discarded files are gone."""
-    connection.execute(
-        delete(discarded_files).where(discarded_files.c.file_name == bindparam("name")),
-        [{"name": name} for name in file_names],
-    )
+    connection.execute(delete(discarded_files).where(discarded_files.c.file_name.in_(file_names)))
 
 
 def known_files(connection: Connection, file_names: Sequence[str]) -> set[str]:

@@ -46,7 +46,8 @@ ORPHAN_AGE_S = 24 * 3600.0
 
 SWEEP_EVERY_S = 5.0
 ORPHANS_EVERY_S = 3600.0
-SWEEP_FILES = 1000
+SWEEP_FILES = 200
+"""Forgotten in one transaction, which is not to hold up other writers."""
 
 SCAN = 1000
 """Records read at a time."""
