@@ -193,6 +193,17 @@ def in_service_counts(connection: Connection, endpoint_id: str, generation: int)
     return {row[0]: row[1] for row in rows}
 
 
+def latest(connection: Connection, endpoint_id: str, limit: int) -> list[Instance]:
+    """The endpoint's latest, oldest of them first."""
+    rows = connection.execute(
+        select(instances)
+        .where(instances.c.endpoint_id == endpoint_id)
+        .order_by(instances.c.created_at.desc(), instances.c.id.desc())
+        .limit(limit)
+    )
+    return [_instance(row) for row in rows][::-1]
+
+
 def instance_seconds(connection: Connection, endpoint_id: str, now: float) -> float:
     """Seconds of machine the endpoint's instances have taken, from the start of each to its end, in s."""
     end = func.coalesce(instances.c.ended_at, now)

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from math import floor
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, TextClause, bindparam, text
+from sqlalchemy import Connection, String, TextClause, bindparam, text
 
 from ebbtide import accounts
 from ebbtide.identifiers import first_id, time_of_id
@@ -37,7 +37,7 @@ _COLUMNS = (
     "content_type, output_uri, failure_uri, redriven_from, claim_count, instance_id, claimed_at, opened_at, "
     "sent_at, answered_at, finished_at, failure_reason"
 )
-_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_IDS = bindparam("ids", expanding=True, type_=String)
 _BY_IDS = text(f"SELECT {_COLUMNS} FROM invocations WHERE id IN :ids").bindparams(_IDS)
 _TAGS = text("SELECT invocation_id, key, value FROM invocation_tags WHERE invocation_id IN :ids").bindparams(
     _IDS

@@ -16,6 +16,10 @@ SAMPLE = 100
 """Latest successes that tell the service time and rate."""
 
 
+LATEST = 20
+"""Latest instances that tell how long one takes to start, and when their number changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """An endpoint's slots, those of starting instances included, its work in flight, and its pace."""
@@ -28,8 +32,12 @@ class Capacity:
 
 def capacity(connection: Connection, endpoint: Endpoint, now: float) -> Capacity:
     """Read them. An endpoint without instances that has work is about to get one: it counts as starting."""
-    known = records.of_endpoint(connection, endpoint.id)
-    active = [one for one in known if one.ended_at is None and one.state is not State.DRAINING]
+    known = records.latest(connection, endpoint.id, LATEST)
+    active = [
+        one
+        for one in records.active(connection)
+        if one.endpoint_id == endpoint.id and one.state is not State.DRAINING
+    ]
     starting_s = _starting_s(known)
     count = _concurrency(endpoint)
     slots = [Slots(count, now) for one in active if one.state is State.IN_SERVICE]
