@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import urllib.request
 import uuid
 
@@ -10,6 +11,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
+from sns_message_validator import SignatureVerificationFailureException, SNSMessageValidator
 from tests.receivers import HttpReceiver, running
 
 
@@ -88,14 +90,51 @@ def test_an_http_subscriber_confirms_and_then_receives_signed_messages(ebbtide, 
     assert [each["SubscriptionArn"] for each in pending] == ["PendingConfirmation"]
     [subscription] = listed(sns, topic)
     assert f"<SubscriptionArn>{subscription['SubscriptionArn']}</SubscriptionArn>" in confirmed
-    envelope = receiver.next().json
-    assert envelope["Message"] == "hello"
-    signed = "".join(
-        f"{name}\n{envelope[name]}\n" for name in ("Message", "MessageId", "Timestamp", "TopicArn", "Type")
-    )
-    certificate = x509.load_pem_x509_certificate(follow(envelope["SigningCertURL"]).encode())
+    assert receiver.next().json["Message"] == "hello"
+
+
+@pytest.mark.parametrize("subject", [None, "A subject"])
+def test_a_receivers_own_validator_accepts_the_confirmation_and_the_message(
+    ebbtide, sns, topic, receiver, subject
+):
+    """`aws-sns-message-validator` of PyPI, told only that certificates come from this server."""
+    validator = SNSMessageValidator(cert_url_regex=f"^{re.escape(ebbtide.url)}/")
+    sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=receiver.url)
+    confirmation = receiver.next().json
+    follow(confirmation["SubscribeURL"])
+    sns.publish(TopicArn=topic, Message="Grüße\n", **({"Subject": subject} if subject else {}))
+    message = receiver.next().json
+
+    validator.validate_message(confirmation)
+    validator.validate_message(message)
+
+    with pytest.raises(SignatureVerificationFailureException):
+        validator.validate_message(message | {"Message": "something else"})
+
+
+def test_nothing_is_delivered_before_the_subscription_is_confirmed(sns, topic, receiver):
+    sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=receiver.url)
+    confirmation = receiver.next().json
+    sns.publish(TopicArn=topic, Message="too early")
+    follow(confirmation["SubscribeURL"])
+
+    sns.publish(TopicArn=topic, Message="in time")
+
+    assert receiver.next().json["Message"] == "in time"
+
+
+def test_signatures_of_version_2_are_of_sha256(sns, topic, receiver):
+    sns.set_topic_attributes(TopicArn=topic, AttributeName="SignatureVersion", AttributeValue="2")
+    sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=receiver.url)
+
+    confirmation = receiver.next().json
+
+    assert confirmation["SignatureVersion"] == "2"
+    names = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
+    signed = "".join(f"{name}\n{confirmation[name]}\n" for name in names)
+    certificate = x509.load_pem_x509_certificate(follow(confirmation["SigningCertURL"]).encode())
     certificate.public_key().verify(
-        base64.b64decode(envelope["Signature"]), signed.encode(), padding.PKCS1v15(), hashes.SHA1()
+        base64.b64decode(confirmation["Signature"]), signed.encode(), padding.PKCS1v15(), hashes.SHA256()
     )
 
 
@@ -294,6 +333,13 @@ BAD_SUBSCRIPTIONS = [
     pytest.param("http", "http://a.example", {"FilterPolicy": "{"}, "FilterPolicy", id="a bad filter"),
     pytest.param(
         "http", "http://a.example", {"RedrivePolicy": "{}"}, "RedrivePolicy", id="a bad redrive policy"
+    ),
+    pytest.param(
+        "http",
+        "http://a.example",
+        {"RedrivePolicy": '{"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:123456789012:q"}'},
+        "region and account",
+        id="a dead-letter queue elsewhere",
     ),
     pytest.param(
         "http", "http://a.example", {"DeliveryPolicy": "{"}, "DeliveryPolicy", id="a bad delivery policy"

@@ -128,6 +128,9 @@ async def subscribe(params: Params, call: Call) -> Result:
     )
     attributes = parameters.check_subscription_attributes(protocol, params.get("Attributes", {}))
     topic_arn = params["TopicArn"]
+    _check_arn("TopicArn", topic_arn)
+    parameters.check_dead_letter_queue(attributes, topic_arn)
+    parameters.check_dead_letter_queue(attributes, topic_arn)
     wanted = Subscription(
         arn=f"{topic_arn}:{uuid.uuid4()}",
         topic_arn=topic_arn,
@@ -276,6 +279,8 @@ async def set_subscription_attributes(params: Params, call: Call) -> Result:
         checked = parameters.check_subscription_attributes(
             subscription.protocol, {**subscription.attributes, name: value}
         )
+        parameters.check_dead_letter_queue(checked, subscription.topic_arn)
+        parameters.check_dead_letter_queue(checked, subscription.topic_arn)
         subscriptions.set_attributes(connection, subscription.arn, checked)
 
     await call.parts.database.write(change)

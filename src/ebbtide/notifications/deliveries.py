@@ -58,6 +58,9 @@ MAILERS = 4
 LONGEST_WAIT_S = 3_600.0
 SWEEP_INTERVAL_S = 600.0
 AFTER_FAILED_BATCH_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Between the batches of a receiver that takes nothing; doubled from one to the next."""
+
 MISSING_QUEUE = 400
 """The status that SQS answers for a queue that does not exist."""
 
@@ -118,6 +121,14 @@ class Ended:
     attempt: Attempt
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many deliveries were attempted, and how many of those were made."""
+
+    attempted: int
+    made: int
+
+
 class Deliveries:
     """The loop over the outbox. `signer` signs its messages, `arrivals` tells who waits for a queue; what
     topics want to see of their deliveries is written to `logs`.
@@ -175,9 +186,12 @@ class Deliveries:
 
     async def deliver(self, subscription_arn: str, now: float) -> int:
         """Attempt one batch of a subscription's due deliveries; how many those were."""
+        return (await self._deliver(subscription_arn, now)).attempted
+
+    async def _deliver(self, subscription_arn: str, now: float) -> Tally:
         batch = await self._database.read(lambda connection: _due_batch(connection, subscription_arn, now))
         if batch is None:
-            return 0
+            return Tally(0, 0)
         parcels = await asyncio.to_thread(self._pack, batch)
         if batch.subscription.protocol == "sqs":
             ended = await self._database.write(
@@ -194,7 +208,7 @@ class Deliveries:
         if batch.subscription.redrive_arn is not None:
             self.arrivals.notify(batch.subscription.redrive_arn)
         self._feed_back(batch, ended, now)
-        return len(parcels)
+        return Tally(len(parcels), sum(each.attempt.error is None for each in ended))
 
     async def replay(self, chosen: Chosen, now: float) -> int:
         """Owe the chosen messages again (`history.replay`); how many deliveries that makes."""
@@ -233,8 +247,12 @@ class Deliveries:
 
     async def _run_lane(self, arn: str) -> None:
         try:
-            while await self.deliver(arn, clock.now()):
-                pass
+            failed_count = 0
+            while (tally := await self._deliver(arn, clock.now())).attempted:
+                failed_count = 0 if tally.made else failed_count + 1
+                if failed_count:
+                    # Nobody is there, and there may be very much to try: the others need the machine too.
+                    await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** min(failed_count - 1, 8), LONGEST_PAUSE_S))
         except Exception:
             # Another lane is started at the next step; the pause keeps a lasting fault from spinning.
             log.exception("A batch of deliveries to %s failed", arn)

@@ -35,7 +35,7 @@ PAGE = 100
 REPLAYED_AT_ONCE = 100
 """Messages owed again in one transaction, so that no other write waits long behind it."""
 
-FORGOTTEN_AT_ONCE = 250
+FORGOTTEN_AT_ONCE = 100
 """Messages, attempts or deliveries removed or given up in one transaction, for the same reason."""
 
 

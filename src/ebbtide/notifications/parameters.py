@@ -72,6 +72,16 @@ def check_subscription_attributes(protocol: str, attributes: Mapping[str, str]) 
     return kept
 
 
+def check_dead_letter_queue(attributes: Mapping[str, str], topic_arn: str) -> None:
+    """Raises ServiceError for a RedrivePolicy whose queue is not of the topic's region and account."""
+    if policy := attributes.get("RedrivePolicy"):
+        target = json.loads(policy)["deadLetterTargetArn"]
+        if target.split(":")[3:5] != topic_arn.split(":")[3:5]:
+            raise invalid(
+                "RedrivePolicy: deadLetterTargetArn must be a queue of the subscription's region and account"
+            )
+
+
 def check_receiver(protocol: str, endpoint: str, *, private_delivery: bool, mail: bool) -> None:
     """Raises ServiceError for an endpoint that messages cannot or must not be delivered to.
 
