@@ -180,6 +180,25 @@ async def test_the_ttl_counts_waiting_only(database: Database) -> None:
     assert not await expire(database, now=170.0)
 
 
+@pytest.mark.parametrize("by", ["its agent", "the next server"])
+async def test_what_is_put_back_has_what_was_left_of_its_ttl_when_it_was_claimed(
+    database: Database, by: str
+) -> None:
+    await accept(database, REQUEST)
+    [held] = await claim(database, now=150.0)
+
+    def put_back_at_400(connection: Connection) -> None:
+        if by == "its agent":
+            invocations.release(connection, held, reason="it died", now=400.0, lost=False)
+        else:
+            invocations.release_all(connection, now=400.0)
+
+    await database.write(put_back_at_400)
+
+    assert not await expire(database, now=409.0)
+    assert await expire(database, now=410.0)
+
+
 async def test_a_lease_that_is_renewed_does_not_lapse(database: Database) -> None:
     await accept(database, REQUEST, replace(REQUEST, id="b"))
     renewed, forgotten = await claim(database, now=101.0)
@@ -224,7 +243,7 @@ async def test_a_server_that_starts_again_puts_back_what_its_agents_held_and_bla
     await database.write(lambda connection: invocations.release_all(connection, now=102.0))
     [again] = await claim(database)
 
-    assert again.invocation == before.invocation
+    assert again.invocation.id == before.invocation.id
     assert (again.count, again.lost_count) == (2, 0)
 
 

@@ -109,7 +109,7 @@ async def test_a_request_past_its_ttl_ends_expired_with_a_failure_object_that_sa
     await place.reaper.step(ACCEPTED_AT + 60)
 
     assert (before, await place.state()) == ("queued", "expired")
-    assert "RequestTTLSeconds of 60 s" in await place.failure()
+    assert "waited in the queue for longer than its RequestTTLSeconds" in await place.failure()
 
 
 async def test_an_expiry_is_counted(place: Place) -> None:

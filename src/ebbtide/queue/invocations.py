@@ -363,9 +363,13 @@ _FINISH = for_drivers(
     "body = CASE WHEN :state = 'succeeded' THEN NULL ELSE body END WHERE id = :id"
 )
 
+# The TTL counts queue time: while it was claimed it did not run.
+_BACK = (
+    "state = 'queued', lease_until = NULL, instance_id = NULL, claimed_at = NULL, "
+    "expires_at = expires_at + (:now - claimed_at)"
+)
 _RELEASE = text(
-    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL, claimed_at = NULL, "
-    "lost_count = lost_count + :lost "
+    f"UPDATE invocations SET {_BACK}, lost_count = lost_count + :lost "
     "WHERE id = :id AND state = 'claimed' AND claim_count = :claim_count"
 )
 _END_ATTEMPT = text(
@@ -378,7 +382,7 @@ SELECT id, claim_count, instance_id, claimed_at, :now, :reason FROM invocations
 
 _EXPIRE = text(
     "UPDATE invocations SET state = 'expired', finished_at = :now, failure_reason = :reason "
-    "WHERE id = :id AND state = 'queued'"
+    "WHERE id = :id AND state = 'queued' AND expires_at <= :now"
 )
 
 _EXPIRING = text(
@@ -403,10 +407,7 @@ INSERT INTO invocation_attempts (invocation_id, claim_count, instance_id, claime
 SELECT id, claim_count, instance_id, claimed_at, :now, :reason FROM invocations WHERE state = 'claimed'
 """
 )
-_RELEASE_ALL = text(
-    "UPDATE invocations SET state = 'queued', lease_until = NULL, instance_id = NULL, claimed_at = NULL "
-    "WHERE state = 'claimed'"
-)
+_RELEASE_ALL = text(f"UPDATE invocations SET {_BACK} WHERE state = 'claimed'")
 
 _BACKLOGS = """
 SELECT d.endpoint_id, sum(d.queued), sum(d.claimed),
@@ -544,7 +545,8 @@ def release(connection: Connection, held: Claim, *, reason: str, now: float, los
     reason: why the attempt ended. lost: with a dead model server or agent, which may be this request's doing.
     """
     connection.execute(_END_ATTEMPT, {**_ownership(held), "reason": reason, "now": now})
-    return bool(connection.execute(_RELEASE, {**_ownership(held), "lost": int(lost)}).rowcount)
+    values = {**_ownership(held), "lost": int(lost), "now": now}
+    return bool(connection.execute(_RELEASE, values).rowcount)
 
 
 def expire(connection: Connection, invocation: Invocation, reason: str | None, *, now: float) -> bool:
@@ -569,7 +571,7 @@ def release_all(connection: Connection, *, now: float) -> None:
     held them died with the former server, through no request's fault.
     """
     connection.execute(_END_ALL_ATTEMPTS, {"reason": "the server that worked on it ended", "now": now})
-    connection.execute(_RELEASE_ALL)
+    connection.execute(_RELEASE_ALL, {"now": now})
 
 
 def backlogs(connection: Connection) -> dict[str, Backlog]:

@@ -81,8 +81,7 @@ class Reaper:
         return 0.0 if max(len(expiring), len(lapsed)) >= BATCH else IDLE_S
 
     async def _expiry(self, invocation: Invocation, endpoint: Endpoint, now: float) -> Outcome:
-        waited_s = invocation.expires_at - invocation.accepted_at
-        reason = f"ClientError: The request waited longer than its RequestTTLSeconds of {waited_s:.0f} s."
+        reason = "ClientError: The request waited in the queue for longer than its RequestTTLSeconds."
         return Outcome(
             endpoint=endpoint,
             variant=endpoint.variants[0].name,
