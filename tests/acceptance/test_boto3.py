@@ -83,6 +83,21 @@ def test_a_missing_input_object_is_accepted_and_then_fails(ebbtide: Ebbtide, sum
     assert b"nothing-here" in written
 
 
+def test_an_input_whose_file_was_lost_fails_as_such_and_not_as_the_models_fault(
+    ebbtide: Ebbtide, summaries: Deployed
+):
+    before = set((ebbtide.data / "objects").iterdir())
+    ebbtide.client("s3").put_object(Bucket=summaries.bucket, Key="inputs/lost", Body=b"x" * 100_000)
+    [file] = set((ebbtide.data / "objects").iterdir()) - before
+    file.unlink()
+
+    answer = invoke(ebbtide, summaries.name, f"s3://{summaries.bucket}/inputs/lost")
+
+    kind, written, _ = outcome(ebbtide, answer)
+    assert kind == "failure"
+    assert "/inputs/lost could not be read: The bytes of the object are lost" in written.decode()
+
+
 def test_an_unknown_endpoint_refuses_with_its_name(ebbtide: Ebbtide, article: str):
     with pytest.raises(ClientError) as refused:
         invoke(ebbtide, "nobody", article)

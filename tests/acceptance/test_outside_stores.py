@@ -137,9 +137,26 @@ def test_while_the_store_is_down_work_waits_and_says_why_and_goes_on_once_it_is_
     assert papers.wait_for(places["OutputLocation"]) == b"patience"
 
 
+def test_an_endpoint_whose_model_lies_in_a_store_that_is_down_comes_into_service_once_it_is_up(papers):
+    sagemaker = papers.server.client("sagemaker")
+    papers.gateway.status = 503
+    sagemaker.create_endpoint(EndpointName="waits", EndpointConfigName="papers")
+
+    papers.wait_for_log("model data s3://papers/model.tar.gz waits: s3://foreign at ")
+    before = sagemaker.describe_endpoint(EndpointName="waits")["EndpointStatus"]
+    papers.gateway.status = None
+
+    assert before == "Creating"
+    sagemaker.get_waiter("endpoint_in_service").wait(
+        EndpointName="waits", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+
+
 def test_objects_pass_through_the_servers_own_s3(papers):
     s3 = papers.server.client("s3")
-    s3.put_object(Bucket="papers", Key="mine/k", Body=b"0123", ContentType="text/csv", Metadata={"n": "v"})
+    put = s3.put_object(
+        Bucket="papers", Key="mine/k", Body=b"0123", ContentType="text/csv", Metadata={"n": "v"}
+    )
 
     got = s3.get_object(Bucket="papers", Key="mine/k", Range="bytes=1-2")
     seen = s3.head_object(Bucket="papers", Key="mine/k")
@@ -147,6 +164,7 @@ def test_objects_pass_through_the_servers_own_s3(papers):
 
     assert (got["Body"].read(), got["ContentRange"]) == (b"12", "bytes 1-2/4")
     assert (seen["ContentLength"], seen["ContentType"], seen["Metadata"]) == (4, "text/csv", {"n": "v"})
+    assert put["ETag"] == seen["ETag"]
     assert [each["Key"] for each in listed["Contents"]] == ["mine/k"]
     assert papers.foreign.get("mine/k") == b"0123"
     s3.delete_object(Bucket="papers", Key="mine/k")

@@ -9,6 +9,7 @@ archives are one. It appears whole or not at all; its files are for reading.
 import asyncio
 import gzip
 import hashlib
+import logging
 import lzma
 import os
 import shutil
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide import clock
-from ebbtide.errors import ServiceError
+from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import Location, parse_location
 from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.store import ObjectStore
+
+log = logging.getLogger(__name__)
 
 MAX_FILES = 100_000
 
@@ -35,6 +38,9 @@ CHUNK_BYTES = 1 << 20
 
 UNUSED_S = 30 * 86400.0
 """After this long without a use a directory is deleted."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+"""Between tries to reach a store that is not available."""
 
 UNFINISHED = ".unfinished-"
 
@@ -83,11 +89,22 @@ class ModelFiles:
     async def fetch(self, container: Mapping[str, Any]) -> Path | None:
         """The directory with the container's model; None when the container names no files.
 
-        Instances that ask for the same content wait for one fetch. Raises ModelUnavailable.
+        Instances that ask for the same content wait for one fetch, and all for a store that is down.
+        Raises ModelUnavailable.
         """
         source = source_of(container)
         if source is None:
             return None
+        delay_s = FIRST_WAIT_S
+        while True:
+            try:
+                return await self._fetch(source)
+            except Unavailable as error:
+                log.warning("model data %s waits: %s", source.uri, error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
+
+    async def _fetch(self, source: Source) -> Path:
         records = await self._find(source)
         digest = _digest(source, records)
         directory = self._root / digest
@@ -110,6 +127,8 @@ class ModelFiles:
             if not source.prefix:
                 return [await self._objects.head(bucket, key)]
             found = await self._objects.below(bucket, key)
+        except Unavailable:
+            raise
         except ServiceError as error:
             raise ModelUnavailable(f"model data {source.uri}: {error.message}") from error
         # A key that ends in a slash is a folder's marker.
@@ -131,6 +150,8 @@ class ModelFiles:
                 for record in records:
                     await self._download(record, unfinished / "model" / _name_below(source, record))
             await asyncio.to_thread(_publish, unfinished / "model", directory)
+        except Unavailable:
+            raise
         except (ServiceError, OSError) as error:
             raise ModelUnavailable(f"model data {source.uri} could not be stored here: {error}") from error
         except ModelUnavailable as error:

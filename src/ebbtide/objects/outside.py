@@ -103,8 +103,8 @@ class Outside:
         attributes: Mapping[str, str],
         if_match: str | None = None,
         if_none_match: bool = False,
-    ) -> None:
-        """Store the bytes under the key. attributes: headers and the user's metadata.
+    ) -> str:
+        """Store the bytes under the key; returns the entity tag. attributes: headers and the user's metadata.
 
         Raises PreconditionFailed, Unconditional for a condition on more than PART_BYTES, what `head` does.
         """
@@ -115,13 +115,12 @@ class Outside:
 
         if size_bytes <= PART_BYTES:
             body = b"".join([chunk async for chunk in chunks])
-            await self._put_whole(key, body, self._kept(attributes), mode, self._silence_s)
-        elif mode == "overwrite":
-            await self._put_parts(key, chunks, self._kept(attributes), unlimited)
-        else:
-            raise Unconditional(
-                f"{self.bucket.place} takes conditional writes of at most {PART_BYTES} bytes through ebbtide"
-            )
+            return await self._put_whole(key, body, self._kept(attributes), mode, self._silence_s)
+        if mode == "overwrite":
+            return await self._put_parts(key, chunks, self._kept(attributes), unlimited)
+        raise Unconditional(
+            f"{self.bucket.place} takes conditional writes of at most {PART_BYTES} bytes through ebbtide"
+        )
 
     async def deliver(
         self, key: str, chunks: AsyncIterator[bytes], *, size_bytes: int, content_type: str, hold: Hold
@@ -236,19 +235,20 @@ class Outside:
 
     async def _put_whole(
         self, key: str, body: bytes, attributes: dict[str, str] | None, mode: Any, within_s: float
-    ) -> None:
+    ) -> str:
         import obstore
 
         _check_key(key)
         with self._failures(key):
             async with asyncio.timeout(min(within_s, self._silence_s)):
-                await obstore.put_async(
+                written = await obstore.put_async(
                     self._store, key, body, attributes=attributes, mode=mode, use_multipart=False
                 )
+        return (written["e_tag"] or "").strip('"')
 
     async def _put_parts(
         self, key: str, chunks: AsyncIterator[bytes], attributes: dict[str, str] | None, hold: Hold
-    ) -> None:
+    ) -> str:
         import obstore
 
         _check_key(key)
@@ -263,7 +263,7 @@ class Outside:
 
         with self._failures(key):
             async with asyncio.timeout(self._silence_s) as limit, aclosing(confirmed()) as sent:
-                await obstore.put_async(
+                written = await obstore.put_async(
                     self._store,
                     key,
                     sent,
@@ -271,6 +271,7 @@ class Outside:
                     chunk_size=PART_BYTES,
                     max_concurrency=PARTS_AT_ONCE,
                 )
+        return (written["e_tag"] or "").strip('"')
 
     async def _version(self, key: str) -> Any:
         """The mode of a write that replaces what the key names now."""

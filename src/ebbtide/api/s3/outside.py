@@ -48,7 +48,7 @@ async def put_object(outside: Outside, params: Params, call: Call) -> Result:
     content_type = params.get("ContentType", DEFAULT_CONTENT_TYPE)
     staged = await receive(params, call)
     try:
-        await outside.put(
+        etag = await outside.put(
             checked_key(params),
             await call.parts.objects.staged(staged),
             size_bytes=staged.size_bytes,
@@ -58,7 +58,7 @@ async def put_object(outside: Outside, params: Params, call: Call) -> Result:
         )
     finally:
         await call.parts.objects.discard(staged)
-    return {"ETag": quoted(staged.etag)}
+    return {"ETag": quoted(etag)}
 
 
 async def read(outside: Outside, record: ObjectRecord, start: int, length: int) -> AsyncIterator[bytes]:
