@@ -52,9 +52,9 @@ class Settings:
         cls, environment: Mapping[str, str] = os.environ, *, data: Path | None = None, **given: object
     ) -> "Settings":
         """Read EBBTIDE_DATABASE, EBBTIDE_OBJECTS, EBBTIDE_ADDRESS, EBBTIDE_REGION, EBBTIDE_LEASE_S,
-        EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S, EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_MEMORY_LIMIT_BYTES,
-        EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL and
-        EBBTIDE_PRIVATE_DELIVERY; arguments win.
+        EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S, EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_DELIVERY_RETENTION_S,
+        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL
+        and EBBTIDE_PRIVATE_DELIVERY; arguments win.
 
         Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
         it when the server itself listens on loopback alone: whoever reaches it is on this machine already.
