@@ -12,7 +12,7 @@ from itertools import chain, islice
 from math import floor
 from typing import Any
 
-from sqlalchemy import Connection, String, TextClause, bindparam, text
+from sqlalchemy import BindParameter, Connection, TextClause, bindparam, text
 
 from ebbtide import accounts
 from ebbtide.identifiers import first_id, time_of_id
@@ -37,7 +37,7 @@ _COLUMNS = (
     "content_type, output_uri, failure_uri, redriven_from, claim_count, instance_id, claimed_at, opened_at, "
     "sent_at, answered_at, finished_at, failure_reason"
 )
-_IDS = bindparam("ids", expanding=True, type_=String)
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _BY_IDS = text(f"SELECT {_COLUMNS} FROM invocations WHERE id IN :ids").bindparams(_IDS)
 _TAGS = text("SELECT invocation_id, key, value FROM invocation_tags WHERE invocation_id IN :ids").bindparams(
     _IDS
@@ -260,6 +260,8 @@ def page(connection: Connection, seen: Seen, wanted: Filter, *, limit: int, afte
 def tags_of(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     """Invocation id -> its tags; those without any are absent."""
     tagged: dict[str, dict[str, str]] = {}
+    if not ids:
+        return tagged
     for id_, key, value in connection.execute(_TAGS, {"ids": ids}):
         tagged.setdefault(id_, {})[key] = value
     return tagged
@@ -347,6 +349,8 @@ def _cursor(token: str) -> Cursor:
 
 
 def _rows(connection: Connection, ids: Sequence[str]) -> dict[str, Shown]:
+    if not ids:
+        return {}
     return {row.id: Shown(*row) for row in connection.execute(_BY_IDS, {"ids": ids})}
 
 
