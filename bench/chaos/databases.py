@@ -1,35 +1,53 @@
 """The databases that a storm runs on, and what it does to them."""
 
-import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import psycopg
 from tests.postgresql import PostgreSQL
 
 LOCK_PATIENCE_S = 20
-NOT_LOCKED = (sqlite3.OperationalError, psycopg.OperationalError)
-"""What `locked` raises when the lock cannot be had: the disk is full, the database just killed."""
+
+LOCK_IT = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=float(sys.argv[2]), isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+database.execute("ROLLBACK")
+"""
+
+
+class NotLocked(Exception):
+    """The lock cannot be had: the disk is full, say, or the database was just killed."""
 
 
 class SQLiteFile:
-    """The file in the server's data directory, `seen_from_here`."""
+    """The file in the server's data directory."""
 
     options: tuple[str, ...] = ()
     left_out = {"kill the database": "SQLite is no process"}
 
-    def __init__(self, seen_from_here: Path) -> None:
-        self._file = seen_from_here
+    def __init__(self, file: Path, enter: Sequence[str]) -> None:
+        """enter: the command that leads to where the file is, before another."""
+        self._command = [*enter, sys.executable, "-c", LOCK_IT, str(file), str(LOCK_PATIENCE_S)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile."""
-        with closing(sqlite3.connect(self._file, timeout=LOCK_PATIENCE_S, isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
+        """Nobody else writes meanwhile. Raises NotLocked."""
+        other = subprocess.Popen(self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+        with other:
+            assert other.stdout is not None
+            assert other.stderr is not None
+            if not other.stdout.readline():
+                raise NotLocked(other.stderr.read())
             yield
-            other.execute("ROLLBACK")
+            other.communicate()
 
     def kill(self) -> None:
         raise NotImplementedError
@@ -52,11 +70,14 @@ class PrivatePostgreSQL:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else reads or writes an invocation meanwhile."""
-        with psycopg.connect(self._url, options=f"-c lock_timeout={LOCK_PATIENCE_S}s") as other:
-            other.execute("LOCK TABLE invocations IN ACCESS EXCLUSIVE MODE")
-            yield
-            other.rollback()
+        """Nobody else reads or writes an invocation meanwhile. Raises NotLocked."""
+        try:
+            with psycopg.connect(self._url, options=f"-c lock_timeout={LOCK_PATIENCE_S}s") as other:
+                other.execute("LOCK TABLE invocations IN ACCESS EXCLUSIVE MODE")
+                yield
+                other.rollback()
+        except psycopg.OperationalError as error:
+            raise NotLocked(str(error)) from error
 
     def kill(self) -> None:
         """kill -9 of all its processes, and start it again."""

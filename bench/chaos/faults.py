@@ -10,13 +10,15 @@ from contextlib import suppress
 import psutil
 
 from bench.chaos.clients import Clients, Receiver, cut_uploads
-from bench.chaos.databases import NOT_LOCKED, PrivatePostgreSQL, SQLiteFile
+from bench.chaos.databases import NotLocked, PrivatePostgreSQL, SQLiteFile
 from bench.chaos.observation import Observations
 from bench.chaos.plan import FAULTS, Blow
 from bench.chaos.server import Server, SmallDisk, WallClock
 
 HURRY_AFTER_S = 0.3
 REFILL_S = 0.02
+LOOK_S = 0.1
+LONGEST_WAIT_S = 10.0
 CLOCK_OFFSETS_S = (600, -600, 7200, -7200, 3 * 86_400, -86_400)
 """Within what a signature may be off (15 min), and beyond."""
 
@@ -97,9 +99,11 @@ class Faults:
         self._signal_model_server(blow, signal.SIGSTOP)
 
     def _signal_model_server(self, blow: Blow, number: signal.Signals) -> None:
-        alive = sorted(self._server.model_servers(), key=lambda process: process.pid)
-        if not alive:
-            return  # the server is down, or only coming up
+        until = time.monotonic() + LONGEST_WAIT_S
+        while not (alive := sorted(self._server.model_servers(), key=lambda process: process.pid)):
+            if time.monotonic() > until:
+                return
+            time.sleep(LOOK_S)  # the server is down, or only coming up
         struck = alive[int(blow.pick * len(alive))]
         with suppress(psutil.NoSuchProcess):
             struck.send_signal(number)
@@ -142,7 +146,7 @@ class Faults:
         self._over(blow)
 
     def _lock_database(self, blow: Blow) -> None:
-        with suppress(*NOT_LOCKED):
+        with suppress(NotLocked):
             with self._database.locked():
                 time.sleep(blow.hold_s)
             self._over(blow)

@@ -191,7 +191,9 @@ class Server:
         self._end(signal.SIGTERM, hurry_after_s)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal that does not end it; to none when it is not up."""
+        """A signal that is not waited for; to nobody when it is not up."""
+        if number is signal.SIGTERM:
+            self._ending.set()
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)

@@ -30,7 +30,7 @@ SETTLE_S = 300.0
 
 QUIET_S = 2.0
 MAX_CLAIM_COUNT = 4
-LEASE_S = 10
+LEASE_S = 4
 LOOK_EVERY_S = 0.2
 DISK_SPARE_BYTES = 256 * plan.MB
 
@@ -63,11 +63,10 @@ def storm(
         disk, clock = _disk(data, used_bytes, left_out), _clock(Path(place), left_out)
         if disk is not None:
             stack.callback(disk.close)
-        database_file = data / "ebbtide.db"
         tormented = (
             PrivatePostgreSQL()
             if database == "postgresql"
-            else SQLiteFile(disk.seen_from_here(database_file) if disk else database_file)
+            else SQLiteFile(data / "ebbtide.db", disk.enter if disk else [])
         )
         stack.callback(tormented.close)
         left_out |= tormented.left_out

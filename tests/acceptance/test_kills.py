@@ -3,13 +3,18 @@
 import pytest
 from bench.chaos.plan import MB
 from bench.chaos.storm import storm
+from tests.conftest import KINDS
 
 
-@pytest.fixture(params=["sqlite"])
+def pytest_generate_tests(metafunc):
+    metafunc.parametrize("report", KINDS[metafunc.config.getoption("--database")], indirect=True)
+
+
+@pytest.fixture
 def report(request, tmp_path):
     """Of a storm with each fault about once, on the machine as it is."""
     return storm(
-        seed=4,
+        seed=3,
         seconds=6.0,
         rate_per_s=6.0,
         log=tmp_path / "server.log",
