@@ -19,7 +19,6 @@ from typing import Any
 from sqlalchemy import text
 
 from bench.server import percentile
-from ebbtide import loops
 from ebbtide.database import Database
 from ebbtide.logs import LogStore
 from ebbtide.migrations import migrate
@@ -51,25 +50,24 @@ async def _measure() -> dict[str, str]:
         data = Path(directory)
         database = Database(data / "ebbtide.db")
         migrate(database.engine)
-        deliveries = Deliveries(Settings(data), database, Signer(data / "sns"), LogStore(data / "logs"))
+        make = partial(Deliveries, Settings(data), database, Signer(data / "sns"), LogStore(data / "logs"))
         await _subscribe(database, DEAD, "http", "http://127.0.0.1:1/nobody")
         to_queue = await _subscribe(database, ALIVE, "sqs", QUEUE.arn)
         await database.write(lambda connection: queues.create(connection, QUEUE))
         now = time.time()
-        async with _delivering(deliveries):
+        async with _delivering(make()) as deliveries:
             alone = await _rounds(database, deliveries, to_queue)
         for n in range(0, PILE, 1_000):
             texts = [(MESSAGE, f"invocation-{m}") for m in range(n, n + 1_000)]
             await database.write(partial(topics.publish_many, topic_arn=DEAD, texts=texts, at=now))
-        async with _delivering(deliveries):
+        async with _delivering(make()) as deliveries:
             beside = await _rounds(database, deliveries, to_queue)
         size_bytes = (data / "ebbtide.db").stat().st_size
         # All are given up, so that they can be forgotten.
         await database.write(
             lambda connection: connection.execute(text("UPDATE sns_deliveries SET state = 'abandoned'"))
         )
-        stalls, seconds = await _forget(database, deliveries, now + 2 * WEEK_S)
-        await deliveries.close()
+        stalls, seconds = await _forget(database, make(), now + 2 * WEEK_S)
         database.close()
     return {
         "a message to its queue, nothing else owed": _shown(alone),
@@ -119,15 +117,15 @@ def _pending(connection: Any, arn: str) -> int:
 
 
 @asynccontextmanager
-async def _delivering(deliveries: Deliveries) -> AsyncIterator[None]:
+async def _delivering(deliveries: Deliveries) -> AsyncIterator[Deliveries]:
     """The loop at work, on the pile too where there is one."""
     stop = asyncio.Event()
-    loop = asyncio.create_task(loops.run("deliveries", deliveries.step, stop, deliveries._woken))
+    running = asyncio.create_task(deliveries.run(stop))
     try:
-        yield
+        yield deliveries
     finally:
         stop.set()
-        await loop
+        await running
 
 
 async def _forget(database: Database, deliveries: Deliveries, now: float) -> tuple[list[float], float]:
