@@ -3,15 +3,19 @@
 import importlib
 import pkgutil
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, text
 
 import ebbtide
 from ebbtide import database
 from ebbtide.database import Database
 from ebbtide.migrations import HEAD, NewerDatabase, migrate
+from tests.postgresql import PostgreSQL
 
 WITHOUT_TABLES = (
     "ebbtide.runtime",
@@ -22,37 +26,80 @@ WITHOUT_TABLES = (
 )
 
 
-def schema(path: Path) -> dict[str, list[str]]:
-    """Name -> the SQL that made it, clause by clause in a fixed order, for every table, index and trigger."""
-    with create_engine(f"sqlite:///{path}").connect() as connection:
+def schema(engine: Engine) -> dict[str, object]:
+    """What makes up every table, index and trigger, by name, in a form that does not depend on its writer."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            return {name: what for query in POSTGRESQL for name, what in connection.execute(text(query))}
         rows = connection.execute(
             text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
         )
         return {name: sorted(re.sub(r'[\s"]+', "", sql).replace(")", "").split(",")) for name, sql in rows}
 
 
-def test_the_migrations_lead_to_the_declared_tables(tmp_path: Path) -> None:
+POSTGRESQL = (
+    """
+SELECT table_name || '.' || column_name,
+       array[data_type, is_nullable, collation_name, column_default]
+  FROM information_schema.columns WHERE table_schema = 'public'
+""",
+    """
+SELECT CAST(CAST(conrelid AS regclass) AS text) || '.' || pg_get_constraintdef(oid), ''
+  FROM pg_constraint WHERE connamespace = CAST('public' AS regnamespace)
+""",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+    r"""
+SELECT proname, regexp_replace(prosrc, '\s+', ' ', 'g') FROM pg_proc
+ WHERE pronamespace = CAST('public' AS regnamespace)
+""",
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path | str]]:
+    """Where an empty database lies, by a name for it."""
+    with ExitStack() as made:
+
+        def place(name: str) -> Path | str:
+            if request.param == "sqlite":
+                return tmp_path / f"{name}.db"
+            return made.enter_context(request.getfixturevalue("postgresql").database())
+
+        yield place
+
+
+def test_the_migrations_lead_to_the_declared_tables(empty: Callable[[str], Path | str]) -> None:
     for found in pkgutil.walk_packages(ebbtide.__path__, "ebbtide."):
         if not found.name.startswith(WITHOUT_TABLES):
             importlib.import_module(found.name)
-    declared = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
-    database.metadata.create_all(declared)
-    migrated = Database(tmp_path / "migrated.db")
+    declared, migrated = Database(empty("declared")), Database(empty("migrated"))
+    database.metadata.create_all(declared.engine)
     migrate(migrated.engine)
+
+    expected, got = schema(declared.engine), schema(migrated.engine)
+
+    declared.close()
     migrated.close()
+    assert {name: what for name, what in got.items() if not name.startswith("alembic_version")} == expected
+    assert {"invocation_arrives", "invocations_by_turn"} <= expected.keys()
 
-    assert schema(tmp_path / "migrated.db") == schema(tmp_path / "declared.db")
+
+def test_a_current_database_is_left_as_it_is(database: Database) -> None:
+    before = schema(database.engine)
+
+    migrate(database.engine)
+
+    assert schema(database.engine) == before
 
 
-def test_a_current_database_is_left_as_it_is(tmp_path: Path) -> None:
-    opened = Database(tmp_path / "ebbtide.db")
-    migrate(opened.engine)
-    before = schema(tmp_path / "ebbtide.db")
+def test_servers_that_start_together_make_the_schema_once(postgresql: PostgreSQL) -> None:
+    with postgresql.database() as url, ThreadPoolExecutor() as starting:
+        opened = [Database(url) for _ in range(3)]
+        list(starting.map(lambda one: migrate(one.engine), opened))
 
-    migrate(opened.engine)
-
-    opened.close()
-    assert schema(tmp_path / "ebbtide.db") == before
+        for one in opened:
+            one.close()
 
 
 def test_a_newer_database_is_refused_by_name(tmp_path: Path) -> None:

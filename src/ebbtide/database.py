@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData, String, Text, create_engine, event, make_url
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Text, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.compiler import compiles
 
@@ -443,6 +443,6 @@ def postgresql_url(text: str) -> Any:
 
 @compiles(String, "postgresql")
 @compiles(Text, "postgresql")
-def _compare_bytes(*_: Any, **__: Any) -> str:
-    """Texts sort and compare by their bytes, as in SQLite and in S3, whatever locale a database has."""
-    return 'TEXT COLLATE "C"'
+def _compare_bytes(*_: Any, type_expression: object = None, **__: Any) -> str:
+    """Columns of texts compare by their bytes, as in SQLite and S3, whatever locale a database has."""
+    return 'TEXT COLLATE "C"' if isinstance(type_expression, Column) else "TEXT"

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    String,
     bindparam,
     delete,
     exists,
@@ -350,7 +351,7 @@ SELECT invocation_id, MIN(at) AS at
           JOIN sns_attempts AS a ON a.delivery_id = d.id
          WHERE m.invocation_id IN :ids AND a.error IS NULL) AS made
  GROUP BY invocation_id
-""").bindparams(bindparam("ids", expanding=True))
+""").bindparams(bindparam("ids", expanding=True, type_=String))
 _KEPT = (
     select(deliveries.c.id)
     .where(

@@ -155,12 +155,14 @@ _BUCKET = select(buckets.c.watches).where(buckets.c.name == bindparam("in_bucket
 _TAKEN = select(objects.c.key).where(
     objects.c.bucket == bindparam("in_bucket"), objects.c.key.in_(bindparam("of_keys", expanding=True))
 )
-_SCAN = (
+_IN_ORDER = (
     select(objects)
-    .where(objects.c.bucket == bindparam("in_bucket"), objects.c.key >= bindparam("lower"))
+    .where(objects.c.bucket == bindparam("in_bucket"))
     .order_by(objects.c.key)
     .limit(bindparam("most"))
 )
+_SCAN = _IN_ORDER.where(objects.c.key >= bindparam("lower"))
+_SCAN_BEHIND = _IN_ORDER.where(objects.c.key > bindparam("lower"))
 _INSERT = insert(objects)
 _REPLACE = (
     update(objects)
@@ -211,7 +213,10 @@ def get_pieces(connection: Connection, content_id: str) -> Sequence[Piece]:
 
 def scan_objects(connection: Connection, bucket: str, lower: str, limit: int) -> Sequence[ObjectRecord]:
     """Objects with keys >= lower, in the order of the keys' UTF-8 bytes."""
-    rows = connection.execute(_SCAN, {"in_bucket": bucket, "lower": lower, "most": limit})
+    # The least text behind a key ends in a NUL, which no key has and PostgreSQL cannot take.
+    scan = _SCAN_BEHIND if lower.endswith("\0") else _SCAN
+    place = {"in_bucket": bucket, "lower": lower.removesuffix("\0"), "most": limit}
+    rows = connection.execute(scan, place)
     return [_record(row) for row in rows]
 
 

@@ -353,7 +353,7 @@ _RENEW = text(
 _HELD = {
     dialect: text(
         f"SELECT id, claim_count FROM invocations WHERE id IN :ids AND state = 'claimed' {lock}"
-    ).bindparams(bindparam("ids", expanding=True))
+    ).bindparams(bindparam("ids", expanding=True, type_=String))
     for dialect, lock in {"sqlite": "", "postgresql": "FOR UPDATE"}.items()
 }
 

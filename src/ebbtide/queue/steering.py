@@ -7,7 +7,7 @@ passes over the rest; that decides in the transaction, so a claim or an outcome 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import BindParameter, Connection, bindparam, select, text
+from sqlalchemy import BindParameter, Connection, String, bindparam, select, text
 
 from ebbtide import endpoints
 from ebbtide.database import Database
@@ -33,7 +33,7 @@ REDRIVABLE = ("failed", "expired", "cancelled")
 LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 
 _COLUMNS = ", ".join(Invocation.__slots__)
-_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_IDS: BindParameter[str] = bindparam("ids", expanding=True, type_=String)
 _UNFINISHED = {
     dialect: text(
         f"SELECT {_COLUMNS}, state, claimed_at FROM invocations "
@@ -54,7 +54,7 @@ RETURNING id, account
 )
 _REDRIVABLE = text(
     f"SELECT {_COLUMNS} FROM invocations WHERE id IN :ids AND state IN :states ORDER BY id"
-).bindparams(_IDS, bindparam("states", expanding=True))
+).bindparams(_IDS, bindparam("states", expanding=True, type_=String))
 _TAGS = select(tags).where(tags.c.invocation_id.in_(_IDS))
 _SET_PRIORITY = text(
     "UPDATE invocations SET priority = :priority WHERE id = :id AND state IN ('queued', 'claimed')"

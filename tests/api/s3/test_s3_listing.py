@@ -111,3 +111,16 @@ def test_the_aws_command_copies_syncs_lists_and_removes(ebbtide, bucket, tmp_pat
     assert (tmp_path / "back" / "deep" / "two.txt").read_bytes() == b"2" * 9_000_000
     assert "PRE deep/" in listed
     assert "3 one.txt" in listed
+
+
+@pytest.mark.parametrize("page_size", [1, 2])
+def test_keys_that_go_on_where_another_ends_are_on_the_next_page(s3, bucket, page_size):
+    continued = ["a", "a\x01", "a b", "aa", "a\ud7ff", "a\U0001f600", "b"]
+    for key in continued:
+        s3.put_object(Bucket=bucket, Key=key, Body=b"")
+
+    pages = s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, PaginationConfig={"PageSize": page_size}
+    )
+
+    assert keys(pages) == continued

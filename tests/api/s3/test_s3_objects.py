@@ -431,3 +431,12 @@ def test_an_object_whose_file_was_deleted_is_told_of_before_any_byte(ebbtide, s3
         s3.get_object(Bucket=bucket, Key="lost")
 
     assert caught.value.response["Error"]["Code"] == "InternalError"
+
+
+def test_a_key_with_nul_is_refused(s3, bucket):
+    """XML could not show it, and not every database could hold it."""
+    with pytest.raises(ClientError) as refused:
+        s3.put_object(Bucket=bucket, Key="a\0b", Body=b"")
+
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert "must not contain the character U+0000" in refused.value.response["Error"]["Message"]
