@@ -175,11 +175,10 @@ async def _forget(queue: Queue) -> tuple[str, str]:
         await asyncio.sleep(0.005)
     await forgetting
     gone = count - _count_all(queue) + len(beside)
-    return (
-        f"a write while {gone / FORGOTTEN_FOR_S:,.0f} finished invocations a second are forgotten",
-        f"longest {max(beside) * 1e3:.1f} ms, median {statistics.median(beside) * 1e3:.2f} ms "
-        f"({statistics.median(alone) * 1e3:.2f} ms without)",
-    )
+    what = f"a write while {gone / FORGOTTEN_FOR_S:,.0f} finished invocations a second are forgotten"
+    median_ms, alone_ms = statistics.median(beside) * 1e3, statistics.median(alone) * 1e3
+    figure = f"longest {max(beside) * 1e3:.1f} ms, median {median_ms:.2f} ms ({alone_ms:.2f} ms without)"
+    return what, figure
 
 
 def _queue(path: Path) -> Queue:
