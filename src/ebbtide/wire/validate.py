@@ -20,8 +20,8 @@ _CHECKED_BY_OPERATIONS = frozenset(
 """Strings whose services take more than their models say, or refuse them in other words.
 
 A copy's source may come percent-encoded, its slash included. S3 knows a filter's Prefix and Suffix as well as
-prefix and suffix, and has an InvalidArgument for events that are none. SQS takes names of message attributes where
-those of queue attributes are modelled.
+prefix and suffix, and has an InvalidArgument for events that are none. SQS takes names of message attributes
+where those of queue attributes are modelled.
 """
 
 
