@@ -164,7 +164,7 @@ def test_a_page_looks_at_a_bounded_number_of_rows(connection: Connection, monkey
     monkeypatch.setattr(listing, "MAX_SCANNED", 10)
     a = an_endpoint(connection, "a")
     (rare,) = accept(connection, a, account=LAW)
-    accept(connection, a, at=T0 + 1, count=35)
+    accept(connection, a, at=T0 + 1, count=120)
     seen, wanted = operator_sees(connection), Filter(account=LAW)
 
     first = listing.page(connection, seen, wanted, limit=5, after=None)

@@ -86,7 +86,6 @@ def wait_for(own: Client, ids: list[str], timeout_s: float | None, as_json: bool
 def wait_for_all(own: Client, endpoint: str | None, timeout_s: float | None, as_json: bool) -> None:
     """Return once nothing is queued or being worked on. Raises InvocationsError when the time is over."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    waited = 0
     while (newest := next(own.invocations(endpoint=endpoint, state=UNFINISHED, limit=1), None)) is not None:
         # The newest is among the last to be done: seldom are there many to wait for, one after the other.
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -94,7 +93,6 @@ def wait_for_all(own: Client, endpoint: str | None, timeout_s: float | None, as_
             own.wait(newest["id"], timeout_s=left_s)
         except TimeoutError as error:
             raise InvocationsError(f"There is still work after {timeout_s:g} s") from error
-        waited += 1
     if as_json:
         print_json({"unfinished": 0})
     else:

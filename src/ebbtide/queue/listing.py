@@ -31,6 +31,7 @@ MAX_INDEX_SCANS = 64
 """Up to so many endpoints x states each is read from its index; more are told apart row by row."""
 
 _CHUNK = 250
+_SMALL_CHUNK = 50
 
 _COLUMNS = (
     "id, inference_id, account, endpoint_id, state, priority, accepted_at, expires_at, timeout_s, input_uri, "
@@ -156,7 +157,6 @@ class Seen:
     account has submitted something. Of the latter it sees its own only.
     """
 
-    account: str
     submitter: str
     names: Mapping[str, str]
     """Endpoint id -> name."""
@@ -206,7 +206,6 @@ def seen_by(connection: Connection, account: str, submitter: str) -> Seen:
     """What a caller sees."""
     rows = connection.execute(_ENDPOINTS, {"account": account, "submitter": submitter}).all()
     return Seen(
-        account,
         submitter,
         {row.id: row.name for row in rows},
         frozenset(row.id for row in rows if row.account == account),
@@ -240,8 +239,9 @@ def page(connection: Connection, seen: Seen, wanted: Filter, *, limit: int, afte
     found: list[Shown] = []
     scanned = 0
     last = _START if after is None else _cursor(after)
-    candidates = _candidates(connection, seen, wanted, last)
-    while chunk := list(islice(candidates, min(_CHUNK, limit + 1))):
+    size = min(_CHUNK, max(_SMALL_CHUNK, limit + 1))
+    candidates = _candidates(connection, seen, wanted, last, size)
+    while chunk := list(islice(candidates, size)):
         rows = _rows(connection, [id_ for _, id_ in chunk])
         tagged = tags_of(connection, list(rows)) if wanted.tags else {}
         for cursor in chunk:
@@ -373,47 +373,54 @@ def _matches(one: Shown, wanted: Filter, tags: Mapping[str, str]) -> bool:
     )
 
 
-def _candidates(connection: Connection, seen: Seen, wanted: Filter, behind: Cursor) -> Iterator[Cursor]:
-    """What may match, newest first: all that does, and where no index fits the filter more than that."""
+def _candidates(
+    connection: Connection, seen: Seen, wanted: Filter, behind: Cursor, size: int
+) -> Iterator[Cursor]:
+    """What may match, newest first: all that does, and where no index fits the filter more than that.
+
+    size: how many rows are read at a time.
+    """
     since = wanted.accepted_after or 0.0
     if wanted.accepted_before is not None:
         behind = min(behind, (wanted.accepted_before, first_id(wanted.accepted_before + 0.001)))
     if wanted.inference_id is not None:
         given = [wanted.inference_id] if wanted.inference_id < behind[1] else []
-        others = _by_id(connection, _BY_INFERENCE_ID, behind, inference_id=wanted.inference_id)
+        others = _by_id(connection, _BY_INFERENCE_ID, behind, size, inference_id=wanted.inference_id)
         return chain(others, ((0.0, id_) for id_ in given))
     if wanted.tags:
         key, value = next(iter(wanted.tags.items()))
-        return _by_id(connection, _BY_TAG, behind, key=key, value=value, from_id=first_id(since))
+        return _by_id(connection, _BY_TAG, behind, size, key=key, value=value, from_id=first_id(since))
     endpoint_ids = seen.names if wanted.endpoint_id is None else [wanted.endpoint_id]
     states = wanted.states or MOVES.keys()
     if len(endpoint_ids) * len(states) > MAX_INDEX_SCANS:
-        return _by_id(connection, _BY_ID, behind, from_id=first_id(since))
+        return _by_id(connection, _BY_ID, behind, size, from_id=first_id(since))
     scans = [
-        _by_acceptance(connection, behind, endpoint_id=endpoint_id, state=state, since=since)
+        _by_acceptance(connection, behind, size, endpoint_id=endpoint_id, state=state, since=since)
         for endpoint_id in endpoint_ids
         for state in states
     ]
     return heapq.merge(*scans, reverse=True)
 
 
-def _by_acceptance(connection: Connection, behind: Cursor, **values: Any) -> Iterator[Cursor]:
+def _by_acceptance(connection: Connection, behind: Cursor, size: int, **values: Any) -> Iterator[Cursor]:
     while True:
-        bounds = {"before_at": behind[0], "before": behind[1], "limit": _CHUNK}
+        bounds = {"before_at": behind[0], "before": behind[1], "limit": size}
         chunk = [(row[0], row[1]) for row in connection.execute(_BY_STATE, {**values, **bounds})]
         yield from chunk
-        if len(chunk) < _CHUNK:
+        if len(chunk) < size:
             return
         behind = chunk[-1]
 
 
-def _by_id(connection: Connection, statement: TextClause, behind: Cursor, **values: Any) -> Iterator[Cursor]:
+def _by_id(
+    connection: Connection, statement: TextClause, behind: Cursor, size: int, **values: Any
+) -> Iterator[Cursor]:
     before = behind[1]
     while True:
-        ids = connection.execute(statement, {**values, "before": before, "limit": _CHUNK}).scalars().all()
+        ids = connection.execute(statement, {**values, "before": before, "limit": size}).scalars().all()
         for id_ in ids:
             # A millisecond more than the id tells, so that no row of that millisecond lies behind the cursor.
             yield time_of_id(id_) + 0.001, id_
-        if len(ids) < _CHUNK:
+        if len(ids) < size:
             return
         before = ids[-1]

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
+from tests.deployments import deploy
 
 import ebbtide as package
 from ebbtide.client import Client
 from ebbtide.pytest_plugin import Ebbtide
 
-JOINED, SEPARATE, NEVER_MADE = "222222222222", "333333333333", "999999999999"
+JOINED, SEPARATE, BOUNDED, NEVER_MADE = "222222222222", "333333333333", "777777777777", "999999999999"
 
 
 @pytest.fixture
@@ -69,6 +71,27 @@ def test_a_separate_accounts_key_has_resources_of_its_own(
 
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["of-law"]
     assert refused(s3.list_objects_v2, Bucket="not-of-law") == ("AccessDenied", 403)
+
+
+def test_an_accounts_requests_are_its_own_and_bounded_by_its_quota(
+    ebbtide: Ebbtide, operator: Client, keys: list[str]
+) -> None:
+    endpoint = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0)
+    operator.request("PUT", f"accounts/{BOUNDED}", body={"queued_quota": 1})
+    session = add_key(ebbtide, operator, keys, BOUNDED)
+    runtime = session.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
+    request = {"EndpointName": endpoint.name, "Body": b"x"}
+
+    id_ = runtime.invoke_endpoint_async(**request)["InferenceId"]
+
+    assert refused(runtime.invoke_endpoint_async, **request)[0] == "ThrottlingException"
+    assert operator.get(id_)["account"] == BOUNDED
+    assert [one["id"] for one in session.ebbtide.invocations(account=BOUNDED)] == [id_]
+    ebbtide.client("sagemaker-runtime").invoke_endpoint_async(**request)
+    assert {depth["account"] for depth in operator.endpoint(endpoint.name)["accounts"]} == {
+        BOUNDED,
+        "123456789012",
+    }
 
 
 def test_a_removed_key_stops_working_at_once(ebbtide: Ebbtide, operator: Client) -> None:
