@@ -9,6 +9,7 @@ import pytest
 from tests.foreign_store import VARIABLES, foreign_s3, gateway_to, outside_file
 
 from ebbtide.errors import ServiceError, Unavailable
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.objects.errors import (
     AccessDenied,
     InvalidArgument,
@@ -343,8 +344,9 @@ async def test_the_store_hands_on_what_belongs_outside(tmp_path, database, direc
     store = ObjectStore(tmp_path / "objects", database, {"papers": directory})
     staged = await store.stage(chunks(LARGE))
 
-    assert not await store.deliver("ours", "k", staged, content_type="text/csv", hold=lost)
-    assert await store.deliver("papers", "in/k", staged, content_type="text/csv", hold=held)
+    given = {"account": ACCOUNT, "content_type": "text/csv"}
+    assert not await store.deliver("ours", "k", staged, hold=lost, **given)
+    assert await store.deliver("papers", "in/k", staged, hold=held, **given)
     await store.discard(staged)
 
     record, body = await store.open("papers", "in/k")
@@ -352,6 +354,16 @@ async def test_the_store_hands_on_what_belongs_outside(tmp_path, database, direc
     assert await store.head("papers", "in/k") == record
     assert [found.key for found in await store.below("papers", "in/")] == ["in/k"]
     assert (tmp_path / "root" / "in" / "k").read_bytes() == LARGE
+
+
+async def test_outside_buckets_are_the_operators_accounts(tmp_path, database, directory):
+    store = ObjectStore(tmp_path / "objects", database, {"papers": directory})
+    staged = await store.stage(chunks(b"x"))
+
+    with pytest.raises(AccessDenied):
+        await store.deliver("papers", "k", staged, account="999999999999", content_type="a/b", hold=held)
+    with pytest.raises(AccessDenied):
+        await store.open("papers", "k", account="999999999999")
 
 
 async def test_a_directory_that_takes_no_more_says_why(directory, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from ebbtide import clock
 from ebbtide.errors import ServiceError
 from ebbtide.objects import records
-from ebbtide.objects.errors import ContentLost, NoSuchBucket, NoSuchKey, PreconditionFailed
+from ebbtide.objects.errors import AccessDenied, ContentLost, NoSuchBucket, NoSuchKey, PreconditionFailed
 from ebbtide.objects.store import INLINE_BYTES, ORPHAN_AGE_S, REMOVAL_DELAY_S, ObjectStore
 
 LARGE = os.urandom(3_000_000)
@@ -244,6 +244,14 @@ async def test_bytes_that_get_lost_while_they_are_read_are_told_of(store, root):
 
     with pytest.raises(ContentLost, match="is shorter than its record says"):
         [chunk async for chunk in body]
+
+
+async def test_a_reader_of_another_account_is_refused(store):
+    await store.put("b", "k", chunks(SMALL), at=0.0)
+
+    await store.open("b", "k", account="123456789012")
+    with pytest.raises(AccessDenied):
+        await store.open("b", "k", account="999999999999")
 
 
 async def test_two_writers_who_read_the_same_object_do_not_both_replace_it(store, database):

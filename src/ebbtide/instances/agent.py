@@ -335,7 +335,9 @@ class Agent:
             return len(invocation.body), invocation.content_type, invocation.body
         assert invocation.input_uri is not None
         location = parse_location(invocation.input_uri)
-        record, chunks = await self._objects.open(location.bucket, location.key)
+        record, chunks = await self._objects.open(
+            location.bucket, location.key, account=self._endpoint.account
+        )
         if record.size_bytes > INPUT_LIMIT_BYTES:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
         return record.size_bytes, invocation.content_type or record.content_type, chunks

@@ -21,7 +21,10 @@ from sqlalchemy import Connection
 
 from ebbtide import loops
 from ebbtide.database import Database
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.objects import files, records
+from ebbtide.objects.buckets import get_bucket
+from ebbtide.objects.errors import AccessDenied
 from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
 from ebbtide.objects.outside import Hold, Outside
 from ebbtide.objects.records import ObjectRecord, Piece, Staged
@@ -160,7 +163,9 @@ class ObjectStore:
         """The outside bucket of that name; None when it is ours, or nobody's."""
         return self._outside.get(bucket)
 
-    async def deliver(self, bucket: str, key: str, staged: Staged, *, content_type: str, hold: Hold) -> bool:
+    async def deliver(
+        self, bucket: str, key: str, staged: Staged, *, account: str, content_type: str, hold: Hold
+    ) -> bool:
         """Put an outcome's staged bytes at their key in an outside bucket, before its transaction.
 
         Returns at once False for a bucket of ours: the transaction itself publishes the bytes then. After
@@ -171,11 +176,13 @@ class ObjectStore:
         (renews the lease), and returns for how many s that is certain; sending is given up after these. It
         raises LeaseLost otherwise, which is raised here, and nothing was written.
         Raises Unavailable when the store cannot be reached or does not answer: try again later, with the same
-        staged bytes; another ServiceError when it will never take them (no access, no such bucket).
+        staged bytes; another ServiceError when it will never take them (no access, no such bucket, an account
+        that is not the operator's).
         """
         outside = self.outside(bucket)
         if outside is None:
             return False
+        _check_operators(account)
         await outside.deliver(
             key, await self.staged(staged), size_bytes=staged.size_bytes, content_type=content_type, hold=hold
         )
@@ -199,18 +206,23 @@ class ObjectStore:
         return await self._database.read(lambda connection: records.get_object(connection, bucket, key))
 
     async def open(
-        self, bucket: str, key: str, *, start: int = 0, length: int | None = None
+        self, bucket: str, key: str, *, account: str | None = None, start: int = 0, length: int | None = None
     ) -> tuple[ObjectRecord, AsyncIterator[bytes]]:
         """The object and its bytes, or those from `start` on, at most `length`.
 
+        account: who reads, where that is to be checked; AccessDenied when the bucket is another's.
         The bytes stay readable as they are now though the key is overwritten or deleted meanwhile.
         Raises NoSuchBucket, NoSuchKey, ContentLost; the bytes' iterator raises ContentLost too. Of an outside
         bucket what `Outside.open` does.
         """
         if outside := self.outside(bucket):
+            if account is not None:
+                _check_operators(account)
             return await outside.open(key, start=start, length=length)
 
         def look(connection: Connection) -> tuple[ObjectRecord, Sequence[Piece]]:
+            if account is not None:
+                get_bucket(connection, bucket, account)
             record = records.get_object(connection, bucket, key)
             return record, records.get_pieces(connection, record.content_id)
 
@@ -263,6 +275,12 @@ class ObjectStore:
 
     def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _check_operators(account: str) -> None:
+    """Outside buckets are the operator's account's. Raises AccessDenied."""
+    if account != ACCOUNT:
+        raise AccessDenied
 
 
 def _below(connection: Connection, bucket: str, prefix: str) -> list[ObjectRecord]:

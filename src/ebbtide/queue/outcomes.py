@@ -98,7 +98,12 @@ async def deliver(objects: ObjectStore, outcome: Outcome, hold: Hold) -> Outcome
     location, response = parse_location(uri), outcome.response
     try:
         delivered = await objects.deliver(
-            location.bucket, location.key, response.staged, content_type=response.content_type, hold=hold
+            location.bucket,
+            location.key,
+            response.staged,
+            account=outcome.endpoint.account,
+            content_type=response.content_type,
+            hold=hold,
         )
     except Unavailable:
         raise
