@@ -168,6 +168,19 @@ async def test_a_queue_gets_the_envelope_exactly_once(outbox):
     assert all(body["SignatureVersion"] == "1" for body in bodies)
 
 
+async def test_of_two_servers_that_deliver_at_once_one_moves_the_message_into_the_queue(outbox):
+    queue = await outbox.create_queue("q")
+    arn = await outbox.subscribe("sqs", queue.arn)
+    await outbox.publish("hello")
+    first = outbox.deliveries
+    outbox.use(outbox.settings)
+
+    await asyncio.gather(first.deliver(arn, NOW), outbox.deliveries.deliver(arn, NOW))
+
+    assert len(await outbox.received(queue)) == 1
+    await first.close()
+
+
 async def test_a_queue_with_raw_delivery_gets_the_attributes_as_its_own_kind(outbox):
     queue = await outbox.create_queue("q")
     arn = await outbox.subscribe("sqs", queue.arn, RawMessageDelivery="true")

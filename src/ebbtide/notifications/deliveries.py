@@ -357,10 +357,12 @@ def _move_to_queue(
         log.warning("%s: %s", batch.subscription.arn, missing.error)
         outcomes = [Outcome(parcel, missing, final=True) for parcel in parcels]
         return _record(connection, batch, outcomes, now)
-    queues.send(connection, queue, [_draft(batch, parcel) for parcel in parcels], now)
+    owed = outbox.still_owed(connection, batch.deliveries)
+    drafts = {parcel.delivery.id: _draft(batch, parcel) for parcel in parcels}
+    queues.send(connection, queue, [drafts[delivery.id] for delivery in owed], now)
     made = Attempt(now, 0.0)
-    outbox.delivered(connection, [(delivery, made) for delivery in batch.deliveries])
-    return [Ended(delivery, made) for delivery in batch.deliveries]
+    outbox.delivered(connection, [(delivery, made) for delivery in owed])
+    return [Ended(delivery, made) for delivery in owed]
 
 
 def _record(connection: Connection, batch: Batch, outcomes: Sequence[Outcome], now: float) -> list[Ended]:

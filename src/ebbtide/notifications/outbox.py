@@ -123,6 +123,12 @@ def due(connection: Connection, subscription_arn: str, now: float, limit: int) -
     ]
 
 
+def still_owed(connection: Connection, found: Sequence[Delivery]) -> list[Delivery]:
+    """Those that are owed at this moment: another server may have made some since they were read."""
+    pending = set(connection.execute(_STILL_OWED, {"ids": [delivery.id for delivery in found]}).scalars())
+    return [delivery for delivery in found if delivery.id in pending]
+
+
 def delivered(connection: Connection, made: Iterable[tuple[Delivery, Attempt]]) -> None:
     """Record deliveries that were made."""
     rows = [_attempted(delivery, attempt) for delivery, attempt in made]
@@ -205,6 +211,7 @@ _DUE = (
     .order_by(deliveries.c.due_at, deliveries.c.id)
     .limit(bindparam("limit"))
 )
+_STILL_OWED = select(deliveries.c.id).where(deliveries.c.id.in_(bindparam("ids", expanding=True)), _PENDING)
 _ADD_ATTEMPT = insert(attempts).values(
     delivery_id=bindparam("delivery"),
     attempted_at=bindparam("at"),
