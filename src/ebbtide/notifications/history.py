@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 
+from ebbtide.identifiers import first_id
 from ebbtide.notifications import filters, outbox
 from ebbtide.notifications.outbox import ABANDONED, DELIVERED, PENDING, Attempt, Message
 from ebbtide.notifications.tables import attempts, deliveries, messages, subscriptions
@@ -198,12 +199,6 @@ def stranded(connection: Connection) -> list[str]:
 def give_up(connection: Connection, subscription_arn: str, limit: int) -> int:
     """Abandon up to `limit` deliveries to a subscription that is gone; how many."""
     return connection.execute(_GIVE_UP, {"arn": subscription_arn, "limit": limit}).rowcount
-
-
-def first_id(at: float) -> str:
-    """The least id that a message published at `at` can have."""
-    digits = f"{int(at * 1000):012x}"
-    return f"{digits[:8]}-{digits[8:]}"
 
 
 def _messages_chosen(chosen: Chosen) -> Iterator[ColumnElement[bool]]:
