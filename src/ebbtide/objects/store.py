@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from ebbtide import loops
 from ebbtide.database import Database
+from ebbtide.errors import Unconfirmed
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.objects import files, records
 from ebbtide.objects.buckets import get_bucket
@@ -147,9 +148,14 @@ class ObjectStore:
         )
 
     async def publish_staged(self, staged: Staged, work: Callable[[Connection], T]) -> T:
-        """Commit `work`, which makes the staged bytes part of something; discard them when it fails."""
+        """Commit `work`, which makes the staged bytes part of something; discard them when it fails.
+
+        They stay when nobody knows whether it did: if not, they go as orphans.
+        """
         try:
             return await self._database.write(work)
+        except Unconfirmed:
+            raise
         except Exception:  # not when cancelled: the work may be committed all the same
             await self.discard(staged)
             raise
