@@ -1,12 +1,19 @@
 """How many signed, fsynced InvokeEndpointAsync a second the server accepts on one core, and how that holds
 with a long queue. The client has the other core and signs beforehand.
+
+    python -m bench.accept [--database postgresql] [--servers 2]
+
+PostgreSQL is one of the bench's own, beside the client; of several servers each has the next core, and the
+client sends to all of them in turn.
 """
 
+import argparse
 import asyncio
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 from bench.server import Measured, deploy, percentile, send_all, server, signed_invocations
 
@@ -17,23 +24,32 @@ RUNS = 3
 BODY = b'{"inputs": "' + b"x" * 200 + b'"}'
 
 
-def measure() -> Iterator[tuple[str, str]]:
+def measure(database: str = "sqlite", servers: int = 1) -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     cores = sorted(os.sched_getaffinity(0))
-    with server(core=cores[0]) as measured:
+    with ExitStack() as running:
+        options: list[str] = []
+        if database == "postgresql":
+            # The driver and the server's package are needed for this alone.
+            from tests.postgresql import PostgreSQL
+
+            postgresql = PostgreSQL()
+            running.callback(postgresql.close)
+            options = ["--database", postgresql.url("postgres")]
+        measured = [
+            running.enter_context(server(core=cores[n % len(cores)], options=options)) for n in range(servers)
+        ]
+        running.callback(os.sched_setaffinity, 0, set(cores))
         os.sched_setaffinity(0, set(cores[1:]) or set(cores))
-        try:
-            deploy(measured, "accept", model="ebbtide/echo", instances=0)
-            _send(measured, 1000)
-            yield _figure(measured, "empty queue")
-            for _ in range(LONG_QUEUE // REQUESTS - RUNS):
-                _send(measured, REQUESTS)
-            yield _figure(measured, f"{LONG_QUEUE:,} queued")
-        finally:
-            os.sched_setaffinity(0, set(cores))
+        deploy(measured[0], "accept", model="ebbtide/echo", instances=0)
+        _send(measured, 1000)
+        yield _figure(measured, f"{database}, empty queue")
+        for _ in range(LONG_QUEUE // REQUESTS - RUNS):
+            _send(measured, REQUESTS)
+        yield _figure(measured, f"{database}, {LONG_QUEUE:,} queued")
 
 
-def _figure(measured: Measured, queue: str) -> tuple[str, str]:
+def _figure(measured: Sequence[Measured], queue: str) -> tuple[str, str]:
     rates, latencies_s = [], []
     cpu_before_s = _cpu_s(measured)
     for _ in range(RUNS):
@@ -45,21 +61,32 @@ def _figure(measured: Measured, queue: str) -> tuple[str, str]:
         f"{statistics.median(rates):,.0f}/s, p50 {percentile(latencies_s, 50) * 1e3:.1f} ms, "
         f"p99 {percentile(latencies_s, 99) * 1e3:.1f} ms, {cpu_us:.0f} us of CPU each"
     )
-    return f"accept, {queue}, {CONNECTIONS} connections, 1 core", figure
+    return f"accept, {queue}, {CONNECTIONS} connections, {len(measured)} x 1 core", figure
 
 
-def _send(measured: Measured, count: int) -> tuple[list[float], float]:
-    requests = signed_invocations(measured.running, "accept", BODY, count)
+def _send(measured: Sequence[Measured], count: int) -> tuple[list[float], float]:
+    share = count // len(measured)
+    batches = [(each.running, signed_invocations(each.running, "accept", BODY, share)) for each in measured]
+
+    async def send() -> list[list[float]]:
+        return await asyncio.gather(
+            *(send_all(running, requests, CONNECTIONS // len(measured)) for running, requests in batches)
+        )
+
     started_at = time.perf_counter()
-    latencies_s = asyncio.run(send_all(measured.running, requests, CONNECTIONS))
-    return latencies_s, time.perf_counter() - started_at
+    latencies_s = asyncio.run(send())
+    return [each for some in latencies_s for each in some], time.perf_counter() - started_at
 
 
-def _cpu_s(measured: Measured) -> float:
-    times = measured.process.cpu_times()
-    return float(times.user + times.system)
+def _cpu_s(measured: Sequence[Measured]) -> float:
+    times = [each.process.cpu_times() for each in measured]
+    return float(sum(each.user + each.system for each in times))
 
 
 if __name__ == "__main__":
-    for what, figure in measure():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--servers", type=int, default=1)
+    given = parser.parse_args()
+    for what, figure in measure(given.database, given.servers):
         print(f"{what}: {figure}")

@@ -48,10 +48,12 @@ class Measured:
 
 
 @contextmanager
-def server(core: int | None = None) -> Iterator[Measured]:
-    """A fresh server on an empty data directory; `core` pins it to one processor core."""
+def server(core: int | None = None, options: Sequence[str] = ()) -> Iterator[Measured]:
+    """A fresh server on an empty data directory; `core` pins it to one processor core, `options` are those of
+    `ebbtide serve`.
+    """
     data = Path(tempfile.mkdtemp(prefix="ebbtide-bench-"))
-    command = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"]
+    command = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0", *options]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
