@@ -1,9 +1,9 @@
 """Rules that invoke an endpoint for each object uploaded under a prefix.
 
 A rule watches its bucket (`objects.events`). Each object that comes into being there becomes one invocation
-with the object as its input, queued in the transaction that removes the event: exactly one for each version of
-the object, whoever dies. What an endpoint writes must not invoke it again, so a rule that would close a circle
-is refused when it is made; where a circle has come about since, its objects invoke nothing.
+with the object as its input, queued in the transaction that removes the event: exactly one for each version
+of the object, whoever dies. What an endpoint writes must not invoke it again, so a rule that would close a
+circle is refused when it is made; where a circle has come about since, its objects invoke nothing.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
