@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ebbtide.database import Database, metadata
-from ebbtide.identifiers import Location
+from ebbtide.identifiers import ACCOUNT, Location
 from ebbtide.instances import model_files
 from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, Source, source_of
 from ebbtide.objects import store
@@ -29,7 +29,7 @@ class Storage:
         self.database = Database(root / "ebbtide.db")
         with self.database.engine.begin() as connection:
             metadata.create_all(connection)
-            create_bucket(connection, Bucket("models", "123456789012", "us-east-1", 0.0))
+            create_bucket(connection, Bucket("models", ACCOUNT, "us-east-1", 0.0))
         self.objects = ObjectStore(root / "objects", self.database)
         self.directories = root / "models"
         self.files = ModelFiles(self.directories, self.objects)
@@ -97,16 +97,18 @@ async def test_an_archive_is_unpacked(storage, mode):
     files = {"config.json": b"{}", "code/inference.py": b"pass"}
     await storage.put("m.tar.gz", archive(files, mode=mode))
 
-    assert contents(await storage.files.fetch(ARCHIVE)) == files
+    assert contents(await storage.files.fetch(ARCHIVE, ACCOUNT)) == files
 
 
 async def test_the_same_content_is_unpacked_once_for_all(storage):
     await storage.put("m.tar.gz", archive({"a": b"1"}))
     await storage.put("copy.tar.gz", archive({"a": b"1"}))
 
-    first, second = await asyncio.gather(storage.files.fetch(ARCHIVE), storage.files.fetch(ARCHIVE))
+    first, second = await asyncio.gather(
+        storage.files.fetch(ARCHIVE, ACCOUNT), storage.files.fetch(ARCHIVE, ACCOUNT)
+    )
     third = await storage.files.fetch(
-        {"ModelDataUrl": "https://models.s3.us-east-1.amazonaws.com/copy.tar.gz"}
+        {"ModelDataUrl": "https://models.s3.us-east-1.amazonaws.com/copy.tar.gz"}, ACCOUNT
     )
 
     assert first == second == third
@@ -115,10 +117,10 @@ async def test_the_same_content_is_unpacked_once_for_all(storage):
 
 async def test_a_replaced_archive_is_another_directory(storage):
     await storage.put("m.tar.gz", archive({"a": b"1"}))
-    before = await storage.files.fetch(ARCHIVE)
+    before = await storage.files.fetch(ARCHIVE, ACCOUNT)
     await storage.put("m.tar.gz", archive({"a": b"2"}))
 
-    after = await storage.files.fetch(ARCHIVE)
+    after = await storage.files.fetch(ARCHIVE, ACCOUNT)
 
     assert (contents(before), contents(after)) == ({"a": b"1"}, {"a": b"2"})
 
@@ -132,7 +134,7 @@ async def test_a_prefix_is_copied_with_its_folders(storage):
         }
     }
 
-    assert contents(await storage.files.fetch(container)) == {
+    assert contents(await storage.files.fetch(container, ACCOUNT)) == {
         "config.json": b"m/config.json",
         "code/inference.py": b"m/code/inference.py",
     }
@@ -149,11 +151,13 @@ async def test_a_prefix_of_many_objects_is_copied_whole(storage, monkeypatch):
         }
     }
 
-    assert len(contents(await storage.files.fetch(container))) == len(keys)
+    assert len(contents(await storage.files.fetch(container, ACCOUNT))) == len(keys)
 
 
 async def test_a_model_without_files_has_no_directory(storage):
-    assert await storage.files.fetch({"Image": "image", "Environment": {"HF_MODEL_ID": "a/b"}}) is None
+    assert (
+        await storage.files.fetch({"Image": "image", "Environment": {"HF_MODEL_ID": "a/b"}}, ACCOUNT) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ async def test_a_bad_archive_is_refused_and_leaves_nothing(storage, tmp_path, bo
     await storage.put("m.tar.gz", body)
 
     with pytest.raises(ModelUnavailable, match=rf"^model data s3://models/m\.tar\.gz {reason}[^\n]*$"):
-        await storage.files.fetch(ARCHIVE)
+        await storage.files.fetch(ARCHIVE, ACCOUNT)
 
     assert names_in(storage.directories) == []
     assert not (tmp_path / "evil").exists()
@@ -194,7 +198,7 @@ async def test_an_archive_larger_than_the_disk_is_refused(storage, monkeypatch):
     await storage.put("m.tar.gz", archive({"a": b"1"}))
 
     with pytest.raises(ModelUnavailable, match="unpacks to more than"):
-        await storage.files.fetch(ARCHIVE)
+        await storage.files.fetch(ARCHIVE, ACCOUNT)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +210,13 @@ async def test_an_archive_larger_than_the_disk_is_refused(storage, monkeypatch):
 )
 async def test_missing_model_data_is_named(storage, url, reason):
     with pytest.raises(ModelUnavailable, match=f"^model data {url}: {reason}"):
-        await storage.files.fetch({"ModelDataUrl": url})
+        await storage.files.fetch({"ModelDataUrl": url}, ACCOUNT)
 
 
 async def test_an_instance_that_is_given_up_does_not_take_the_files_from_the_others(storage):
     await storage.put("m.tar.gz", archive({"a": b"1"}))
-    given_up = asyncio.create_task(storage.files.fetch(ARCHIVE))
-    kept = asyncio.create_task(storage.files.fetch(ARCHIVE))
+    given_up = asyncio.create_task(storage.files.fetch(ARCHIVE, ACCOUNT))
+    kept = asyncio.create_task(storage.files.fetch(ARCHIVE, ACCOUNT))
     await asyncio.sleep(0)
 
     given_up.cancel()
@@ -222,7 +226,7 @@ async def test_an_instance_that_is_given_up_does_not_take_the_files_from_the_oth
 
 async def test_what_is_left_half_made_or_long_unused_is_swept(storage):
     await storage.put("m.tar.gz", archive({"a": b"1"}))
-    used = await storage.files.fetch(ARCHIVE)
+    used = await storage.files.fetch(ARCHIVE, ACCOUNT)
     (storage.directories / ".unfinished-x" / "model").mkdir(parents=True)
     (storage.directories / "old").mkdir()
     os.utime(storage.directories / "old", (0, 0))
@@ -251,3 +255,10 @@ def test_where_a_container_says_its_model_lies(container, source):
     expected = source and Source(source[0], Location("b", "k"), archive=source[1], prefix=source[2])
 
     assert source_of(container) == expected
+
+
+async def test_a_model_in_another_accounts_bucket_is_not_to_be_had(storage: Storage) -> None:
+    await storage.put("m.tar.gz", archive({"config.json": b"{}"}))
+
+    with pytest.raises(ModelUnavailable, match="Access Denied"):
+        await storage.files.fetch(ARCHIVE, "222222222222")

@@ -344,7 +344,7 @@ class Fleet:
         asked = async_config and async_config.max_concurrent_invocations_per_instance
         launch = Launch(
             image=container.get("Image", ""),
-            model_directory=await self._files.fetch(container),
+            model_directory=await self._files.fetch(container, running.endpoint.account),
             cache=self._cache,
             environment=container.get("Environment", {}),
             region=self._settings.region,
@@ -431,7 +431,7 @@ class Fleet:
     async def _prepare_variant(self, endpoint: Endpoint, deployment: Deployment, variant: Variant) -> None:
         container = variant.container
         environment = container.get("Environment", {})
-        directory = await self._files.fetch(container)
+        directory = await self._files.fetch(container, endpoint.account)
         launch = Launch(
             image=container.get("Image", ""),
             model_directory=directory,

@@ -86,8 +86,8 @@ class ModelFiles:
         self._objects = objects
         self._fetching: dict[str, asyncio.Task[Path]] = {}
 
-    async def fetch(self, container: Mapping[str, Any]) -> Path | None:
-        """The directory with the container's model; None when the container names no files.
+    async def fetch(self, container: Mapping[str, Any], account: str) -> Path | None:
+        """The directory with the account's container's model; None when the container names no files.
 
         Instances that ask for the same content wait for one fetch, and all for a store that is down.
         Raises ModelUnavailable.
@@ -98,14 +98,14 @@ class ModelFiles:
         delay_s = FIRST_WAIT_S
         while True:
             try:
-                return await self._fetch(source)
+                return await self._fetch(source, account)
             except Unavailable as error:
                 log.warning("model data %s waits: %s", source.uri, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
 
-    async def _fetch(self, source: Source) -> Path:
-        records = await self._find(source)
+    async def _fetch(self, source: Source, account: str) -> Path:
+        records = await self._find(source, account)
         digest = _digest(source, records)
         directory = self._root / digest
         if digest not in self._fetching:
@@ -121,9 +121,10 @@ class ModelFiles:
             if entry.name.startswith(UNFINISHED) or now - entry.stat().st_mtime > UNUSED_S:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    async def _find(self, source: Source) -> Sequence[ObjectRecord]:
+    async def _find(self, source: Source, account: str) -> Sequence[ObjectRecord]:
         bucket, key = source.location.bucket, source.location.key
         try:
+            await self._objects.check_owner(bucket, account)
             if not source.prefix:
                 return [await self._objects.head(bucket, key)]
             found = await self._objects.below(bucket, key)

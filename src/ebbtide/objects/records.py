@@ -36,7 +36,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.objects import events
 from ebbtide.objects.buckets import buckets
 from ebbtide.objects.conditions import check_write
-from ebbtide.objects.errors import NoSuchBucket, NoSuchKey
+from ebbtide.objects.errors import AccessDenied, NoSuchBucket, NoSuchKey
 from ebbtide.objects.events import CREATED, OWN_WORK, REMOVED, Cause, Happening
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
@@ -119,8 +119,9 @@ class ObjectRecord:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Staged bytes, and the key that is to name them from `at` on."""
+    """Staged bytes, and the key in a bucket of the account's that is to name them from `at` on."""
 
+    account: str
     bucket: str
     key: str
     staged: Staged
@@ -151,7 +152,7 @@ _DESTINATION = (
     .outerjoin(objects, (objects.c.bucket == buckets.c.name) & (objects.c.key == bindparam("of_key")))
     .where(buckets.c.name == bindparam("in_bucket"))
 )
-_BUCKET = select(buckets.c.watches).where(buckets.c.name == bindparam("in_bucket"))
+_BUCKET = select(buckets.c.account, buckets.c.watches).where(buckets.c.name == bindparam("in_bucket"))
 _TAKEN = select(objects.c.key).where(
     objects.c.bucket == bindparam("in_bucket"), objects.c.key.in_(bindparam("of_keys", expanding=True))
 )
@@ -302,7 +303,10 @@ def publish_many(connection: Connection, publications: Sequence[Publication]) ->
         if destination is None:
             results[n] = NoSuchBucket(each.bucket)
             continue
-        watches, keys = destination
+        owner, watches, keys = destination
+        if owner != each.account:
+            results[n] = AccessDenied()
+            continue
         if each.key in keys:
             replacing.append(each)
         else:
@@ -353,13 +357,13 @@ def _row(publication: Publication) -> dict[str, Any]:
 
 def _taken_keys(
     connection: Connection, bucket: str, keys: Collection[str]
-) -> tuple[Sequence[Mapping[str, Any]] | None, set[str]] | None:
-    """The bucket's watches, and those of the keys that name an object; None when there is no such bucket."""
+) -> tuple[str, Sequence[Mapping[str, Any]] | None, set[str]] | None:
+    """The bucket's account and watches, and those of the keys that name an object; None without a bucket."""
     found = connection.execute(_BUCKET, {"in_bucket": bucket}).first()
     if found is None:
         return None
     taken = connection.execute(_TAKEN, {"in_bucket": bucket, "of_keys": list(keys)}).scalars()
-    return found.watches, set(taken)
+    return found.account, found.watches, set(taken)
 
 
 def _values(record: ObjectRecord) -> dict[str, Any]:

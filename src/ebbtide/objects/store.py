@@ -211,6 +211,13 @@ class ObjectStore:
             return await outside.head(key)
         return await self._database.read(lambda connection: records.get_object(connection, bucket, key))
 
+    async def check_owner(self, bucket: str, account: str) -> None:
+        """Raises NoSuchBucket, AccessDenied when the bucket is another account's."""
+        if bucket in self._outside:
+            _check_operators(account)
+            return
+        await self._database.read(lambda connection: get_bucket(connection, bucket, account))
+
     async def open(
         self, bucket: str, key: str, *, account: str | None = None, start: int = 0, length: int | None = None
     ) -> tuple[ObjectRecord, AsyncIterator[bytes]]:

@@ -155,7 +155,14 @@ def _show(connection: Connection, outcomes: Sequence[Outcome]) -> list[ServiceEr
             location = parse_location(uri)
             response = outcome.response
             publications.append(
-                Publication(location.bucket, location.key, response.staged, response.content_type, outcome.at)
+                Publication(
+                    outcome.endpoint.account,
+                    location.bucket,
+                    location.key,
+                    response.staged,
+                    response.content_type,
+                    outcome.at,
+                )
             )
             places.append(n)
     for n, error in zip(places, records.publish_many(connection, publications), strict=True):
