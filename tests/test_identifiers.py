@@ -49,7 +49,15 @@ def test_an_id_tells_when_it_was_made(milliseconds: int) -> None:
     assert time_of_id(time_ordered_id(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, abs=0.0011)
 
 
-@pytest.mark.parametrize("text", ["", "lost+found", str(uuid.uuid4()), time_ordered_id(1.0).upper()])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("lost+found", id="another file's name"),
+        pytest.param(str(uuid.uuid4()), id="a random UUID"),
+        pytest.param(time_ordered_id(1.0).upper(), id="capitals"),
+    ],
+)
 def test_no_time_is_read_from_what_is_no_id_of_ours(text: str) -> None:
     with pytest.raises(ValueError):
         time_of_id(text)
