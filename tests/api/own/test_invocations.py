@@ -34,16 +34,6 @@ def transform_fn(model, body, content_type, accept):
 
 
 @pytest.fixture(scope="module")
-def session(ebbtide: Ebbtide) -> package.Session:
-    return package.connect(data=ebbtide.data)
-
-
-@pytest.fixture(scope="module")
-def own(session: package.Session) -> Client:
-    return session.ebbtide
-
-
-@pytest.fixture(scope="module")
 def idle(ebbtide: Ebbtide) -> Deployed:
     """An endpoint at zero instances that nothing scales: its requests wait."""
     return deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0)

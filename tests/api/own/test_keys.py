@@ -16,8 +16,8 @@ JOINED, SEPARATE, BOUNDED, NEVER_MADE = "222222222222", "333333333333", "7777777
 
 
 @pytest.fixture
-def operator(ebbtide: Ebbtide) -> Client:
-    return package.connect(data=ebbtide.data).ebbtide
+def operator(own: Client) -> Client:
+    return own
 
 
 @pytest.fixture

@@ -24,16 +24,6 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def session(ebbtide: Ebbtide) -> package.Session:
-    return package.connect(data=ebbtide.data)
-
-
-@pytest.fixture(scope="module")
-def own(session: package.Session) -> Client:
-    return session.ebbtide
-
-
-@pytest.fixture(scope="module")
 def told(ebbtide: Ebbtide) -> Told:
     name = f"told-{uuid.uuid4().hex[:8]}"
     sns, sqs = ebbtide.client("sns"), ebbtide.client("sqs")
