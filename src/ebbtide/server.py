@@ -112,7 +112,8 @@ async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         else:
             following = asyncio.create_task(peers.run(leaving))
             term.begin_when(peers.leads)
-        http = _http_server(parts, settings.host, settings.port)
+        application = Application(parts)
+        http = _http_server(application, settings.host, settings.port)
         serving = asyncio.create_task(http.serve())
         await _listening(settings.host, settings.port)
         on_ready(url)
@@ -126,6 +127,7 @@ async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         parts.deliveries.arrivals.close()
         http.stop()  # type: ignore[no-untyped-call]
         await serving
+        await application.close()
         await term.end(hurry)
         await asyncio.gather(stopping, *own_loops)
         parts.logs.close()
@@ -332,9 +334,9 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
     return stop, hurry
 
 
-def _http_server(parts: Parts, host: str, port: int) -> HTTPServer:
+def _http_server(application: Application, host: str, port: int) -> HTTPServer:
     return HTTPServer(
-        Application(parts),
+        application,
         address=host,
         port=port,
         interface=Interfaces.ASGINL,

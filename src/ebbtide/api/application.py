@@ -47,6 +47,11 @@ class Application:
         self._forwarding = None if parts.peers is None else Forwarding(parts.peers)
         self._functions: dict[models.Operation, Function] = {}
 
+    async def close(self) -> None:
+        """Close the connections to other servers, once no more requests come."""
+        if self._forwarding is not None:
+            await self._forwarding.close()
+
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"only HTTP is served here, not {scope['type']}")
