@@ -233,8 +233,7 @@ class Server:
             self.broken.append(f"the server was still there {PATIENCE_S:.0f} s after {number.name}")
             process.kill()
             return
-        # A second one may find it with nothing left to do but to exit.
-        if number is signal.SIGTERM and status not in ((0,) if hurry_after_s is None else (0, -number)):
+        if number is signal.SIGTERM and status != 0:
             self.broken.append(f"the server ended with status {status} after SIGTERM")
 
     def _supervise(self) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 
@@ -221,6 +223,19 @@ def test_a_second_sigterm_hands_running_work_back_and_it_is_done_again_onto_the_
     place.open()
 
     assert place.outcome(running) == "output"
+
+
+def test_signals_that_come_while_it_leaves_do_not_make_a_clean_end_a_crash(tmp_path):
+    command = [sys.executable, "-m", "ebbtide", "serve", "--data", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline()
+
+        while server.poll() is None:
+            server.terminate()
+            time.sleep(0.005)
+
+    assert server.returncode == 0
 
 
 def answers(place) -> bool:

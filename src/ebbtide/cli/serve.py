@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from ebbtide.cli.errors import NotRunningError
@@ -37,6 +39,16 @@ def serve(
         print(f"ebbtide is ready at {url}, its data in {settings.data}", flush=True)
 
     try:
-        asyncio.run(run_server(settings, on_ready))
+        asyncio.run(_run(settings, on_ready))
     except StartError as error:
         raise NotRunningError(str(error)) from error
+
+
+async def _run(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    try:
+        await run_server(settings, on_ready)
+    finally:
+        # All is done but to exit: a further signal must not make a clean end look like a crash.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
