@@ -58,6 +58,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("server_database", kinds, indirect=True, scope="session")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where SQLite was chosen, PostgreSQL need not be installed: what is about it alone is not run."""
+    if config.getoption("--database") != "sqlite":
+        return
+    about = [item for item in items if _is_about_postgresql(item)]
+    config.hook.pytest_deselected(items=about)
+    items[:] = [item for item in items if item not in set(about)]
+
+
+def _is_about_postgresql(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return "postgresql" in fixtures or "own_postgresql" in fixtures or "postgresql" in parameters.values()
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A server that the test may kill."""
+    server = PostgreSQL()
+    yield server
+    server.close()
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A private PostgreSQL server; each test that needs it has databases of its own in it."""

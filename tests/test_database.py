@@ -211,14 +211,6 @@ async def test_work_waits_for_a_lock_that_ends_in_time(database: Database) -> No
     assert await asyncio.gather(*writing) == [1, 1, 1]
 
 
-@pytest.fixture
-def own_postgresql():
-    """A server that may be killed."""
-    server = PostgreSQL()
-    yield server
-    server.close()
-
-
 def test_a_killed_postgresql_is_reached_again_and_has_what_was_confirmed(own_postgresql: PostgreSQL) -> None:
     """Kill -9 under load, five times: a number that was confirmed is there, one refused with Unavailable is
     not, and one whose commit was lost on the way may be either."""

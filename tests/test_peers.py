@@ -1,7 +1,6 @@
 """Several servers beside one PostgreSQL, as their users and their operator see them."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
@@ -174,14 +173,14 @@ def test_a_follower_takes_over_from_a_leader_that_was_killed(pair) -> None:
     assert outcome(leader, invoke(leader, endpoint.name, b"again"))[:2] == ("output", b"again")
 
 
-def test_nothing_is_lost_when_postgresql_is_killed_under_load(tmp_path: Path) -> None:
+def test_nothing_is_lost_when_postgresql_is_killed_under_load(
+    tmp_path: Path, own_postgresql: PostgreSQL
+) -> None:
     """Kill -9 of PostgreSQL while requests come in: the server lives on, and each answered with 202 ends in
     its output."""
-    postgresql = PostgreSQL()
-    server = Server(tmp_path, "alone", postgresql.url("postgres"))
+    server = Server(tmp_path, "alone", own_postgresql.url("postgres"))
     try:
         endpoint = echo(server)
-        pid = server.process.pid
         accepted: dict[bytes, dict[str, Any]] = {}
         stop = threading.Event()
 
@@ -197,21 +196,21 @@ def test_nothing_is_lost_when_postgresql_is_killed_under_load(tmp_path: Path) ->
 
         sender = threading.Thread(target=load)
         sender.start()
-        for _ in range(3):
-            enough = len(accepted) + 20
-            until(lambda: len(accepted) > enough)  # noqa: B023
-            postgresql.kill()
-            postgresql.start()
-        stop.set()
-        sender.join()
+        try:
+            for _ in range(3):
+                enough = len(accepted) + 20
+                until(lambda: len(accepted) > enough)  # noqa: B023
+                own_postgresql.kill()
+                own_postgresql.start()
+        finally:
+            stop.set()
+            sender.join()
 
         for body, answer in accepted.items():
             assert outcome(server, answer)[:2] == ("output", body)
         assert server.process.poll() is None
-        os.kill(pid, 0)
     finally:
         server.close()
-        postgresql.close()
 
 
 async def test_who_led_before_an_interruption_goes_on(url: str) -> None:
