@@ -49,9 +49,6 @@ class SQLiteFile:
             yield
             other.communicate()
 
-    def kill(self) -> None:
-        raise NotImplementedError
-
     def close(self) -> None:
         pass
 

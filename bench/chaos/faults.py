@@ -152,6 +152,7 @@ class Faults:
             self._over(blow)
 
     def _kill_database(self, blow: Blow) -> None:
+        assert isinstance(self._database, PrivatePostgreSQL)
         self._database.kill()
         self._over(blow)
 
