@@ -95,8 +95,11 @@ def test_the_certificate_that_signs_messages_is_served(ebbtide):
     assert body.startswith(b"-----BEGIN CERTIFICATE-----")
 
 
-def test_a_page_of_our_own_that_does_not_exist_is_no_bucket(ebbtide):
-    assert send(ebbtide, {}, method="GET", path="/_ebbtide/nothing")[0] == 404
+def test_a_page_of_our_own_is_no_bucket_and_not_for_strangers(ebbtide):
+    status, _, body = send(ebbtide, {}, method="GET", path="/_ebbtide/nothing")
+
+    assert status == 403
+    assert json.loads(body)["code"] == "MissingAuthenticationToken"
 
 
 FIRST_CALLS = [

@@ -43,7 +43,7 @@ def followers(outbox):
 
 async def publish(outbox, *keys):
     """As the queue publishes results: many at once, in one transaction."""
-    publications = [Publication("b", key, staged(key), None, NOW) for key in keys]
+    publications = [Publication(ACCOUNT, "b", key, staged(key), None, NOW) for key in keys]
     await outbox.database.write(lambda c: records.publish_many(c, publications))
 
 

@@ -76,7 +76,8 @@ class DeliveryPolicy:
                 grown = span * (2.0 ** (retry - 1) - 1) / max(2.0 ** (rising - 1) - 1, 1)
             case _:
                 grown = span * share
-        return float(self.min_delay_target + grown)
+        # Rounding must not lead beyond the longest.
+        return float(min(self.min_delay_target + grown, self.max_delay_target))
 
 
 BACKOFF_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
