@@ -99,7 +99,7 @@ def test_a_page_of_our_own_is_no_bucket_and_not_for_strangers(ebbtide):
     status, _, body = send(ebbtide, {}, method="GET", path="/_ebbtide/nothing")
 
     assert status == 403
-    assert json.loads(body)["code"] == "MissingAuthenticationToken"
+    assert json.loads(body)["code"] == "MissingAuthenticationTokenException"
 
 
 FIRST_CALLS = [
