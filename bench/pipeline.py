@@ -18,7 +18,7 @@ from bench.server import Measured, deploy, percentile, send_all, server, signed_
 BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
 ASK_AGAIN_S = 0.001
-BURST = 5_000
+BURST, CONNECTIONS = 10_000, 64
 RUNS = 3
 
 
@@ -32,7 +32,7 @@ def measure() -> Iterator[tuple[str, str]]:
             "pipeline, one request at a time, 202 to stored result",
             f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
         )
-        rates = [BURST / burst(measured, BURST, connections=16) for _ in range(RUNS)]
+        rates = [BURST / burst(measured, BURST, connections=CONNECTIONS) for _ in range(RUNS)]
         yield (
             f"pipeline, burst of {BURST:,} over 2 instances, first 202 to last stored result",
             f"{statistics.median(rates):,.0f}/s",
