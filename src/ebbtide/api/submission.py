@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ebbtide.errors import ServiceError
+from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY
 
 HEADER = "x-ebbtide-submission"
 
 MAX_LENGTH = 32_768
-MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_TAGS = 50
 MAX_KEY_LENGTH, MAX_VALUE_LENGTH = 128, 256
 _TAG_MARKS = frozenset("_.:/=+-@")

@@ -30,7 +30,7 @@ PURGED = "The queue was purged."
 
 REDRIVABLE = ("failed", "expired", "cancelled")
 
-LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
 _COLUMNS = ", ".join(Invocation.__slots__)
 _IDS: BindParameter[str] = bindparam("ids", expanding=True, type_=String)
@@ -175,7 +175,7 @@ class Steering:
 
     async def set_priority(self, id_: str, priority: int) -> bool:
         """Change an invocation's priority; False when it has its outcome already."""
-        assert LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY
+        assert MIN_PRIORITY <= priority <= MAX_PRIORITY
         values = {"id": id_, "priority": priority}
         return bool(
             await self._database.write(lambda connection: connection.execute(_SET_PRIORITY, values).rowcount)

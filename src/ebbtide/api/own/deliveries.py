@@ -10,7 +10,7 @@ from ebbtide import clock
 from ebbtide.api.authentication import Caller
 from ebbtide.api.own.requests import Asking, Invalid, Server, Time, moment, moment_or_none
 from ebbtide.notifications import history
-from ebbtide.notifications.history import Chosen, Entry, Replayed
+from ebbtide.notifications.history import Chosen, Entry
 from ebbtide.queue import listing
 
 router = APIRouter(tags=["notifications"])
@@ -121,18 +121,7 @@ async def replay_deliveries(server: Server, caller: Asking, wanted: Annotated[Re
         state=wanted.state,
         account=caller.account,
     )
-    replayed, after, now = 0, None, clock.now()
-    while True:
-
-        def replay(connection: Connection) -> Replayed:
-            return history.replay(connection, chosen, now=now, after=after)  # noqa: B023 - run before the next
-
-        some = await server.database.write(replay)
-        server.deliveries.wake()
-        replayed += some.count
-        after = some.next_after
-        if after is None:
-            return Owed(replayed=replayed)
+    return Owed(replayed=await server.deliveries.replay(chosen, clock.now()))
 
 
 def _invocation_id(connection: Connection, caller: Caller, name: str | None) -> str | None:

@@ -14,13 +14,12 @@ from ebbtide.api.authentication import Caller
 from ebbtide.api.call import Parts
 from ebbtide.api.own.capacity import Capacity, capacity
 from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, moment, moment_or_none
-from ebbtide.api.submission import MAX_PRIORITY, MIN_PRIORITY
 from ebbtide.endpoints import Endpoint
 from ebbtide.notifications import history
 from ebbtide.queue import estimates, listing
 from ebbtide.queue.estimates import Estimate
 from ebbtide.queue.listing import UNFINISHED, Attempt, Filter, Position, Seen, Shown
-from ebbtide.queue.steering import REDRIVABLE
+from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY, REDRIVABLE
 
 router = APIRouter(tags=["invocations"])
 
