@@ -33,15 +33,18 @@ MIN_WORDS, MAX_WORDS = 5, 80
 MIN_LETTERS = 0.92
 """The share of letters, spaces and a sentence's own marks below which it is code, a table or figures."""
 
+LONGEST_ABBREVIATION = 12
+"""Characters, with what precedes it: how far back from a dot one is looked for."""
+
 Vector = dict[str, float]
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’\-]\w+)*")
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[*+•#>|=~-]|\d+[.)])\s*)")
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]*[^\W_a-zà-ÿ])|[。！？]+[」』”]*")
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]*[^\W_a-zà-ÿ])|[。！？]+[」』”]*")
 _PROSE = re.compile(r"[^\W\d_]|[\s,.;'’\"“”()\-–—]")
 _ENDED = re.compile(r"[.!?…。！？][\"'”’)\]」』]*$")
 _MARK = re.compile(r"^(?:[*+•#>-]+|\d+[.)])\s+")
-_ABBREVIATION = re.compile(
+ABBREVIATION = re.compile(
     r"(?:^|[\s(\[])(?:[A-Z]|e\.g|i\.e|al|ca|cf|vs|etc|approx|resp|Fig|Figs|Eq|Eqs|Ref|Refs|Sec|Tab|Vol|No|pp|Dr|Mr|Mrs"
     r"|Ms|Prof|St|Jr|Sr|Inc|Ltd|Co|Corp|U\.S|U\.K|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)\.$"
 )
@@ -95,9 +98,11 @@ def split_sentences(text: str) -> Iterator[str]:
     for paragraph in _PARAGRAPH.split(text):
         joined = _MARK.sub("", " ".join(paragraph.split()))
         start = 0
-        for end in _END.finditer(joined):
+        for end in SENTENCE_END.finditer(joined):
             # The dot belongs to an abbreviation when it is the mark's first and only sign.
-            if end.group() == "." and _ABBREVIATION.search(joined, max(start, end.end() - 12), end.end()):
+            if end.group() == "." and ABBREVIATION.search(
+                joined, max(start, end.end() - LONGEST_ABBREVIATION), end.end()
+            ):
                 continue
             yield joined[start : end.end()].strip()
             start = end.end()
