@@ -13,8 +13,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ebbtide.runtime import lifeline
-from ebbtide.runtime.errors import one_line
-from ebbtide.runtime.parameters import GENERATION_MEMBERS
+from ebbtide.runtime.errors import LoadFailure, one_line
+from ebbtide.runtime.parameters import model_settings
 from ebbtide.runtime.spiece import pegasus_tokenizer
 
 
@@ -29,6 +29,9 @@ def main() -> int:
         return 1
     try:
         _convert(folder, output, compute_type)
+    except LoadFailure as error:
+        print(error)
+        return 1
     except Exception as error:  # any fault in a user's files may surface anywhere in two large libraries
         print(f"The model cannot be converted: {one_line(error)}")
         raise
@@ -40,6 +43,7 @@ def _convert(folder: Path, output: Path, compute_type: str) -> None:
     from transformers import AutoConfig, PreTrainedTokenizerFast
 
     config = AutoConfig.from_pretrained(folder)
+    described = _describe(folder, config.max_position_embeddings)
     tokenizer = _tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -65,9 +69,7 @@ def _convert(folder: Path, output: Path, compute_type: str) -> None:
     # It empties the folder first, so what serving needs beside the model follows.
     Converter(str(folder), low_cpu_mem_usage=True).convert(str(output), quantization=compute_type, force=True)
     tokenizer.save(str(output / "tokenizer.json"))
-    (output / "summariser.json").write_text(
-        json.dumps(_describe(folder, config.max_position_embeddings), indent=2)
-    )
+    (output / "summariser.json").write_text(json.dumps(described, indent=2))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -79,22 +81,16 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _describe(folder: Path, positions: int) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text())
     generation_file = folder / "generation_config.json"
-    # Older checkpoints keep their way of generating in config.json.
-    generation = json.loads(generation_file.read_text()) if generation_file.is_file() else config
+    generation = json.loads(generation_file.read_text()) if generation_file.is_file() else None
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = json.loads(tokenizer_file.read_text()) if tokenizer_file.is_file() else {}
     return {
         "positions": positions,
         "max_input_tokens": min(positions, int(tokenizer_config.get("model_max_length", positions))),
-        "generation": _known(generation),
-        "task_generation": {
-            task: _known(values) for task, values in (config.get("task_specific_params") or {}).items()
-        },
+        "generation": model_settings(config, generation),
+        "task_specific_params": config.get("task_specific_params"),
+        "prefix": config.get("prefix"),
     }
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in GENERATION_MEMBERS if values.get(name) is not None}
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 import ctranslate2
 from tokenizers import Encoding, Tokenizer
 
+from ebbtide.runtime.engines import ctranslate
 from ebbtide.runtime.errors import BadRequest, LoadFailure
-from ebbtide.runtime.parameters import Generation, generation
+from ebbtide.runtime.parameters import Generation, generation, task_settings
 from ebbtide.runtime.pipeline import ANSWER_MEMBERS, Pipeline, Summaries
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Summariser(Pipeline):
         """
         described = json.loads((folder / "summariser.json").read_text())
         self._positions: int = described["positions"]
-        self._defaults = described["generation"] | described["task_generation"].get(task, {})
+        self._defaults = described["generation"] | task_settings(described, task)
         self._answer_member = ANSWER_MEMBERS[task]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._max_input_tokens: int = described["max_input_tokens"]
@@ -63,11 +64,10 @@ class Summariser(Pipeline):
         results = self._translator.translate_batch(
             [encoding.tokens for encoding in encodings],
             target_prefix=prefix,
-            # The engine's own default cuts inputs at 1,024 tokens and tells nobody.
-            max_input_length=0,
-            **wanted.engine,
+            **ctranslate.arguments(wanted),
         )
-        answers = [[self._answer(tokens, wanted) for tokens in result.hypotheses] for result in results]
+        count = wanted.num_return_sequences
+        answers = [[self._answer(tokens, wanted) for tokens in result.hypotheses[:count]] for result in results]
         # One sequence asked for is given as itself, several as a list: transformers' pipelines do so.
         items = [each[0] if len(each) == 1 else each for each in answers]
         return Summaries(items, cut_tokens)
