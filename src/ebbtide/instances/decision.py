@@ -136,6 +136,8 @@ def _count(
                 peak_memory_bytes=None,
                 pid=None,
                 created_at=seen.at,
+                account=endpoint.account,
+                endpoint_name=endpoint.name,
             )
             moves.add.append(added)
             group.append(added)

@@ -66,6 +66,9 @@ instances = Table(
     Column("endpoint_id", String(64), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("variant", String(64), nullable=False),
+    # The endpoint's, which its costs outlive.
+    Column("account", String),
+    Column("endpoint_name", String),
     Column("state", String(16), nullable=False),
     Column("cause", Text, nullable=False),
     Column("instance_type", String(64)),
@@ -80,6 +83,9 @@ instances = Table(
     # When its model server was last known to live: where a killed server's instances are taken to end.
     Column("seen_at", Float),
     Column("ended_at", Float),
+    # How many invocations its agent gives it at a time, and why so many; null until it is in service.
+    Column("concurrency", Integer),
+    Column("concurrency_cause", Text),
 )
 _ACTIVE = instances.c.ended_at.is_(None)
 Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
@@ -93,7 +99,9 @@ class IllegalMove(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One row. `*_at` in epoch seconds, None where that state was not reached."""
+    """One row. `*_at` in epoch seconds, None where that state was not reached. `account` and `endpoint_name`
+    are its endpoint's; None where an older ebbtide recorded it and the endpoint has gone.
+    """
 
     id: str
     endpoint_id: str
@@ -111,6 +119,10 @@ class Instance:
     draining_at: float | None = None
     seen_at: float | None = None
     ended_at: float | None = None
+    account: str | None = None
+    endpoint_name: str | None = None
+    concurrency: int | None = None
+    concurrency_cause: str | None = None
 
 
 def add(connection: Connection, instance: Instance) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Integer, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Index, Integer, String, Table, text
 
 from ebbtide import identifiers, loops
 from ebbtide.database import Database, metadata
@@ -52,6 +52,9 @@ Table(
     Column("transitioned_at", Float, nullable=False),
     # When the actions of the current state are to be carried out next; null when they have been.
     Column("actions_due_at", Float),
+    # The scaling policy that the alarm belongs to; null for a client's own.
+    Column("policy_arn", String),
+    Index("alarms_of_policy", "policy_arn"),
 )
 
 Table(

@@ -4,7 +4,7 @@ Every function runs in a caller's transaction. Targets name their endpoint and o
 endpoint made again under the name meets its old target.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,24 @@ policies = Table(
     UniqueConstraint("target_id", "name"),
 )
 
+scheduled_actions = Table(
+    "scheduled_actions",
+    metadata,
+    Column("arn", String, primary_key=True),
+    Column("target_id", ForeignKey("scalable_targets.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("schedule", String, nullable=False),
+    Column("timezone", String),
+    Column("start_at", Float),
+    Column("end_at", Float),
+    Column("min_capacity", Integer),
+    Column("max_capacity", Integer),
+    Column("created_at", Float, nullable=False),
+    # When it is due next; null once it never is again.
+    Column("next_at", Float),
+    UniqueConstraint("target_id", "name"),
+)
+
 activities = Table(
     "scaling_activities",
     metadata,
@@ -83,6 +101,10 @@ activities = Table(
     Column("message", Text, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
+    # Null: of setting the desired instance count.
+    Column("description", Text),
+    # Why nothing was scaled, as NotScaledReasons; null for an act that was carried out.
+    Column("not_scaled", JSON(none_as_null=True)),
 )
 _UNDER_WAY = activities.c.status == "InProgress"
 Index("scaling_activities_of_resource", activities.c.account, activities.c.resource_id)
@@ -139,7 +161,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One scaling act and its cause. `status`: InProgress, then Successful, Overridden or Failed."""
+    """One scaling act and its cause. `status`: InProgress, then Successful, Overridden or Failed.
+
+    `description` is None for one that sets the instance count. `not_scaled`: why nothing was scaled, as
+    NotScaledReasons; None for an act, Unfulfilled is the status of the others.
+    """
 
     id: str
     account: str
@@ -151,6 +177,8 @@ class Activity:
     message: str
     started_at: float
     ended_at: float | None
+    description: str | None = None
+    not_scaled: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def variant(self) -> str:
