@@ -38,7 +38,7 @@ LONGEST_ABBREVIATION = 12
 
 Vector = dict[str, float]
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’\-]\w+)*")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’\-]\w+)*")
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[*+•#>|=~-]|\d+[.)])\s*)")
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]*[^\W_a-zà-ÿ])|[。！？]+[」』”]*")
 _PROSE = re.compile(r"[^\W\d_]|[\s,.;'’\"“”()\-–—]")
@@ -48,7 +48,7 @@ ABBREVIATION = re.compile(
     r"(?:^|[\s(\[])(?:[A-Z]|e\.g|i\.e|al|ca|cf|vs|etc|approx|resp|Fig|Figs|Eq|Eqs|Ref|Refs|Sec|Tab|Vol|No|pp|Dr|Mr|Mrs"
     r"|Ms|Prof|St|Jr|Sr|Inc|Ltd|Co|Corp|U\.S|U\.K|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)\.$"
 )
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     """a about above after again against all also am an and any are as at be because been before being
     below between both but by can cannot could did do does doing down during each few for from further
     had has have having he her here hers him his how i if in into is it its itself just may me might
@@ -68,7 +68,7 @@ def summarise(text: str, *, max_words: int | None = None, min_words: int = 0) ->
     text allow. A text without words gives the empty string.
     """
     sentences = list(split_sentences(text))
-    lengths = [len(_WORD.findall(sentence)) for sentence in sentences]
+    lengths = [len(WORD.findall(sentence)) for sentence in sentences]
     chosen = [i for i, sentence in enumerate(sentences) if _is_prose(sentence, lengths[i])]
     if not chosen:
         chosen = [i for i, length in enumerate(lengths) if length]
@@ -115,7 +115,7 @@ def unit_vectors(sentences: Sequence[str]) -> list[Vector]:
 
     A sentence of stop words alone has the empty vector.
     """
-    counts = [Counter(_terms(sentence)) for sentence in sentences]
+    counts = [Counter(terms(sentence)) for sentence in sentences]
     holding = Counter(term for count in counts for term in count)
     inverse_frequency = {term: math.log(1 + len(sentences) / n) for term, n in holding.items()}
     vectors = []
@@ -198,9 +198,9 @@ def _cosine(one: Vector, other: Vector) -> float:
     return sum(weight * other[term] for term, weight in one.items() if term in other)
 
 
-def _terms(sentence: str) -> Iterator[str]:
-    for word in _WORD.findall(sentence.lower()):
-        if word not in _STOP_WORDS:
+def terms(sentence: str) -> Iterator[str]:
+    for word in WORD.findall(sentence.lower()):
+        if word not in STOP_WORDS:
             yield _singular(word)
 
 
@@ -220,5 +220,5 @@ def _is_prose(sentence: str, words: int) -> bool:
 
 
 def _cut(sentence: str, words: int) -> str:
-    *_, last = islice(_WORD.finditer(sentence), words)
+    *_, last = islice(WORD.finditer(sentence), words)
     return f"{sentence[: last.end()]}…"
