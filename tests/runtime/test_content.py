@@ -1,12 +1,22 @@
 """Bodies in and out, by content type."""
 
+import base64
+import datetime
+import io
 from typing import Any
 
 import numpy
 import pytest
+from PIL import Image
 
 from ebbtide.runtime import content
 from ebbtide.runtime.errors import BadRequest
+
+
+def png(*, size: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (size, size), "teal").save(file, format="PNG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +38,8 @@ from ebbtide.runtime.errors import BadRequest
             {"inputs": [{"question": "q", "context": "c"}]},
             id="CSV rows",
         ),
+        pytest.param(b"Inputs\na\n", "text/csv", {"inputs": [{"Inputs": "a"}]}, id="columns in capitals"),
+        pytest.param(b"RIFF\x00", "audio/wave", {"inputs": b"RIFF\x00"}, id="a recording"),
         pytest.param(b'{"inputs": "x"}', "binary/octet-stream", {"inputs": "x"}, id="an untyped JSON object"),
         pytest.param(b"An article.", "", {"inputs": "An article."}, id="an untyped text"),
         pytest.param("\ufeffé".encode(), "text/plain", {"inputs": "é"}, id="a byte order mark is no text"),
@@ -46,7 +58,9 @@ def test_a_body_is_read_by_its_type(body: bytes, content_type: str, decoded: Any
         pytest.param(b"caf\xe9", "text/plain", "byte 3 is 0xe9", id="another encoding"),
         pytest.param(b"%PDF-1.7\x00", "text/plain", "binary", id="a NUL"),
         pytest.param(b"a,b\n1,2\n", "text/csv", "first line", id="a CSV without the columns"),
-        pytest.param(b"x", "image/png", "image/png is not supported", id="a type nobody reads"),
+        pytest.param(b"x", "video/mp4", "video/mp4 is not supported", id="a type nobody reads"),
+        pytest.param(b"x", "image/png", "not an image", id="no image"),
+        pytest.param(png(size=4)[:40], "image/png", "not an image", id="half an image"),
         pytest.param(b"x", "application/x-npy", "npy", id="no array"),
     ],
 )
@@ -63,6 +77,7 @@ def test_a_body_that_cannot_be_read_is_refused_with_the_fact(body: bytes, conten
         ("text/csv", "text/csv"),
         ("application/x-protobuf, text/csv", "text/csv"),
         ("application/json;charset=utf-8", "application/json"),
+        ("image/png", "image/png"),
     ],
 )
 def test_the_first_type_that_can_be_had_is_answered(accept: str | None, chosen: str):
@@ -70,8 +85,8 @@ def test_the_first_type_that_can_be_had_is_answered(accept: str | None, chosen: 
 
 
 def test_no_type_that_can_be_had_is_refused():
-    with pytest.raises(BadRequest, match="image/png"):
-        content.chosen_accept("image/png")
+    with pytest.raises(BadRequest, match="video/mp4"):
+        content.chosen_accept("video/mp4")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +95,12 @@ def test_no_type_that_can_be_had_is_refused():
         pytest.param([{"a": "é"}], "application/json", '[{"a":"é"}]'.encode(), id="compact"),
         pytest.param({"x": numpy.float32(0.5)}, "application/json", b'{"x":0.5}', id="numpy's numbers"),
         pytest.param(numpy.arange(3), "application/json", b"[0,1,2]", id="numpy's arrays"),
+        pytest.param(
+            [datetime.datetime(2026, 1, 2, 3, 4)],  # noqa: DTZ001 as a model may answer it
+            "application/json",
+            b'["2026-01-02 03:04:00"]',
+            id="times",
+        ),
         pytest.param([{"a": "x,y", "b": 1}], "text/csv", b'a,b\n"x,y",1\n', id="CSV"),
     ],
 )
@@ -98,3 +119,25 @@ def test_an_array_survives_the_round_trip():
 def test_nan_is_no_json():
     with pytest.raises(ValueError, match="JSON compliant"):
         content.encode([float("nan")], "application/json")
+
+
+def test_an_image_is_read_as_rgb_of_its_size():
+    image = content.decode(png(size=4), "image/x-image")["inputs"]
+
+    assert (image.mode, image.size) == ("RGB", (4, 4))
+
+
+def test_an_image_in_an_answer_is_base64_of_png_or_the_image_itself():
+    image = Image.new("RGB", (4, 4), "teal")
+
+    text = content.encode({"mask": image}, "application/json")
+    itself = content.encode(image, "image/png")
+
+    assert text == b'{"mask":"%s"}' % base64.b64encode(itself)
+    assert Image.open(io.BytesIO(itself)).getpixel((0, 0)) == image.getpixel((0, 0))
+
+
+@pytest.mark.parametrize("accept", ["text/csv", "image/png"])
+def test_an_answer_that_the_type_cannot_hold_is_refused(accept: str):
+    with pytest.raises(BadRequest, match="written as"):
+        content.encode(["x"], accept)

@@ -1,11 +1,13 @@
 """Content types in and out, as the Hugging Face inference toolkit reads and writes them. No I/O.
 
-More is accepted than there: text/plain is the text to summarise, and a body without a type, or with the one
-that S3 gives objects uploaded without any (binary/octet-stream), is taken as JSON if it is a JSON object,
-else as text.
+More is accepted than there: text/plain is the text to summarise, any image/* and audio/* is an image or a
+recording, and a body without a type, or with the one that S3 gives objects uploaded without any
+(binary/octet-stream), is taken as JSON if it is a JSON object, else as text.
 """
 
+import base64
 import csv
+import datetime
 import io
 import json
 from collections.abc import Sequence
@@ -18,6 +20,17 @@ CSV = "text/csv"
 NPY = "application/x-npy"
 TEXT = "text/plain"
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
+
+IMAGE_FORMATS = {
+    "image/jpeg": "JPEG",
+    "image/png": "PNG",
+    "image/tiff": "TIFF",
+    "image/bmp": "BMP",
+    "image/gif": "GIF",
+    "image/webp": "WEBP",
+    "image/x-image": "PNG",
+}
+"""The types that an answer that is an image can be written as -> Pillow's name of the format."""
 
 TEXTUAL = (JSON, CSV)
 """Types whose bodies user handlers get as text; others they get as bytes."""
@@ -41,7 +54,7 @@ def chosen_accept(header: str | None) -> str:
     for accept in wanted:
         if accept in ("", "*/*", "application/*"):
             return JSON
-        if accept in (JSON, CSV, NPY):
+        if accept in (JSON, CSV, NPY) or accept in IMAGE_FORMATS:
             return accept
     raise BadRequest(_unsupported(header))
 
@@ -61,6 +74,7 @@ def text_of(body: bytes) -> str:
 def decode(body: bytes, content_type: str | None) -> Any:
     """Read a request's body; objects and texts come as {"inputs": ...}, arrays as they are.
 
+    An image comes as {"inputs": <RGB image of Pillow>}, a recording as {"inputs": <the file's bytes>}.
     Raises BadRequest, naming the type or the fault in the body.
     """
     kind = media_type(content_type)
@@ -72,6 +86,10 @@ def decode(body: bytes, content_type: str | None) -> Any:
         return _array(body)
     if kind == TEXT:
         return {"inputs": text_of(body)}
+    if kind.startswith("image/"):
+        return {"inputs": _image(body, kind)}
+    if kind.startswith("audio/"):
+        return {"inputs": body}
     if kind in UNTYPED:
         text = text_of(body)
         return _json(text) if text.lstrip().startswith("{") else {"inputs": text}
@@ -79,10 +97,13 @@ def decode(body: bytes, content_type: str | None) -> Any:
 
 
 def encode(prediction: Any, accept: str) -> bytes:
-    """Write an answer: compact JSON, or CSV with a header from the first row's names, or an .npy array.
+    """Write an answer: compact JSON, or CSV with a header from the first row's names, or an .npy array, or
+    an image as it is.
 
-    Raises ValueError for NaN and infinity in JSON, and for rows that CSV cannot hold.
+    Raises ValueError for NaN and infinity in JSON, BadRequest for an answer that the type cannot hold.
     """
+    if accept in IMAGE_FORMATS:
+        return _image_bytes(prediction, accept)
     if accept == CSV:
         return _csv_bytes(prediction)
     if accept == NPY:
@@ -105,7 +126,7 @@ def _json(text: str) -> Any:
 
 def _csv(text: str) -> dict[str, Any]:
     first_line = text.partition("\n")[0]
-    if not any(mark in first_line for mark in CSV_MARKS):
+    if not any(mark in first_line.lower() for mark in CSV_MARKS):
         raise BadRequest(
             f"The first line of a CSV body must name its columns, one of {', '.join(CSV_MARKS)} among them"
         )
@@ -121,7 +142,7 @@ def _csv(text: str) -> dict[str, Any]:
 def _csv_bytes(prediction: Any) -> bytes:
     rows = prediction if isinstance(prediction, Sequence) else [prediction]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("Only a list of objects can be written as CSV")
+        raise BadRequest("Only a list of objects can be written as CSV")
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -138,10 +159,39 @@ def _array(body: bytes) -> Any:
         raise BadRequest(f"The body is not an .npy array: {error}") from error
 
 
+def _image(body: bytes, kind: str) -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise BadRequest(_unsupported(kind)) from error
+    try:
+        return Image.open(io.BytesIO(body)).convert("RGB")
+    # Pillow's decoders raise whatever a damaged file makes them trip over; too large a picture is one too.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BadRequest(f"The body is not an image that can be read: {error}") from error
+
+
+def _image_bytes(prediction: Any, accept: str) -> bytes:
+    if not _is_image(prediction):
+        raise BadRequest(f"The answer is no image and cannot be written as {accept}")
+    file = io.BytesIO()
+    prediction.save(file, format=IMAGE_FORMATS[accept])
+    return file.getvalue()
+
+
+def _is_image(value: Any) -> bool:
+    # By its name: whoever has no Pillow has no image to ask about.
+    return type(value).__module__.partition(".")[0] == "PIL"
+
+
 def _plain(value: Any) -> Any:
-    """numpy's and torch's numbers and arrays as Python's own."""
+    """numpy's and torch's numbers and arrays as Python's own, times and images (base64 of PNG) as text."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, datetime.datetime):
+        return str(value)
+    if _is_image(value):
+        return base64.b64encode(_image_bytes(value, "image/png")).decode()
     raise TypeError(f"A {type(value).__name__} cannot be written as JSON")
 
 
