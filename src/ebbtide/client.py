@@ -145,6 +145,18 @@ class Client:
         """Change them."""
         return self.request("PUT", f"endpoints/{_step(endpoint)}/settings", body=settings)
 
+    def costs(self, **asked: Filter) -> Answer:
+        """What instances cost: since and until (days), by (day, endpoint, account, invocation, tag:KEY),
+        endpoint, account.
+        """
+        return self.request("GET", "costs", asked)
+
+    def costs_csv(self, **asked: Filter) -> str:
+        """The same as CSV, a line a row under a line of names."""
+        response = self._send("GET", "costs", {**asked, "format": "csv"}, None)
+        _raise_failure(response, "GET costs")
+        return str(response.text)
+
     def events(
         self,
         *,

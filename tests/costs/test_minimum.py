@@ -1,4 +1,4 @@
-"""The clairvoyant minimum: never above the cheapest schedule there is, found by trying all; often equal to it."""
+"""The clairvoyant minimum: never above the cheapest schedule, found by trying all; often equal to it."""
 
 from collections.abc import Iterator
 from itertools import pairwise, product
