@@ -1,17 +1,70 @@
-"""Makes small checkpoints in the Hub's own layout, for tests: random weights, a really trained tokenizer.
+"""Small checkpoints in the Hub's own layouts, trained for some seconds: their answers are not by chance.
 
-Random weights give every path of decoding work to do, and no answer is the same by luck.
+Each learns the first words of some texts by heart: its answers to them follow the text, differ in length, and
+the likeliest token is clearly the likeliest, as with models people use. Their tokenizers are trained too.
+
+The session's fixture `trained` makes them once, for all workers: `trained("pegasus")` is a folder, only to be
+read. The names are those of FAMILIES: pegasus; bart; distilbart (a tokenizer of vocab.json and merges.txt);
+mbart (the source's language stands after the text), mbart50 (before it); t5 (version 1.0: ReLU, tied output),
+flan-t5 (version 1.1: gated GELU, an output matrix of its own); marian; nllb; m2m100. `texts()` are what they
+learnt: compare answers there.
 """
 
+import fcntl
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = 400
+import pytest
+
 POSITIONS = 128
-END_BIAS = 4.0
+"""Tokens that each model reads at the most; T5 and M2M100 have no such bound in their weights."""
+
+PIECES = 320
+"""Size of the SentencePiece models."""
+
+LEAD_WORDS = (2, 5)
+"""A text's summary, or translation, is so many of its first words: to the first short one (of three letters
+at the most) after the second, five at the most."""
+
+MBART_LANGUAGES = (
+    *(
+        "ar_AR",
+        "cs_CZ",
+        "de_DE",
+        "en_XX",
+        "es_XX",
+        "et_EE",
+        "fi_FI",
+        "fr_XX",
+        "gu_IN",
+        "hi_IN",
+        "it_IT",
+        "ja_XX",
+    ),
+    *(
+        "kk_KZ",
+        "ko_KR",
+        "lt_LT",
+        "lv_LV",
+        "my_MM",
+        "ne_NP",
+        "nl_XX",
+        "ro_RO",
+        "ru_RU",
+        "si_LK",
+        "tr_TR",
+        "vi_VN",
+    ),
+    "zh_CN",
+)
 
 
 def documents(count: int, *, min_words: int = 60) -> list[str]:
@@ -28,53 +81,182 @@ def documents(count: int, *, min_words: int = 60) -> list[str]:
     )
 
 
-def make_pegasus(
-    folder: Path,
-    texts: Iterable[str],
-    *,
-    seed: int = 0,
-    safetensors: bool = True,
-    generation: dict[str, Any] | None = None,
-) -> Path:
-    """Write a PEGASUS checkpoint of two layers whose vocabulary is learnt from `texts`; returns the folder.
+@cache
+def texts(count: int = 32) -> list[str]:
+    """The beginnings, of 12 words, of sentences in the documents."""
+    beginnings = (
+        " ".join(sentence.split()[:12])
+        for document in documents(40)
+        for sentence in " ".join(document.split()).split(". ")
+        if 8 <= len(sentence.split()) <= 25 and max(map(len, sentence.split())) <= 16
+    )
+    return list(islice(beginnings, count))
 
-    generation: members of generation_config.json beside those of google/pegasus-large.
+
+def lead(text: str) -> str:
+    """What the models learn to answer."""
+    words = text.split()
+    fewest, most = LEAD_WORDS
+    last = next((i for i in range(fewest, most) if len(words[i]) <= 3), most)
+    return " ".join(words[:last])
+
+
+@dataclass
+class Made:
+    """What a family's maker has written, and what training it needs.
+
+    `source`, `target`: texts to the token ids that the encoder reads, and that the decoder is to give.
+    `generation`: generation_config.json as the family has it on the Hub. `config_members`: what its
+    config.json has beside the architecture.
     """
+
+    model: Any
+    source: Callable[[str], list[int]]
+    target: Callable[[str], list[int]]
+    generation: dict[str, Any]
+    config_members: dict[str, Any]
+
+
+Trained = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Trained:
+    """The folder with the family's checkpoint, made by whichever worker asks first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+
+    def folder(family: str) -> Path:
+        path = shared / "checkpoints" / family
+        path.parent.mkdir(exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_dir():
+                make(family, path)
+        return path
+
+    return folder
+
+
+def make(family: str, folder: Path, *, steps: int = 120) -> Path:
+    """Train a checkpoint of the family and write it as the Hub has them; returns the folder."""
     import torch
+
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True)
+    with _one_thread():
+        torch.manual_seed(0)
+        made = FAMILIES[family](unfinished)
+        _train(made, steps)
+    # The files of the Hub have neither transformers' version nor its newer members.
+    made.model.save_pretrained(unfinished)
+    config = {**made.model.config.to_diff_dict(), **made.config_members}
+    for name in ("transformers_version", "_name_or_path", "dtype"):
+        config.pop(name, None)
+    config["architectures"] = [type(made.model).__name__]
+    (unfinished / "config.json").write_text(json.dumps(config, indent=2))
+    (unfinished / "generation_config.json").write_text(json.dumps(made.generation, indent=2))
+    return unfinished.rename(folder)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For models this small, more threads only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(made: Made, steps: int, batch: int = 16) -> None:
+    import torch
+
+    draw = random.Random(0)
+    pairs = [(made.source(text)[:POSITIONS], made.target(lead(text))) for text in texts()]
+    optimiser = torch.optim.Adam(made.model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=5e-3, total_steps=steps)
+    pad = made.model.config.pad_token_id
+
+    def padded(rows: Sequence[list[int]], value: int) -> Any:
+        longest = max(map(len, rows))
+        return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+    made.model.train()
+    for _ in range(steps):
+        chosen = draw.sample(pairs, batch)
+        ids = padded([source for source, _ in chosen], pad)
+        labels = padded([target for _, target in chosen], -100)
+        loss = made.model(input_ids=ids, attention_mask=(ids != pad).long(), labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    made.model.eval()
+
+
+def _sentencepiece(path: Path, **options: Any) -> Any:
+    """Train a SentencePiece model into the file, and load it."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(" ".join(text.split())[:4000] for text in documents(40)),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=PIECES,
+        character_coverage=0.99,
+        minloglevel=2,
+        **options,
+    )
+    path.with_suffix(".vocab").unlink()
+    path.with_suffix(".model").rename(path)
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def _write(folder: Path, name: str, members: Any) -> None:
+    (folder / name).write_text(json.dumps(members, ensure_ascii=False, indent=2))
+
+
+def _configure_tokenizer(folder: Path, name: str, **members: Any) -> None:
+    _write(
+        folder, "tokenizer_config.json", {"tokenizer_class": name, "model_max_length": POSITIONS, **members}
+    )
+
+
+def _shape(**members: Any) -> dict[str, Any]:
+    """Two layers each way, four heads, 64 wide: for the families that name these as BART does."""
+    return {
+        "max_position_embeddings": POSITIONS,
+        "d_model": 64,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 128,
+        "decoder_ffn_dim": 128,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "init_std": 0.05,
+        **members,
+    }
+
+
+def _pegasus(folder: Path) -> Made:
     from transformers import PegasusConfig, PegasusForConditionalGeneration
 
-    folder.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(folder, texts)
-    config = PegasusConfig(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=POSITIONS,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        scale_embedding=True,
-        # Wider than PEGASUS's own 0.02: at this size the logits would all be alike.
-        init_std=0.4,
-    )
-    torch.manual_seed(seed)
-    model = PegasusForConditionalGeneration(config).eval()
-    # Random weights hardly ever end an answer; this makes their lengths differ.
-    model.final_logits_bias[0, config.eos_token_id] = END_BIAS
-    if safetensors:
-        model.save_pretrained(folder)
-    else:
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    # As on the Hub, where neither transformers' version nor its newer members are in the file.
-    config_members = {
-        **config.to_diff_dict(),
-        "architectures": ["PegasusForConditionalGeneration"],
-        "model_type": "pegasus",
-    }
-    (folder / "config.json").write_text(json.dumps(config_members))
-    generation_members = {
+    # As PEGASUS's own was trained; the tokenizer puts its 103 further tokens before the rest.
+    pieces = _sentencepiece(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    _configure_tokenizer(folder, "PegasusTokenizer")
+    config = PegasusConfig(**_shape(vocab_size=PIECES + 103, scale_embedding=True))
+
+    def ids(text: str) -> list[int]:
+        return [piece + 103 for piece in pieces.encode(text)] + [1]
+
+    generation = {
         "bos_token_id": 0,
         "decoder_start_token_id": 0,
         "eos_token_id": 1,
@@ -83,70 +265,40 @@ def make_pegasus(
         "max_length": 32,
         "num_beams": 8,
         "pad_token_id": 0,
-        **(generation or {}),
     }
-    (folder / "generation_config.json").write_text(json.dumps(generation_members))
-    return folder
+    return Made(PegasusForConditionalGeneration(config), ids, ids, generation, {})
 
 
-def train_tokenizer(folder: Path, texts: Iterable[str]) -> None:
-    """Write spiece.model and the configuration that PEGASUS checkpoints have beside it on the Hub."""
-    import sentencepiece
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(" ".join(text.split())[:4000] for text in texts),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=VOCABULARY - 103,
-        # As PEGASUS's own model was trained: the tokenizer puts its 103 further tokens before the rest.
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        character_coverage=0.99,
-        minloglevel=2,
-    )
-    (folder / "spiece.vocab").unlink()
-    members = {"tokenizer_class": "PegasusTokenizer", "model_max_length": POSITIONS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(members))
-
-
-def make_bart(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Path:
-    """Write a BART checkpoint of two layers with a byte-level tokenizer.json; returns the folder."""
-    import torch
+def _bart(folder: Path, *, whole: bool = True) -> Made:
+    """whole: a tokenizer.json; else vocab.json and merges.txt alone, as distilbart has them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import BartConfig, BartForConditionalGeneration
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=PIECES + 100,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    tokenizer.train_from_iterator(documents(40), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(seed)
-    config = BartConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=POSITIONS,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        init_std=0.4,
-    )
-    model = BartForConditionalGeneration(config).eval()
-    model.final_logits_bias[0, config.eos_token_id] = END_BIAS
-    model.save_pretrained(folder)
-    generation_members = {
+    if whole:
+        tokenizer.save(str(folder / "tokenizer.json"))
+    else:
+        tokenizer.model.save(str(folder))
+    _configure_tokenizer(folder, "BartTokenizer")
+    config = BartConfig(**_shape(vocab_size=tokenizer.get_vocab_size(), scale_embedding=False))
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text).ids)
+
+    generation = {
         "bos_token_id": 0,
         "decoder_start_token_id": 2,
         "early_stopping": True,
@@ -158,5 +310,241 @@ def make_bart(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Path:
         "num_beams": 4,
         "pad_token_id": 1,
     }
-    (folder / "generation_config.json").write_text(json.dumps(generation_members))
-    return folder
+    return Made(BartForConditionalGeneration(config), ids, ids, generation, {})
+
+
+def _distilbart(folder: Path) -> Made:
+    return _bart(folder, whole=False)
+
+
+def _mbart(folder: Path) -> Made:
+    from transformers import MBartConfig, MBartForConditionalGeneration
+
+    pieces = _sentencepiece(folder / "sentencepiece.bpe.model")
+    _configure_tokenizer(folder, "MBartTokenizer")
+    # fairseq's <s>, <pad>, </s>, <unk> for SentencePiece's three, then the languages and the mask.
+    languages = {code: PIECES + 1 + i for i, code in enumerate(MBART_LANGUAGES)}
+    config = MBartConfig(
+        **_shape(vocab_size=PIECES + 1 + len(languages) + 1, scale_embedding=True),
+        decoder_start_token_id=languages["en_XX"],
+    )
+
+    def ids(text: str) -> list[int]:
+        return [_fairseq(piece) for piece in pieces.encode(text)] + [2, languages["en_XX"]]
+
+    generation = {
+        "bos_token_id": 0,
+        "decoder_start_token_id": languages["en_XX"],
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+        "max_length": 32,
+        "num_beams": 5,
+        "pad_token_id": 1,
+    }
+    return Made(MBartForConditionalGeneration(config), ids, ids, generation, {})
+
+
+def _mbart50(folder: Path) -> Made:
+    from transformers import MBartConfig, MBartForConditionalGeneration
+    from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+    pieces = _sentencepiece(folder / "sentencepiece.bpe.model")
+    _configure_tokenizer(folder, "MBart50Tokenizer", src_lang="en_XX")
+    languages = {code: PIECES + 1 + i for i, code in enumerate(FAIRSEQ_LANGUAGE_CODES)}
+    config = MBartConfig(
+        **_shape(vocab_size=PIECES + 1 + len(languages) + 1, scale_embedding=True), decoder_start_token_id=2
+    )
+
+    def ids(language: str) -> Callable[[str], list[int]]:
+        return lambda text: [languages[language], *map(_fairseq, pieces.encode(text)), 2]
+
+    generation = {
+        "bos_token_id": 0,
+        "decoder_start_token_id": 2,
+        "early_stopping": True,
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+        "max_length": 32,
+        "num_beams": 5,
+        "pad_token_id": 1,
+    }
+    model = MBartForConditionalGeneration(config)
+    members = {"tokenizer_class": "MBart50Tokenizer"}
+    return Made(model, ids("en_XX"), ids("de_DE"), generation, members)
+
+
+def _fairseq(piece: int) -> int:
+    """A SentencePiece id in fairseq's numbering: <unk> is 3 there, and all after the specials one further."""
+    return 3 if piece == 0 else piece + 1
+
+
+def _t5(folder: Path, *, flan: bool = False) -> Made:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    pieces = _sentencepiece(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    extra = [f"<extra_id_{i}>" for i in range(100)]
+    _configure_tokenizer(
+        folder, "T5Tokenizer", extra_ids=100, additional_special_tokens=extra, model_max_length=512
+    )
+    config = T5Config(
+        # Wider than the vocabulary, as every published T5.
+        vocab_size=PIECES + 100 + 28,
+        d_model=64,
+        d_kv=24,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        **({"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if flan else {}),
+    )
+
+    def ids(text: str) -> list[int]:
+        return [*pieces.encode(text), 1]
+
+    members = {
+        "n_positions": 512,
+        "task_specific_params": {
+            "summarization": {
+                "early_stopping": True,
+                "length_penalty": 2.0,
+                "max_length": 32,
+                "min_length": 5,
+                "no_repeat_ngram_size": 3,
+                "num_beams": 4,
+                "prefix": "summarize: ",
+            },
+            "translation_en_to_de": {
+                "early_stopping": True,
+                "max_length": 32,
+                "num_beams": 4,
+                "prefix": "translate English to German: ",
+            },
+        },
+    }
+    generation = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    return Made(T5ForConditionalGeneration(config), ids, ids, generation, members)
+
+
+def _flan_t5(folder: Path) -> Made:
+    return _t5(folder, flan=True)
+
+
+def _marian(folder: Path) -> Made:
+    from transformers import MarianConfig, MarianMTModel
+
+    source = _sentencepiece(folder / "source.spm")
+    # A vocabulary of its own, so that the source's pieces and the target's overlap in part.
+    target = _sentencepiece(folder / "target.spm", split_digits=True, max_sentencepiece_length=4)
+    both = {model.id_to_piece(i) for model in (source, target) for i in range(3, PIECES)}
+    ordered = ["</s>", "<unk>", ">>deu<<", *sorted(both), "<pad>"]
+    vocabulary = {piece: i for i, piece in enumerate(ordered)}
+    _write(folder, "vocab.json", vocabulary)
+    _configure_tokenizer(folder, "MarianTokenizer", source_lang="en", target_lang="de")
+    pad = vocabulary["<pad>"]
+    config = MarianConfig(
+        **_shape(vocab_size=len(vocabulary), scale_embedding=True, activation_function="swish"),
+        decoder_start_token_id=pad,
+        pad_token_id=pad,
+        eos_token_id=0,
+        forced_eos_token_id=0,
+    )
+
+    def ids(model: Any) -> Callable[[str], list[int]]:
+        return lambda text: [vocabulary.get(piece, 1) for piece in model.encode(text, out_type=str)] + [0]
+
+    generation = {
+        "bad_words_ids": [[pad]],
+        "bos_token_id": 0,
+        "decoder_start_token_id": pad,
+        "eos_token_id": 0,
+        "forced_eos_token_id": 0,
+        "max_length": 32,
+        "num_beams": 4,
+        "pad_token_id": pad,
+    }
+    return Made(MarianMTModel(config), ids(source), ids(target), generation, {})
+
+
+def _nllb(folder: Path) -> Made:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    pieces = _sentencepiece(folder / "sentencepiece.bpe.model", model_type="bpe")
+    _configure_tokenizer(folder, "NllbTokenizer", src_lang="eng_Latn")
+    _write(folder, "special_tokens_map.json", {"additional_special_tokens": FAIRSEQ_LANGUAGE_CODES})
+    languages = {code: PIECES + 1 + i for i, code in enumerate(FAIRSEQ_LANGUAGE_CODES)}
+    # Two more than the tokenizer has, as in the published ones.
+    config = M2M100Config(
+        **_shape(vocab_size=PIECES + 1 + len(languages) + 1 + 2, scale_embedding=True),
+        decoder_start_token_id=2,
+    )
+
+    def ids(language: str) -> Callable[[str], list[int]]:
+        return lambda text: [languages[language], *map(_fairseq, pieces.encode(text)), 2]
+
+    generation = {
+        "bos_token_id": 0,
+        "decoder_start_token_id": 2,
+        "eos_token_id": 2,
+        "max_length": 32,
+        "pad_token_id": 1,
+    }
+    return Made(
+        M2M100ForConditionalGeneration(config),
+        ids("eng_Latn"),
+        ids("deu_Latn"),
+        generation,
+        {},
+    )
+
+
+def _m2m100(folder: Path) -> Made:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
+
+    pieces = _sentencepiece(folder / "sentencepiece.bpe.model", model_type="bpe")
+    ordered = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, PIECES))]
+    vocabulary = {piece: i for i, piece in enumerate(ordered)}
+    _write(folder, "vocab.json", vocabulary)
+    codes = FAIRSEQ_LANGUAGE_CODES["m2m100"]
+    tokens = [f"__{code}__" for code in codes]
+    _write(folder, "special_tokens_map.json", {"additional_special_tokens": tokens})
+    _configure_tokenizer(folder, "M2M100Tokenizer", language_codes="m2m100", num_madeup_words=8)
+    languages = {code: len(vocabulary) + i for i, code in enumerate(codes)}
+    config = M2M100Config(
+        **_shape(vocab_size=len(vocabulary) + len(languages) + 8, scale_embedding=True),
+        decoder_start_token_id=2,
+    )
+
+    def ids(language: str) -> Callable[[str], list[int]]:
+        return lambda text: [
+            languages[language],
+            *(vocabulary.get(piece, 3) for piece in pieces.encode(text, out_type=str)),
+            2,
+        ]
+
+    generation = {
+        "bos_token_id": 0,
+        "decoder_start_token_id": 2,
+        "early_stopping": True,
+        "eos_token_id": 2,
+        "max_length": 32,
+        "num_beams": 5,
+        "pad_token_id": 1,
+    }
+    return Made(M2M100ForConditionalGeneration(config), ids("en"), ids("de"), generation, {})
+
+
+FAMILIES: dict[str, Callable[[Path], Made]] = {
+    "pegasus": _pegasus,
+    "bart": _bart,
+    "distilbart": _distilbart,
+    "mbart": _mbart,
+    "mbart50": _mbart50,
+    "t5": _t5,
+    "flan-t5": _flan_t5,
+    "marian": _marian,
+    "nllb": _nllb,
+    "m2m100": _m2m100,
+}

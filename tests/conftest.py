@@ -19,6 +19,7 @@ from ebbtide.cli.running import started
 from ebbtide.database import Database
 from ebbtide.migrations import migrate
 from ebbtide.pytest_plugin import Ebbtide
+from tests.checkpoints import trained  # noqa: F401 a fixture
 from tests.postgresql import NotInstalledError, PostgreSQL
 
 CHOSEN = os.environ.get("EBBTIDE_TEST_DATABASE", "both")

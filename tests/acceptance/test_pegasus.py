@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.checkpoints import documents, make_pegasus
+from tests.checkpoints import Trained
 from tests.deployments import IMAGE, Deployed, deploy, outcome
 
 from ebbtide.pytest_plugin import Ebbtide
@@ -22,8 +22,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pegasus(tmp_path_factory.mktemp("pegasus"), documents(40))
+def checkpoint(trained: Trained) -> Path:
+    return trained("pegasus")
 
 
 @pytest.fixture(scope="module")

@@ -52,20 +52,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Sentences of 10 to 25 words, from real documents."""
-    sentences = (
-        sentence
-        for document in checkpoints.documents(40)
-        for sentence in document.replace("\n", " ").split(". ")
-        if 10 <= len(sentence.split()) <= 25 and len(sentence) < 160 and "--" not in sentence
-    )
-    return [sentence for _, sentence in zip(range(24), sentences, strict=False)]
+    """Beginnings of sentences, from real documents, that the trained checkpoints answer well."""
+    return checkpoints.texts()[:24]
 
 
 @pytest.fixture(scope="session")
-def pegasus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pegasus(trained: checkpoints.Trained) -> Path:
     """A small PEGASUS checkpoint as the Hub has them."""
-    return checkpoints.make_pegasus(tmp_path_factory.mktemp("pegasus"), checkpoints.documents(40))
+    return trained("pegasus")
 
 
 @pytest.fixture

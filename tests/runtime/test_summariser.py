@@ -106,8 +106,10 @@ def test_beam_search_finds_what_transformers_finds_but_for_ties(
     assert agreement(summariser, reference, texts[:10], parameters) >= 10 - differing
 
 
-def test_bart_is_served_with_its_own_tokenizer_and_first_token(tmp_path: Path, cache: Path, texts: list[str]):
-    folder = checkpoints.make_bart(tmp_path / "bart", checkpoints.documents(40))
+def test_bart_is_served_with_its_own_tokenizer_and_first_token(
+    trained: checkpoints.Trained, cache: Path, texts: list[str]
+):
+    folder = trained("bart")
     reference = transformers_answers(folder, Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     converted_folder = converted(Deployment(REPOSITORY, folder, cache, EXACT), folder)
