@@ -1,0 +1,220 @@
+"""Articles are read from the files that people have; what cannot be read is refused with its cause."""
+
+import io
+import re
+import zipfile
+
+import pytest
+from tests.runtime import documents
+from tests.runtime.documents import prose
+
+from ebbtide.runtime.documents import formats
+from ebbtide.runtime.documents.document import written_date
+from ebbtide.runtime.errors import BadRequest
+
+HTML_PAGE = """<!DOCTYPE html><html><head><title>On tides</title>
+<meta name="author" content="Ann Writer"><meta property="article:published_time" content="2020-05-01">
+</head><body><nav><a href="/">Home</a> <a href="/about">About us</a></nav><article><h1>On tides</h1>
+<p>The tide rises and falls with the moon, and it has done so for a very long time indeed.</p>
+<h2>Methods</h2><p>We measured the tide at Brest for two centuries, by hand and then by machine.</p>
+<h2>References</h2><p>Someone, A. 1999. A work that is cited in this article about tides.</p></article>
+<footer>Copyright, all rights reserved</footer></body></html>"""
+
+
+def sentence_order(text: str) -> list[str]:
+    return re.findall(r"Sentence\d+x\d+", text)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_pdf_is_read_column_by_column_with_every_sentence_in_its_order(columns: int) -> None:
+    headings = ["Introduction", "Data", "Methods", "Results", "Discussion", "Outlook", "Thanks", "Appendix"]
+    sections = [
+        (heading, [prose(2 * n, sentences=8), prose(2 * n + 1, sentences=8)])
+        for n, heading in enumerate(headings)
+    ]
+    document = formats.read(documents.pdf(sections, columns=columns, title="On tides"), formats.PDF)
+    expected = sentence_order(" ".join(text for _, paragraphs in sections for text in paragraphs))
+    assert sentence_order(document.text) == expected
+    assert re.findall(r"(?m)^# (.+)$", document.text) == ["On tides", *headings]
+    assert (document.title, document.authors) == ("On tides", "Ann Writer")
+    assert document.pages
+    assert document.pages > 1
+
+
+def test_a_pdf_s_paragraphs_stay_apart() -> None:
+    document = formats.read(documents.pdf([("Data", [prose(1), prose(2)])]), formats.PDF)
+    assert document.text.split("\n\n")[-3:] == ["# Data", prose(1), prose(2)]
+
+
+def test_running_heads_and_page_numbers_of_a_pdf_are_set_aside() -> None:
+    body = documents.pdf([("Data", [prose(n) for n in range(40)])], running_head="Vol. 7 of the Journal")
+    document = formats.read(body, formats.PDF)
+    assert document.pages
+    assert document.pages >= 3
+    assert "Journal" not in document.text
+    assert document.set_aside["running_heads"] == 2 * document.pages
+
+
+def test_a_word_that_a_line_s_end_divided_is_mended_and_a_compound_keeps_its_hyphen() -> None:
+    text = "We saw the meas-<br/>urement of a long-<br/>term trend. A long-term trend is rare."
+    document = formats.read(documents.pdf([("Data", [text])]), formats.PDF)
+    assert "measurement of a long-term trend." in document.text
+
+
+def test_the_list_of_references_is_set_aside_and_what_follows_it_is_not() -> None:
+    body = documents.pdf(
+        [("Data", [prose(1)]), ("References", ["Someone, A. 1999.", "Other, B."]), ("Appendix", [prose(2)])]
+    )
+    document = formats.read(body, formats.PDF)
+    assert "Someone" not in document.text
+    assert sentence_order(document.text) == sentence_order(prose(1) + prose(2))
+    assert document.set_aside["references"] >= 2
+
+
+def test_an_encrypted_pdf_is_refused_by_name() -> None:
+    with pytest.raises(BadRequest, match="needs a password"):
+        formats.read(documents.pdf([("Data", ["Secret."])], password="secret"), formats.PDF)
+
+
+def test_a_broken_pdf_is_refused() -> None:
+    with pytest.raises(BadRequest, match="The PDF cannot be read"):
+        formats.read(documents.pdf([("Data", ["Text."])])[:200], formats.PDF)
+
+
+def test_a_pdf_of_scanned_pages_is_refused_with_what_it_needs() -> None:
+    from reportlab.pdfgen.canvas import Canvas
+
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    canvas.rect(10, 10, 100, 100, fill=1)
+    canvas.showPage()
+    canvas.save()
+    with pytest.raises(BadRequest, match="no text on its 1 pages: scanned"):
+        formats.read(file.getvalue(), formats.PDF)
+
+
+def test_the_main_text_of_a_web_page_is_read_with_its_headings_and_who_wrote_it() -> None:
+    document = formats.read(HTML_PAGE.encode(), "text/html")
+    assert "The tide rises and falls" in document.text
+    assert "## Methods" in document.text
+    for absent in ("Home", "Copyright", "Someone"):
+        assert absent not in document.text
+    assert (document.title, document.authors, document.date) == ("On tides", "Ann Writer", "2020-05-01")
+
+
+def test_a_web_page_s_own_charset_is_honoured() -> None:
+    page = HTML_PAGE.replace("<head>", '<head><meta charset="iso-8859-1">').replace("the moon", "la fenêtre")
+    assert "fenêtre" in formats.read(page.encode("iso-8859-1"), "text/html").text
+
+
+def test_a_web_page_without_text_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no main text"):
+        formats.read(b"<html><body></body></html>", "text/html")
+
+
+def test_a_word_document_is_read_with_headings_lists_and_tables_in_order() -> None:
+    body = documents.docx(
+        [
+            ("Title", "On tides"),
+            ("Heading 1", "Data"),
+            ("Normal", prose(1)),
+            ("List Bullet", "one thing"),
+            ("table", "a b"),
+            ("Heading 1", "References"),
+            ("Normal", "Someone, A. 1999."),
+        ],
+        author="Ann Writer",
+    )
+    document = formats.read(body, formats.DOCX)
+    assert document.text.split("\n\n") == ["# On tides", "# Data", prose(1), "- one thing", "a | b"]
+    assert (document.title, document.authors, document.set_aside) == (
+        "On tides",
+        "Ann Writer",
+        {"references": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "encrypted, or of the old .doc kind"),
+        (b"PK\x03\x04 and no more", "cannot be read"),
+        (b"no archive at all", "cannot be read"),
+    ],
+    ids=["ole", "cut-off", "no-archive"],
+)
+def test_a_word_document_that_cannot_be_read_is_refused(body: bytes, cause: str) -> None:
+    with pytest.raises(BadRequest, match=cause):
+        formats.read(body, formats.DOCX)
+
+
+def test_a_word_document_that_unpacks_to_gigabytes_is_refused_before_it_is() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("word/x", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    with pytest.raises(BadRequest, match="unpacks to"):
+        formats.read(file.getvalue(), formats.DOCX)
+
+
+TEXT = "Œuvre d’été : « naïve façade » à l’île, où l’on a mesuré la marée pendant cent années."
+
+
+@pytest.mark.parametrize(
+    ("charset", "named"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-16", None),
+        ("utf-32", None),
+        ("cp1252", "windows-1252"),
+        ("utf-16-le", "UTF-16LE"),
+        ("cp1252", None),
+        ("koi8-r", "koi8-r"),
+    ],
+)
+def test_text_is_read_in_any_common_charset(charset: str, named: str | None) -> None:
+    text = "Уровень моря измеряли сто лет." if charset == "koi8-r" else TEXT
+    assert formats.read(text.encode(charset), formats.TEXT, named).text == text
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "cause"),
+    [
+        (b"\xff\xfa", "utf-8", "not utf-8 text: byte 0 is 0xff"),
+        (b"text", "klingon", "charset klingon is unknown"),
+        (b"a\0b", None, "character 1 is NUL"),
+    ],
+)
+def test_a_text_that_is_not_in_its_charset_is_refused(body: bytes, charset: str | None, cause: str) -> None:
+    with pytest.raises(BadRequest, match=cause):
+        formats.read(body, formats.TEXT, charset)
+
+
+def test_markdown_keeps_its_headings_without_its_references() -> None:
+    document = formats.read(b"# On tides\n\nText.\n\n## References\n\nSomeone.\n", "text/markdown")
+    assert (document.text, document.title) == ("# On tides\n\nText.", "On tides")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"%PDF-1.7 ...", formats.PDF),
+        (b"\n<!DOCTYPE HTML><html>", "text/html"),
+        (b"plain", None),
+    ],
+)
+def test_a_body_without_a_type_is_known_by_its_beginning(body: bytes, kind: str | None) -> None:
+    assert formats.sniffed(body) == kind
+
+
+def test_a_word_document_without_a_type_is_known_too() -> None:
+    assert formats.sniffed(documents.docx([("Normal", "x")])) == formats.DOCX
+
+
+@pytest.mark.parametrize(
+    ("written", "day"),
+    [("D:20200501120000Z", "2020-05-01"), ("2020-05", "2020-05"), ("May", None), (None, None)],
+)
+def test_dates_are_given_as_far_as_they_are_known(written: str | None, day: str | None) -> None:
+    assert written_date(written) == day
