@@ -151,7 +151,7 @@ def make(family: str, folder: Path, *, steps: int = 120) -> Path:
     # The files of the Hub have neither transformers' version nor its newer members.
     made.model.save_pretrained(unfinished)
     config = {**made.model.config.to_diff_dict(), **made.config_members}
-    for name in ("transformers_version", "_name_or_path", "dtype"):
+    for name in ("transformers_version", "_name_or_path", "dtype", "scale_decoder_outputs"):
         config.pop(name, None)
     config["architectures"] = [type(made.model).__name__]
     (unfinished / "config.json").write_text(json.dumps(config, indent=2))
@@ -379,6 +379,7 @@ def _fairseq(piece: int) -> int:
 
 
 def _t5(folder: Path, *, flan: bool = False) -> Made:
+    import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     pieces = _sentencepiece(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
@@ -402,7 +403,7 @@ def _t5(folder: Path, *, flan: bool = False) -> Made:
     def ids(text: str) -> list[int]:
         return [*pieces.encode(text), 1]
 
-    members = {
+    members: dict[str, Any] = {
         "n_positions": 512,
         "task_specific_params": {
             "summarization": {
@@ -423,7 +424,13 @@ def _t5(folder: Path, *, flan: bool = False) -> Made:
         },
     }
     generation = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
-    return Made(T5ForConditionalGeneration(config), ids, ids, generation, members)
+    model = T5ForConditionalGeneration(config)
+    if flan:
+        # transformers 5 takes every new T5 for a tied one, and those of the Hub for what they are.
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+        members["tie_word_embeddings"] = False
+    return Made(model, ids, ids, generation, members)
 
 
 def _flan_t5(folder: Path) -> Made:

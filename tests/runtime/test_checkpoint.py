@@ -77,10 +77,16 @@ def test_safetensors_are_preferred_to_pickles(folder: Path, tensors: dict[str, A
     assert_equal(Checkpoint(folder), tensors)
 
 
-def test_generation_defaults_of_older_checkpoints_are_in_their_configuration(folder: Path):
-    assert Checkpoint(folder).generation_config["num_beams"] == 8
-    (folder / "generation_config.json").write_text('{"num_beams": 4}')
-    assert Checkpoint(folder).generation_config == {"num_beams": 4}
+def test_older_checkpoints_have_no_generation_settings_of_their_own(folder: Path):
+    assert Checkpoint(folder).generation_config is None
+
+
+def test_the_tokenizer_is_named_by_its_own_file_or_the_model_s(folder: Path):
+    (folder / "config.json").write_text('{"tokenizer_class": "MBart50Tokenizer"}')
+    assert Checkpoint(folder).tokenizer_class == "MBart50Tokenizer"
+
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MBartTokenizerFast"}')
+    assert Checkpoint(folder).tokenizer_class == "MBartTokenizer"
 
 
 class Dangerous:

@@ -70,15 +70,25 @@ class Checkpoint:
         return config
 
     @cached_property
-    def generation_config(self) -> dict[str, Any]:
-        """generation_config.json; older checkpoints have its members in config.json."""
-        own = self.json("generation_config.json")
-        return self.config if own is None else own
+    def generation_config(self) -> dict[str, Any] | None:
+        """generation_config.json; None for older checkpoints, which keep its members in config.json."""
+        return self.json("generation_config.json")
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """tokenizer_config.json; empty if there is none."""
+        return self.json("tokenizer_config.json") or {}
 
     @property
     def model_type(self) -> str:
         """The architecture's family in transformers' terms, such as pegasus or m2m_100; empty if not told."""
         return str(self.config.get("model_type") or "")
+
+    @property
+    def tokenizer_class(self) -> str | None:
+        """The tokenizer's class in transformers, without Fast at its end; None if the model type decides."""
+        named = self.tokenizer_config.get("tokenizer_class") or self.config.get("tokenizer_class")
+        return str(named).removesuffix("Fast") if named else None
 
     @cached_property
     def weight_files(self) -> tuple[str, ...]:
