@@ -32,6 +32,7 @@ from ebbtide.api.call import Parts
 from ebbtide.api.sagemaker_runtime import invocation
 from ebbtide.database import Database, postgresql_url
 from ebbtide.instances.fleet import Fleet
+from ebbtide.instances.types import InstanceTypes
 from ebbtide.logs import LogStore
 from ebbtide.metrics import alarms
 from ebbtide.notifications import bucket_configuration, topics
@@ -192,7 +193,8 @@ def _build(settings: Settings, database: Database, key: Credentials, peers: Peer
     fence = None if peers is None else peers.check_leading
     completion = Completion(database, changes, deliveries.wake, lease_s=settings.lease_s)
     fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion, fence)
-    scaler = Scaler(settings, database, wakeups, fleet.wake)
+    types = InstanceTypes(settings.instance_types_file)
+    scaler = Scaler(database, wakeups, fleet.wake, types.price_per_s)
     intake = Intake(database, wakeups, changes)
     parts = Parts(
         settings=settings,

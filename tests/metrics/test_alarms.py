@@ -37,7 +37,7 @@ class Watch:
         self.alarms = Alarms(database, self.act)
 
     async def act(self, alarm, action):
-        self.acts.append((alarm.state, action, alarm.metric_value))
+        self.acts.append((alarm.state, action, alarm.datapoints[-1] if alarm.datapoints else None))
 
     async def put(self, **changed):
         await self.database.write(

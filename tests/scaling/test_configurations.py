@@ -3,14 +3,20 @@
 import pytest
 
 from ebbtide.errors import ServiceError
+from ebbtide.metrics import definitions
 from ebbtide.scaling.configurations import (
+    CONCURRENT_REQUESTS,
+    INVOCATIONS_PER_INSTANCE,
     Resource,
-    alarms,
+    alarm_definitions,
     check_step_scaling,
     check_target_tracking,
     follows_backlog,
+    managed,
     parse_resource,
+    policy_of_action,
     queries,
+    target_tracking,
 )
 
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
@@ -180,13 +186,15 @@ def test_step_scaling_is_accepted(configuration):
     ],
 )
 def test_only_the_endpoints_own_backlog_is_read_from_the_queue(metric, follows):
-    assert follows_backlog(tracking(metric), SUMMARIES) is follows
+    assert follows_backlog(tracking(metric), SUMMARIES, asynchronous=True) is follows
 
 
-def test_the_predefined_metric_is_that_of_the_variant():
-    configuration = {"PredefinedMetricSpecification": {}, "TargetValue": 70.0}
+def predefined(type_):
+    return {"TargetValue": 70.0, "PredefinedMetricSpecification": {"PredefinedMetricType": type_}}
 
-    [query] = queries(configuration, SUMMARIES)
+
+def test_invocations_per_instance_are_those_of_the_variant():
+    [query] = queries(predefined(INVOCATIONS_PER_INSTANCE), SUMMARIES, asynchronous=True)
 
     assert query["MetricStat"]["Metric"]["Dimensions"] == [
         {"Name": "EndpointName", "Value": "summaries"},
@@ -194,32 +202,81 @@ def test_the_predefined_metric_is_that_of_the_variant():
     ]
 
 
+def test_the_concurrent_requests_of_an_endpoint_with_a_queue_are_its_backlog():
+    assert follows_backlog(predefined(CONCURRENT_REQUESTS), SUMMARIES, asynchronous=True)
+
+
+def test_the_concurrent_requests_of_one_without_a_queue_follow_from_rate_and_latency():
+    *measured, query = queries(predefined(CONCURRENT_REQUESTS), SUMMARIES, asynchronous=False)
+
+    assert [each["MetricStat"]["Metric"]["MetricName"] for each in measured] == [
+        "InvocationsPerInstance",
+        "ModelLatency",
+    ]
+    assert query["Expression"] == "arrived / 60 * latency / 1000000"
+
+
 @pytest.mark.parametrize(
-    ("policy_type", "configuration", "ends"),
+    ("configuration", "sides"),
     [
-        pytest.param("TargetTrackingScaling", tracking(), ["AlarmHigh", "AlarmLow"], id="two alarms"),
-        pytest.param(
-            "TargetTrackingScaling",
-            tracking(DisableScaleIn=True),
-            ["AlarmHigh"],
-            id="no scale-in, no low one",
-        ),
-        pytest.param("StepScaling", stepping(step(0, None)), [], id="step policies have their clients'"),
+        pytest.param(tracking(), [("AlarmHigh", 5.0, 3), ("AlarmLow", 4.5, 15)], id="two alarms"),
+        pytest.param(tracking(DisableScaleIn=True), [("AlarmHigh", 5.0, 3)], id="no scale-in, no low one"),
     ],
 )
-def test_alarms_are_named_as_aws_names_them(policy_type, configuration, ends):
-    resource_id = "endpoint/summaries/variant/main"
-    policy_arn = (
-        f"arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:resource/sagemaker/{resource_id}"
-    )
+def test_a_policy_has_the_alarms_that_aws_makes(configuration, sides):
+    """Source: reference autoscaling.md, 3: Alarms, High, Low."""
+    policy_arn = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:policyName/p"
 
-    named = alarms(policy_arn, policy_type, configuration, resource_id=resource_id)
+    made = alarm_definitions(policy_arn, configuration, SUMMARIES, asynchronous=True)
 
-    prefixes = [f"TargetTracking-endpoint/summaries/variant/main-{end}-" for end in ends]
-    assert [alarm["AlarmName"].startswith(prefix) for alarm, prefix in zip(named, prefixes, strict=True)] == [
-        True
-    ] * len(ends)
-    assert all(
-        alarm["AlarmARN"] == f"arn:aws:cloudwatch:us-east-1:123456789012:alarm:{alarm['AlarmName']}"
-        for alarm in named
-    )
+    assert [(each["Threshold"], each["EvaluationPeriods"]) for each in made] == [
+        (threshold, periods) for _, threshold, periods in sides
+    ]
+    for each, (side, _, _) in zip(made, sides, strict=True):
+        assert each["AlarmName"].startswith(f"TargetTracking-endpoint/summaries/variant/main-{side}-")
+        assert each["AlarmDescription"].startswith(
+            f"DO NOT EDIT OR DELETE. For TargetTrackingScaling policy {policy_arn}:createdBy/"
+        )
+        assert (each["MetricName"], each["Period"]) == ("ApproximateBacklogSizePerInstance", 60)
+        assert [policy_of_action(action) for action in each["AlarmActions"]] == [policy_arn]
+        definitions.check(each)
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "cooldown_s", "step"),
+    [
+        pytest.param({"Status": "DISABLED"}, None, None, None, id="disabled"),
+        pytest.param({"Status": "ENABLED"}, (0, 1), 300, None, id="by itself it wakes one"),
+        pytest.param(
+            {"Status": "ENABLED", "MinInstanceCount": 1, "MaxInstanceCount": 4},
+            (1, 4),
+            300,
+            None,
+            id="its limits",
+        ),
+        pytest.param(
+            {"Status": "ENABLED", "ScaleInPolicy": {"Strategy": "IDLE_RELEASE", "CooldownInMinutes": 3}},
+            (0, 1),
+            180,
+            None,
+            id="idle ones go after the cooldown",
+        ),
+        pytest.param(
+            {"Status": "ENABLED", "ScaleInPolicy": {"Strategy": "CONSOLIDATION"}},
+            (0, 1),
+            1200,
+            1,
+            id="consolidation gives up one each 20 minutes",
+        ),
+    ],
+)
+def test_managed_instance_scaling_is_a_target_and_a_policy(given, limits, cooldown_s, step):
+    """Source: ProductionVariantManagedInstanceScaling."""
+    made = managed({"ManagedInstanceScaling": given}, asynchronous=True, slots=4)
+
+    if limits is None:
+        assert made is None
+        return
+    policy = target_tracking("managed", made.policy, since=0)
+    assert (made.min_capacity, made.max_capacity) == limits
+    assert (policy.target_value, policy.scale_in_cooldown_s, policy.most_at_once) == (4, cooldown_s, step)

@@ -287,5 +287,5 @@ def test_step_scaling_may_be_suspended_each_way():
 
 def test_a_reading_of_nothing_is_low():
     assert read_backlog(policy(), seen(0, 0)) == Reading(
-        0, high=False, low=True, text="backlog of 0 at target 5 per instance"
+        0, high=False, low=True, text="backlog of 0 at target 5 per instance", kept=0
     )

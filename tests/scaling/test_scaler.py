@@ -17,7 +17,6 @@ from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import targets
 from ebbtide.scaling.scaler import Scaler
-from ebbtide.settings import Settings
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 NOW = 1_800_000_000.0
@@ -165,10 +164,10 @@ def create_endpoint(connection) -> str:
 
 
 @pytest.fixture
-async def world(tmp_path, database):
+async def world(database):
     endpoint_id = await database.write(create_endpoint)
     wakes: list[None] = []
-    scaler = Scaler(Settings(data=tmp_path), database, Wakeups(), lambda: wakes.append(None))
+    scaler = Scaler(database, Wakeups(), lambda: wakes.append(None), lambda _: None)
     return World(database, scaler, endpoint_id, wakes)
 
 

@@ -1,8 +1,9 @@
 """Application Auto Scaling, 2016-02-06, of endpoint variants' instance counts: scalable targets, their
-policies and activities. Nothing is scaled here; the scaler is woken after each change.
+policies, scheduled actions and activities. Nothing is scaled here; the scaler is woken after each change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +15,22 @@ from ebbtide.api.pages import page
 from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn, time_ordered_id
+from ebbtide.metrics import alarms
+from ebbtide.metrics.datums import LAST_MOMENT
 from ebbtide.scaling import configurations, targets
-from ebbtide.scaling.targets import Activity, ObjectNotFound, Policy, ScalableTarget
+from ebbtide.scaling.targets import Activity, ObjectNotFound, Policy, ScalableTarget, ScheduledAction
 
 __all__ = [
     "delete_scaling_policy",
+    "delete_scheduled_action",
     "deregister_scalable_target",
     "describe_scalable_targets",
     "describe_scaling_activities",
     "describe_scaling_policies",
+    "describe_scheduled_actions",
     "list_tags_for_resource",
     "put_scaling_policy",
+    "put_scheduled_action",
     "register_scalable_target",
     "tag_resource",
     "untag_resource",
@@ -94,16 +100,20 @@ async def describe_scalable_targets(params: Params, call: Call) -> Result:
 
 
 async def deregister_scalable_target(params: Params, call: Call) -> Result:
-    """Forget a target and its policies; the variant keeps the count it has.
+    """Forget a target, its policies with their alarms, and its scheduled actions; the variant keeps the count
+    it has.
 
     Raises ObjectNotFound. Source: DeregisterScalableTarget.
     """
     _resource(params)
-    await call.parts.database.write(
-        lambda connection: targets.remove_target(
-            connection, targets.get_target(connection, call.account, params["ResourceId"])
-        )
-    )
+
+    def deregister(connection: Connection) -> None:
+        target = targets.get_target(connection, call.account, params["ResourceId"])
+        for policy in targets.policies_of(connection, target):
+            alarms.delete_of_policy(connection, policy.arn, now=call.now)
+        targets.remove_target(connection, target)
+
+    await call.parts.database.write(deregister)
     return {}
 
 
@@ -113,10 +123,10 @@ async def put_scaling_policy(params: Params, call: Call) -> Result:
     Raises ObjectNotFound without a target; ServiceError for a configuration that is not its type's, or
     not supported. Source: PutScalingPolicy.
     """
-    _resource(params)
+    resource = _resource(params)
     name = params["PolicyName"]
 
-    def put(connection: Connection) -> Policy:
+    def put(connection: Connection) -> tuple[Policy, list[str]]:
         target = targets.get_target(connection, call.account, params["ResourceId"])
         known = {policy.name: policy for policy in targets.policies_of(connection, target)}.get(name)
         type_, configuration = _configuration(params, known)
@@ -130,11 +140,11 @@ async def put_scaling_policy(params: Params, call: Call) -> Result:
             put_at=call.now,
         )
         targets.put_policy(connection, policy)
-        return policy
+        return policy, _put_alarms(connection, call, policy, resource)
 
-    policy = await call.parts.database.write(put)
+    policy, named = await call.parts.database.write(put)
     call.parts.scaler.wake()
-    return {"PolicyARN": policy.arn, "Alarms": _alarms(policy, params["ResourceId"])}
+    return {"PolicyARN": policy.arn, "Alarms": _alarms(policy, named)}
 
 
 async def describe_scaling_policies(params: Params, call: Call) -> Result:
@@ -142,10 +152,11 @@ async def describe_scaling_policies(params: Params, call: Call) -> Result:
     _check_namespace(params)
     names, resource_id = params.get("PolicyNames"), params.get("ResourceId")
 
-    def read(connection: Connection) -> list[tuple[ScalableTarget, Policy]]:
+    def read(connection: Connection) -> list[tuple[ScalableTarget, Policy, list[str]]]:
         by_target = targets.all_policies(connection)
+        by_policy = _alarms_by_policy(connection, call.account)
         return [
-            (target, policy)
+            (target, policy, by_policy.get(policy.arn, []))
             for target in targets.all_targets(connection)
             for policy in by_target.get(target.id, ())
             if target.account == call.account
@@ -160,17 +171,21 @@ async def describe_scaling_policies(params: Params, call: Call) -> Result:
         token=params.get("NextToken"),
         error_code="InvalidNextTokenException",
     )
-    return {"ScalingPolicies": [_describe_policy(target, policy) for target, policy in listed]} | _next(token)
+    return {"ScalingPolicies": [_describe_policy(*each) for each in listed]} | _next(token)
 
 
 async def delete_scaling_policy(params: Params, call: Call) -> Result:
-    """Raises ObjectNotFound. Source: DeleteScalingPolicy."""
+    """Forget a policy, and the alarms that were made for it.
+
+    Raises ObjectNotFound. Source: DeleteScalingPolicy.
+    """
     _resource(params)
 
     def delete(connection: Connection) -> None:
         target = targets.get_target(connection, call.account, params["ResourceId"])
         for policy in targets.policies_of(connection, target):
             if policy.name == params["PolicyName"]:
+                alarms.delete_of_policy(connection, policy.arn, now=call.now)
                 return targets.remove_policy(connection, policy)
         raise ObjectNotFound(f"No scaling policy found for policy name: {params['PolicyName']}")
 
@@ -178,8 +193,69 @@ async def delete_scaling_policy(params: Params, call: Call) -> Result:
     return {}
 
 
+async def put_scheduled_action(params: Params, call: Call) -> Result:
+    """Set a target's limits at times to come, or change an action of that name, by the members given.
+
+    Raises ObjectNotFound without a target; ServiceError for a schedule that means nothing or is over, or
+    limits that contradict each other. Source: PutScheduledAction.
+    """
+    _resource(params)
+
+    def put(connection: Connection) -> None:
+        target = targets.get_target(connection, call.account, params["ResourceId"])
+        known = {each.name: each for each in targets.scheduled_actions_of(connection, target)}
+        action = _scheduled_action(params, call, target, known.get(params["ScheduledActionName"]))
+        targets.put_scheduled_action(connection, action)
+
+    await call.parts.database.write(put)
+    call.parts.scaler.wake()
+    return {}
+
+
+async def describe_scheduled_actions(params: Params, call: Call) -> Result:
+    """Source: DescribeScheduledActions."""
+    _check_namespace(params)
+    names, resource_id = params.get("ScheduledActionNames"), params.get("ResourceId")
+    if resource_id is None and "ScalableDimension" in params:
+        raise ServiceError("ScalableDimension cannot be given without ResourceId.")
+
+    def read(connection: Connection) -> list[tuple[ScalableTarget, ScheduledAction]]:
+        by_id = {target.id: target for target in targets.all_targets(connection)}
+        return [
+            (by_id[action.target_id], action)
+            for action in targets.all_scheduled_actions(connection)
+            if by_id[action.target_id].account == call.account
+            and resource_id in (None, by_id[action.target_id].resource_id)
+            and (not names or action.name in names or action.arn in names)
+        ]
+
+    listed, token = page(
+        await call.parts.database.read(read),
+        lambda put: (put[0].resource_id, put[1].name),
+        limit=_limit(params, PAGE_SIZE),
+        token=params.get("NextToken"),
+        error_code="InvalidNextTokenException",
+    )
+    return {"ScheduledActions": [_describe_action(*each) for each in listed]} | _next(token)
+
+
+async def delete_scheduled_action(params: Params, call: Call) -> Result:
+    """Raises ObjectNotFound. Source: DeleteScheduledAction."""
+    _resource(params)
+
+    def delete(connection: Connection) -> None:
+        target = targets.get_target(connection, call.account, params["ResourceId"])
+        for action in targets.scheduled_actions_of(connection, target):
+            if action.name == params["ScheduledActionName"]:
+                return targets.remove_scheduled_action(connection, action)
+        raise ObjectNotFound(f"No scheduled action found for name: {params['ScheduledActionName']}")
+
+    await call.parts.database.write(delete)
+    return {}
+
+
 async def describe_scaling_activities(params: Params, call: Call) -> Result:
-    """What was scaled in the last six weeks and why, newest first. Decisions not to scale are not kept.
+    """What was scaled in the last six weeks and why, newest first; if asked, also what could not be.
 
     Source: DescribeScalingActivities.
     """
@@ -192,6 +268,7 @@ async def describe_scaling_activities(params: Params, call: Call) -> Result:
             params.get("ResourceId"),
             limit=limit + 1,
             before_id=params.get("NextToken"),
+            with_not_scaled=params.get("IncludeNotScaledActivities", False),
         )
     )
     token = listed[limit - 1].id if len(listed) > limit else None
@@ -248,11 +325,16 @@ def _capacities(params: Params, known: ScalableTarget | None) -> tuple[int, int]
     maximum = params.get("MaxCapacity", known.max_capacity if known else None)
     if minimum is None or maximum is None:
         raise ServiceError("MinCapacity and MaxCapacity must be given to register a new scalable target.")
-    if minimum < 0 or maximum > MAX_INSTANCE_COUNT:
-        raise ServiceError(f"Capacities must be 0 to {MAX_INSTANCE_COUNT}, not {minimum} to {maximum}.")
-    if minimum > maximum:
-        raise ServiceError(f"MinCapacity {minimum} must not be above MaxCapacity {maximum}.")
+    _check_capacities(minimum, maximum)
     return minimum, maximum
+
+
+def _check_capacities(minimum: int | None, maximum: int | None) -> None:
+    for capacity in (minimum, maximum):
+        if capacity is not None and not 0 <= capacity <= MAX_INSTANCE_COUNT:
+            raise ServiceError(f"Capacities must be 0 to {MAX_INSTANCE_COUNT}, not {capacity}.")
+    if minimum is not None and maximum is not None and minimum > maximum:
+        raise ServiceError(f"MinCapacity {minimum} must not be above MaxCapacity {maximum}.")
 
 
 def _scalable_endpoint(
@@ -312,8 +394,105 @@ def _policy_arn(call: Call, resource_id: str, name: str) -> str:
     )
 
 
-def _alarms(policy: Policy, resource_id: str) -> list[dict[str, str]]:
-    return configurations.alarms(policy.arn, policy.type, policy.configuration, resource_id=resource_id)
+def _put_alarms(
+    connection: Connection, call: Call, policy: Policy, resource: configurations.Resource
+) -> list[str]:
+    """Make the alarms that AWS makes for the policy, in the place of those it had; their names."""
+    definitions = []
+    if policy.type == "TargetTrackingScaling":
+        asynchronous = True
+        with suppress(endpoints.EndpointNotFound):  # a target outlives its endpoint
+            endpoint = endpoints.get_endpoint(connection, call.account, resource.endpoint)
+            asynchronous = endpoint.async_config is not None
+        definitions = configurations.alarm_definitions(
+            policy.arn, policy.configuration, resource, asynchronous=asynchronous
+        )
+    names = [definition["AlarmName"] for definition in definitions]
+    alarms.delete_of_policy(connection, policy.arn, now=call.now, except_=names)
+    for definition in definitions:
+        alarms.put(
+            connection,
+            definition,
+            account=call.account,
+            region=call.region,
+            now=call.now,
+            policy_arn=policy.arn,
+        )
+    return names
+
+
+def _alarms_by_policy(connection: Connection, account: str) -> dict[str, list[str]]:
+    """The names of the alarms that belong to policies or set them off, by the policy's ARN."""
+    by_policy: dict[str, list[str]] = {}
+    for alarm in alarms.find(connection, account):
+        for action in alarm.definition.get("AlarmActions", ()):
+            by_policy.setdefault(configurations.policy_of_action(action), []).append(alarm.name)
+    return by_policy
+
+
+def _alarms(policy: Policy, names: Sequence[str]) -> list[dict[str, str]]:
+    _, _, _, region, account, *_ = policy.arn.split(":")
+    return [
+        {"AlarmName": name, "AlarmARN": arn("cloudwatch", region, account, f"alarm:{name}")} for name in names
+    ]
+
+
+def _scheduled_action(
+    params: Params, call: Call, target: ScalableTarget, known: ScheduledAction | None
+) -> ScheduledAction:
+    """The action as it is to be kept. Raises ServiceError."""
+    if known is None and "Schedule" not in params:
+        raise ServiceError("Schedule must be given for a new scheduled action.")
+    limits = params.get("ScalableTargetAction", {})
+    if known is None and not limits:
+        raise ServiceError("ScalableTargetAction must have MinCapacity, MaxCapacity or both.")
+    made = known or ScheduledAction(
+        arn=_scheduled_action_arn(call, params["ResourceId"], params["ScheduledActionName"]),
+        target_id=target.id,
+        name=params["ScheduledActionName"],
+        schedule=params["Schedule"],
+        timezone=None,
+        start_at=None,
+        end_at=None,
+        min_capacity=None,
+        max_capacity=None,
+        created_at=call.now,
+        next_at=None,
+    )
+    action = replace(
+        made,
+        schedule=params.get("Schedule", made.schedule),
+        timezone=params.get("Timezone", made.timezone),
+        start_at=_moment(params, "StartTime", made.start_at),
+        end_at=_moment(params, "EndTime", made.end_at),
+        min_capacity=limits.get("MinCapacity") if limits else made.min_capacity,
+        max_capacity=limits.get("MaxCapacity") if limits else made.max_capacity,
+    )
+    _check_capacities(action.min_capacity, action.max_capacity)
+    if action.start_at is not None and action.end_at is not None and action.start_at >= action.end_at:
+        raise ServiceError("StartTime must be before EndTime.")
+    try:
+        next_at = action.due_after(call.now)
+    except ValueError as error:
+        raise ServiceError(f"Schedule is not valid: {error}.") from error
+    if next_at is None:
+        raise ServiceError(f"The schedule {action.schedule} has no time that is to come.")
+    return replace(action, next_at=next_at)
+
+
+def _moment(params: Params, name: str, otherwise: float | None) -> float | None:
+    if name not in params:
+        return otherwise
+    at = float(params[name])
+    if not 0 <= at <= LAST_MOMENT:
+        raise ServiceError(f"The value of {name} is not a time.")
+    return at
+
+
+def _scheduled_action_arn(call: Call, resource_id: str, name: str) -> str:
+    resource = f"resource/sagemaker/{resource_id}:scheduledActionName/{name}"
+    id_ = time_ordered_id(call.now)
+    return arn("autoscaling", call.region, call.account, f"scheduledAction:{id_}:{resource}")
 
 
 def _tagged(connection: Connection, call: Call, target_arn: str) -> ScalableTarget:
@@ -347,13 +526,30 @@ def _describe_target(target: ScalableTarget) -> dict[str, Any]:
     }
 
 
-def _describe_policy(target: ScalableTarget, policy: Policy) -> dict[str, Any]:
+def _describe_action(target: ScalableTarget, action: ScheduledAction) -> dict[str, Any]:
+    limits = {"MinCapacity": action.min_capacity, "MaxCapacity": action.max_capacity}
+    described = {
+        "Timezone": action.timezone,
+        "StartTime": action.start_at,
+        "EndTime": action.end_at,
+        "ScalableTargetAction": {name: value for name, value in limits.items() if value is not None},
+    }
+    return _named(target.resource_id) | {
+        "ScheduledActionName": action.name,
+        "ScheduledActionARN": action.arn,
+        "Schedule": action.schedule,
+        "CreationTime": action.created_at,
+        **{name: value for name, value in described.items() if value is not None},
+    }
+
+
+def _describe_policy(target: ScalableTarget, policy: Policy, alarm_names: Sequence[str]) -> dict[str, Any]:
     return _named(target.resource_id) | {
         "PolicyARN": policy.arn,
         "PolicyName": policy.name,
         "PolicyType": policy.type,
         f"{policy.type}PolicyConfiguration": policy.configuration,
-        "Alarms": _alarms(policy, target.resource_id),
+        "Alarms": _alarms(policy, alarm_names),
         "CreationTime": policy.created_at,
     }
 
@@ -361,7 +557,7 @@ def _describe_policy(target: ScalableTarget, policy: Policy) -> dict[str, Any]:
 def _describe_activity(activity: Activity) -> dict[str, Any]:
     described = _named(activity.resource_id) | {
         "ActivityId": activity.id,
-        "Description": f"Setting desired instance count to {activity.desired}.",
+        "Description": activity.description or f"Setting desired instance count to {activity.desired}.",
         "Cause": activity.cause,
         "StartTime": activity.started_at,
         "StatusCode": activity.status,
@@ -369,6 +565,8 @@ def _describe_activity(activity: Activity) -> dict[str, Any]:
     }
     if activity.ended_at is not None:
         described["EndTime"] = activity.ended_at
+    if activity.not_scaled is not None:
+        described["NotScaledReasons"] = list(activity.not_scaled)
     return described
 
 

@@ -471,6 +471,8 @@ def _variant_summary(
         "DesiredWeight": variant.desired_weight,
         "CurrentWeight": variant.current_weight,
     }
+    if "ManagedInstanceScaling" in variant.config:
+        summary["ManagedInstanceScaling"] = variant.config["ManagedInstanceScaling"]
     cause = pending.get((deployment.generation, variant.name))
     if cause or endpoint.status in (CREATING, UPDATING):
         creating = deployment is endpoint.target or endpoint.status == CREATING

@@ -66,6 +66,12 @@ def _check_variant(variant: Mapping[str, Any], asynchronous: bool) -> None:
         raise ServiceError(
             f"Production variant {name}: InitialInstanceCount must be at most {MAX_INSTANCE_COUNT}"
         )
+    managed = variant.get("ManagedInstanceScaling", {})
+    if managed.get("MinInstanceCount", 0) > managed.get("MaxInstanceCount", MAX_INSTANCE_COUNT):
+        raise ServiceError(
+            f"Production variant {name}: MinInstanceCount of ManagedInstanceScaling must not be above its "
+            "MaxInstanceCount"
+        )
     if not asynchronous and not variant.get("InitialInstanceCount"):
         raise ServiceError(
             f"Production variant {name}: InitialInstanceCount must be at least 1 without AsyncInferenceConfig"

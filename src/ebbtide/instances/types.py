@@ -44,6 +44,12 @@ class InstanceTypes:
         return known or InstanceType(name, gpus=1 if GPU_FAMILIES.match(name) else 0)
 
 
+    def price_per_s(self, name: str) -> float | None:
+        """What an instance of that type costs a second, in USD; None where nobody told us."""
+        price = self.get(name).price_per_hour
+        return None if price is None else price / 3600
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text()

@@ -8,7 +8,7 @@ two repeats the actions, never loses them.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -79,7 +79,9 @@ class AlarmNotFound(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm and its state. `definition` is PutMetricAlarm's input."""
+    """An alarm and its state. `definition` is PutMetricAlarm's input. `policy_arn`: of the scaling policy
+    that it belongs to; None for a client's own.
+    """
 
     account: str
     name: str
@@ -95,6 +97,7 @@ class Alarm:
     state_updated_at: float
     transitioned_at: float
     actions_due_at: float | None
+    policy_arn: str | None = None
 
     @property
     def actions(self) -> list[str]:
@@ -112,13 +115,13 @@ class Alarm:
         return self.actions_due_at == self.transitioned_at
 
     @property
-    def metric_value(self) -> float | None:
-        """The newest value that led to the state, as StateReasonData tells it."""
+    def datapoints(self) -> list[float]:
+        """The values that led to the state, the newest last, as StateReasonData tells them; perhaps none."""
         try:
-            values = json.loads(self.reason_data or "{}").get("recentDatapoints")
-        except (ValueError, AttributeError):  # SetAlarmState takes any text
-            return None
-        return float(values[-1]) if values else None
+            values = json.loads(self.reason_data or "{}")["recentDatapoints"]
+            return [float(value) for value in values]
+        except (ValueError, TypeError, KeyError):  # SetAlarmState takes any JSON
+            return []
 
     @property
     def period_s(self) -> int:
@@ -143,12 +146,29 @@ class Alarm:
         return [{"Id": "m1", "MetricStat": stat}]
 
 
+class AlarmOfPolicy(ServiceError):
+    """The alarm belongs to a scaling policy, and only goes or changes with it."""
+
+    code = "ValidationError"
+
+
 def put(
-    connection: Connection, definition: Mapping[str, Any], *, account: str, region: str, now: float
+    connection: Connection,
+    definition: Mapping[str, Any],
+    *,
+    account: str,
+    region: str,
+    now: float,
+    policy_arn: str | None = None,
 ) -> None:
-    """Store an alarm; one of that name is replaced and keeps its state."""
+    """Store an alarm; one of that name is replaced and keeps its state.
+
+    policy_arn: of the scaling policy whose alarm it is. Raises AlarmOfPolicy when it is another's.
+    """
     name = definition["AlarmName"]
     known = _fetch(connection, account, name)
+    if known is not None and known.policy_arn not in (None, policy_arn):
+        raise _refused(known)
     connection.execute(
         PUT,
         {
@@ -160,6 +180,7 @@ def put(
             "actions_enabled": definition.get("ActionsEnabled", True),
             "state": INSUFFICIENT_DATA,
             "reason": "Unchecked: Initial alarm creation",
+            "policy_arn": policy_arn,
             "now": now,
         },
     )
@@ -181,10 +202,38 @@ def get(connection: Connection, account: str, name: str) -> Alarm:
 
 
 def delete(connection: Connection, account: str, names: Sequence[str], *, now: float) -> None:
-    """Delete alarms; names that do not exist are passed over."""
+    """Delete alarms; names that do not exist are passed over. Raises AlarmOfPolicy, having deleted none."""
+    for name in names:
+        known = _fetch(connection, account, name)
+        if known is not None and known.policy_arn is not None:
+            raise _refused(known)
+    _delete(connection, account, names, now)
+
+
+def delete_of_policy(
+    connection: Connection, policy_arn: str, *, now: float, except_: Collection[str] = ()
+) -> None:
+    """Delete the alarms of a scaling policy, but those of these names."""
+    for account, name in connection.execute(OF_POLICY, {"policy_arn": policy_arn}).all():
+        if name not in except_:
+            _delete(connection, account, [name], now)
+
+
+def lasting_of_policies(connection: Connection) -> list[Alarm]:
+    """The clients' alarms in ALARM whose actions are carried out."""
+    return [_alarm(row) for row in connection.execute(LASTING, {"state": ALARM, "enabled": True})]
+
+
+def _delete(connection: Connection, account: str, names: Sequence[str], now: float) -> None:
     for name in names:
         if connection.execute(DELETE, {"account": account, "name": name}).rowcount:
             _remember(connection, account, name, "ConfigurationUpdate", f'Alarm "{name}" deleted', {}, now)
+
+
+def _refused(alarm: Alarm) -> AlarmOfPolicy:
+    return AlarmOfPolicy(
+        f"Alarm {alarm.name} belongs to the scaling policy {alarm.policy_arn}: change or delete the policy."
+    )
 
 
 def enable_actions(connection: Connection, account: str, names: Sequence[str], *, enabled: bool) -> None:
@@ -449,7 +498,7 @@ def _due(connection: Connection, now: float) -> list[Alarm]:
 
 
 _COLUMNS = """account, name, arn, region, definition, actions_enabled, configured_at, state, previous_state,
-       reason, reason_data, state_updated_at, transitioned_at, actions_due_at"""
+       reason, reason_data, state_updated_at, transitioned_at, actions_due_at, policy_arn"""
 
 EVERY = text(f"SELECT {_COLUMNS} FROM alarms")  # noqa: S608  the columns are constants of this file
 DUE = text(f"SELECT {_COLUMNS} FROM alarms WHERE actions_due_at <= :now")  # noqa: S608
@@ -458,13 +507,19 @@ FIND = text(f"SELECT {_COLUMNS} FROM alarms WHERE account = :account AND name = 
 
 PUT = text("""
 INSERT INTO alarms (account, name, arn, region, definition, actions_enabled, configured_at,
-                    state, previous_state, reason, state_updated_at, transitioned_at)
+                    state, previous_state, reason, state_updated_at, transitioned_at, policy_arn)
 VALUES (:account, :name, :arn, :region, :definition, :actions_enabled, :now,
-        :state, :state, :reason, :now, :now)
+        :state, :state, :reason, :now, :now, :policy_arn)
 ON CONFLICT (account, name) DO UPDATE SET
   definition = excluded.definition, actions_enabled = excluded.actions_enabled,
-  configured_at = excluded.configured_at
+  configured_at = excluded.configured_at, policy_arn = excluded.policy_arn
 """)
+
+OF_POLICY = text("SELECT account, name FROM alarms WHERE policy_arn = :policy_arn")
+LASTING = text(
+    f"SELECT {_COLUMNS} FROM alarms "  # noqa: S608
+    "WHERE state = :state AND actions_enabled = :enabled AND policy_arn IS NULL"
+)
 
 DELETE = text("DELETE FROM alarms WHERE account = :account AND name = :name")
 

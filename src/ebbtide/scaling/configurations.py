@@ -8,9 +8,15 @@ from itertools import pairwise
 from typing import Any
 
 from ebbtide.errors import ServiceError
-from ebbtide.identifiers import arn
 from ebbtide.metrics import data
-from ebbtide.scaling.policies import StepAdjustment, StepScaling, TargetTracking
+from ebbtide.scaling.policies import (
+    HIGH_PERIODS,
+    LOW_FRACTION,
+    LOW_PERIODS,
+    StepAdjustment,
+    StepScaling,
+    TargetTracking,
+)
 
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 """The one scalable dimension there is here."""
@@ -23,6 +29,9 @@ MAX_STEPS = 20
 _RESOURCE = re.compile(r"endpoint/(?P<endpoint>[^/]+)/variant/(?P<variant>[^/]+)")
 
 INVOCATIONS_PER_INSTANCE = "SageMakerVariantInvocationsPerInstance"
+CONCURRENT_REQUESTS = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+PREDEFINED = (INVOCATIONS_PER_INSTANCE, CONCURRENT_REQUESTS)
+"""The predefined metric types of a variant with instances. Source: reference autoscaling.md, 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +58,23 @@ PERIOD_S = 60
 """Of the metrics that policies follow. Source: the alarms AWS makes for them."""
 
 
-def queries(configuration: Mapping[str, Any], resource: Resource) -> list[data.Query]:
-    """The metric that a target-tracking configuration follows, as metric data queries; one returns data."""
-    if "PredefinedMetricSpecification" in configuration:
-        dimensions = {"EndpointName": resource.endpoint, "VariantName": resource.variant}
-        metric = {
-            "Namespace": "AWS/SageMaker",
-            "MetricName": "InvocationsPerInstance",
-            "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
-        }
-        return [{"Id": "m1", "MetricStat": {"Metric": metric, "Stat": "Sum", "Period": PERIOD_S}}]
+def queries(configuration: Mapping[str, Any], resource: Resource, *, asynchronous: bool) -> list[data.Query]:
+    """The metric that a target-tracking configuration follows, as metric data queries; one returns data.
+
+    asynchronous: whether the endpoint has a queue, whose backlog is its concurrent requests.
+    """
+    predefined = configuration.get("PredefinedMetricSpecification")
+    if predefined is not None:
+        if predefined["PredefinedMetricType"] == INVOCATIONS_PER_INSTANCE:
+            return [_of_variant("m1", "InvocationsPerInstance", "Sum", resource)]
+        if asynchronous:
+            return [_backlog_per_instance(resource)]
+        # Requests in an instance at a time are those that come a second times the s that each stays.
+        return [
+            _of_variant("arrived", "InvocationsPerInstance", "Sum", resource) | {"ReturnData": False},
+            _of_variant("latency", "ModelLatency", "Average", resource) | {"ReturnData": False},
+            {"Id": "e1", "Expression": f"arrived / {PERIOD_S} * latency / 1000000", "Period": PERIOD_S},
+        ]
     given = configuration["CustomizedMetricSpecification"]
     if "Metrics" in given:
         return [
@@ -78,8 +94,29 @@ def queries(configuration: Mapping[str, Any], resource: Resource) -> list[data.Q
     return [{"Id": "m1", "MetricStat": stat}]
 
 
-def follows_backlog(configuration: Mapping[str, Any], resource: Resource) -> bool:
+def _of_variant(id_: str, name: str, stat: str, resource: Resource) -> dict[str, Any]:
+    dimensions = {"EndpointName": resource.endpoint, "VariantName": resource.variant}
+    return _query(id_, name, stat, dimensions)
+
+
+def _backlog_per_instance(resource: Resource) -> dict[str, Any]:
+    return _query("m1", "ApproximateBacklogSizePerInstance", "Average", {"EndpointName": resource.endpoint})
+
+
+def _query(id_: str, name: str, stat: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
+    metric = {
+        "Namespace": "AWS/SageMaker",
+        "MetricName": name,
+        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+    }
+    return {"Id": id_, "MetricStat": {"Metric": metric, "Stat": stat, "Period": PERIOD_S}}
+
+
+def follows_backlog(configuration: Mapping[str, Any], resource: Resource, *, asynchronous: bool) -> bool:
     """Whether the metric is the endpoint's own backlog per instance, which the queue itself can tell."""
+    predefined = configuration.get("PredefinedMetricSpecification")
+    if predefined is not None:
+        return asynchronous and predefined["PredefinedMetricType"] == CONCURRENT_REQUESTS
     given = configuration.get("CustomizedMetricSpecification", {})
     return (
         given.get("Namespace") == "AWS/SageMaker"
@@ -107,14 +144,16 @@ def check_target_tracking(configuration: Mapping[str, Any]) -> None:
     if customized is not None:
         _check_customized(customized)
         try:
-            data.check(queries(configuration, Resource("", "")))
+            data.check(queries(configuration, Resource("", ""), asynchronous=True))
         except data.InvalidQuery as error:
             raise ServiceError(error.message) from error
 
 
 def _check_predefined(given: Mapping[str, Any]) -> None:
     type_ = given["PredefinedMetricType"]
-    if type_ != INVOCATIONS_PER_INSTANCE:
+    if "ResourceLabel" in given:
+        raise ServiceError(f"ResourceLabel cannot be given with the predefined metric type {type_}.")
+    if type_ not in PREDEFINED:
         raise ServiceError(f"The predefined metric type {type_} is not supported for {DIMENSION}.")
 
 
@@ -132,6 +171,7 @@ def _check_customized(given: Mapping[str, Any]) -> None:
 
 
 def target_tracking(name: str, configuration: Mapping[str, Any], *, since: float) -> TargetTracking:
+    """configuration: as put, or `managed`, which alone has a MaximumStepSize."""
     return TargetTracking(
         name=name,
         target_value=configuration["TargetValue"],
@@ -139,6 +179,7 @@ def target_tracking(name: str, configuration: Mapping[str, Any], *, since: float
         scale_in_cooldown_s=configuration.get("ScaleInCooldown", COOLDOWN_S),
         disable_scale_in=configuration.get("DisableScaleIn", False),
         since=since,
+        most_at_once=configuration.get("MaximumStepSize"),
     )
 
 
@@ -189,6 +230,7 @@ def step_scaling(name: str, configuration: Mapping[str, Any]) -> StepScaling:
         ),
         min_adjustment_magnitude=configuration.get("MinAdjustmentMagnitude", 0),
         cooldown_s=configuration.get("Cooldown", COOLDOWN_S),
+        aggregation=configuration.get("MetricAggregationType", "Average"),
     )
 
 
@@ -198,21 +240,88 @@ def _check_cooldowns(configuration: Mapping[str, Any], *names: str) -> None:
             raise ServiceError(f"{name} must not be negative, not {configuration[name]}.")
 
 
-def alarms(
-    policy_arn: str, policy_type: str, configuration: Mapping[str, Any], *, resource_id: str
-) -> list[dict[str, str]]:
-    """The two alarms that AWS makes for a target-tracking policy, by their names; one without scale-in.
+CONSOLIDATION_COOLDOWN_S = 20 * 60
+"""Source: ProductionVariantManagedInstanceScalingScaleInPolicy, CooldownInMinutes."""
 
-    Here they are names only: the scaler looks at the metric itself.
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """What ManagedInstanceScaling makes of a variant: limits, and a policy on its concurrent requests."""
+
+    min_capacity: int
+    max_capacity: int
+    policy: Mapping[str, Any]
+
+
+def managed(variant: Mapping[str, Any], *, asynchronous: bool, slots: int) -> Managed | None:
+    """How a variant without a scalable target scales; None where its configuration asks for nothing.
+
+    variant: a ProductionVariant. slots: invocations that an instance works on at a time. With AWS it follows
+    the copies of inference components; there are none here, so it follows the requests themselves.
     """
-    if policy_type != "TargetTrackingScaling":
-        return []
-    _, _, _, region, account, *_ = policy_arn.split(":")
-    ends = ("AlarmHigh",) if configuration.get("DisableScaleIn") else ("AlarmHigh", "AlarmLow")
-    names = [
-        f"TargetTracking-{resource_id}-{end}-{uuid.uuid5(uuid.NAMESPACE_URL, f'{policy_arn}/{end}')}"
-        for end in ends
-    ]
-    return [
-        {"AlarmName": name, "AlarmARN": arn("cloudwatch", region, account, f"alarm:{name}")} for name in names
-    ]
+    given = variant.get("ManagedInstanceScaling", {})
+    if given.get("Status") != "ENABLED":
+        return None
+    minimum = given.get("MinInstanceCount", 0 if asynchronous else 1)
+    maximum = given.get("MaxInstanceCount", max(minimum, variant.get("InitialInstanceCount", 1), 1))
+    scale_in = given.get("ScaleInPolicy", {})
+    policy: dict[str, Any] = {
+        "TargetValue": float(slots),
+        "PredefinedMetricSpecification": {"PredefinedMetricType": CONCURRENT_REQUESTS},
+    }
+    if scale_in.get("Strategy") == "CONSOLIDATION":
+        policy["MaximumStepSize"] = scale_in.get("MaximumStepSize", 1)
+        policy["ScaleInCooldown"] = CONSOLIDATION_COOLDOWN_S
+    if "CooldownInMinutes" in scale_in:
+        policy["ScaleInCooldown"] = scale_in["CooldownInMinutes"] * 60
+    return Managed(minimum, maximum, policy)
+
+
+CREATED_BY = ":createdBy/"
+"""Between a policy's ARN and an id, in the action of an alarm that the policy has made."""
+
+
+def alarm_definitions(
+    policy_arn: str, configuration: Mapping[str, Any], resource: Resource, *, asynchronous: bool
+) -> list[dict[str, Any]]:
+    """The alarms that AWS makes for a target-tracking policy, as PutMetricAlarm takes them: one above the
+    target and, unless it never scales in, one well below. Source: reference autoscaling.md, 3.
+
+    They tell others what the policy sees; the scaler looks at the metric itself.
+    """
+    target = configuration["TargetValue"]
+    sides = [("AlarmHigh", "GreaterThanThreshold", HIGH_PERIODS, target)]
+    if not configuration.get("DisableScaleIn"):
+        sides.append(("AlarmLow", "LessThanThreshold", LOW_PERIODS, target * LOW_FRACTION))
+    metric = _alarm_metric(queries(configuration, resource, asynchronous=asynchronous))
+    definitions = []
+    for side, comparison, periods, threshold in sides:
+        id_ = uuid.uuid5(uuid.NAMESPACE_URL, f"{policy_arn}/{side}")
+        action = f"{policy_arn}{CREATED_BY}{id_}"
+        named = f"TargetTracking-endpoint/{resource.endpoint}/variant/{resource.variant}-{side}-{id_}"
+        definitions.append(
+            {
+                "AlarmName": named,
+                "AlarmDescription": f"DO NOT EDIT OR DELETE. For TargetTrackingScaling policy {action}.",
+                "AlarmActions": [action],
+                "ComparisonOperator": comparison,
+                "EvaluationPeriods": periods,
+                "Threshold": threshold,
+                **metric,
+            }
+        )
+    return definitions
+
+
+def _alarm_metric(followed: Sequence[data.Query]) -> dict[str, Any]:
+    """What the alarm watches: a single metric in its own members, metric math as Metrics."""
+    if len(followed) > 1:
+        return {"Metrics": list(followed)}
+    stat = followed[0]["MetricStat"]
+    unit = {"Unit": stat["Unit"]} if "Unit" in stat else {}
+    return {**stat["Metric"], "Statistic": stat["Stat"], "Period": stat["Period"], **unit}
+
+
+def policy_of_action(action: str) -> str:
+    """The ARN of the policy that an alarm's action carries out."""
+    return action.partition(CREATED_BY)[0]

@@ -7,8 +7,9 @@ and drains them.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -19,11 +20,11 @@ from ebbtide.endpoints.states import DELETING, IN_SERVICE, SERVING
 from ebbtide.errors import ServiceError
 from ebbtide.metrics.alarms import Alarm
 from ebbtide.queue.wakeups import Wakeups
-from ebbtide.scaling import configurations, observation, policies, targets
-from ebbtide.scaling.policies import Decision
-from ebbtide.scaling.targets import Activity, ScalableTarget
+from ebbtide.scaling import configurations, goals, observation, policies, targets
+from ebbtide.scaling.goals import NO_GOALS, Measured
+from ebbtide.scaling.policies import Decision, Peaks
+from ebbtide.scaling.targets import Activity, ScalableTarget, ScheduledAction
 from ebbtide.scaling.utilisation import Meter
-from ebbtide.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +36,33 @@ MEASURED_EVERY_S = 60.0
 PACE_S = 0.1
 """Least time between looks: only the first arrival of a burst may find no instance."""
 
+COUNTED_AFTER_S = 2.0
+"""How long after its acceptance an invocation is counted: it must have been committed by then."""
+
+NOT_SCALED_EVERY_S = 60.0
+"""How often at most a target's activities tell that nothing was scaled, and only what they did not last."""
+
+PricePerS = Callable[[str], float | None]
+"""What an instance of a type costs a second, in USD; None where nobody told us."""
+
 
 class Scaler:
     """Decides the desired instance counts of every scalable target, and records the endpoints' gauges."""
 
     def __init__(
-        self, settings: Settings, database: Database, wakeups: Wakeups, fleet_wake: Callable[[], None]
+        self,
+        database: Database,
+        wakeups: Wakeups,
+        fleet_wake: Callable[[], None],
+        price_per_s: PricePerS,
     ) -> None:
-        self._region = settings.region
         self._database = database
         self._fleet_wake = fleet_wake
+        self._price_per_s = price_per_s
         self._arrivals = wakeups.subscribe(None)
+        self._peaks: dict[str, Peaks] = {}
+        self._counted_until: float | None = None
+        self._refusals: dict[str, _Refusal] = {}
         self._gauged_at: dict[str, float] = {}
         self._meter = Meter()
         self._measured_at = 0.0
@@ -66,15 +83,23 @@ class Scaler:
 
     async def step(self, now: float) -> float:
         """Look at everything once and act on it; the delay before the next look, in s."""
-        seen, acts = await self._database.read(lambda connection: _decide(connection, now))
-        gauged = self._due(seen, now)
-        measured = self._measure(seen, now)
-        if acts or gauged or measured or _ended(seen):
+        since, until = self._counting(now)
+
+        def read(connection: Connection) -> tuple[observation.Seen, list[_Verdict], Mapping[str, int]]:
+            return *self._decide(connection, now), observation.arrived(connection, since=since, until=until)
+
+        seen, verdicts, arrived = await self._database.read(read)
+        acts = [verdict for verdict in verdicts if verdict.changes]
+        points = [*self._gauges(seen, now), *self._measure(seen, now), *_arrivals(seen, arrived, until)]
+        refusals = self._new_refusals(verdicts, now)
+        if acts or points or refusals or _ended(seen) or _due(seen.scheduled_actions, now):
             scaled = await self._database.write(
-                lambda connection: _carry_out(connection, gauged, measured, now)
+                lambda connection: self._carry_out(connection, points, refusals, now)
             )
             if scaled:
                 self._fleet_wake()
+        self._counted_until = until
+        self._watch(seen, arrived, now)
         # An arrival is news where nothing serves; where something does, the next look is soon enough.
         self._arrivals.ignored = frozenset(
             endpoint.id
@@ -83,7 +108,9 @@ class Scaler:
         )
         every_s = ACTIVE_S if any(seen.active(endpoint) for endpoint in seen.endpoints) else IDLE_S
         # On the second: a delay counted from here would now and then skip one.
-        return every_s - now % every_s
+        delay_s = every_s - now % every_s
+        due = [action.next_at for action in seen.scheduled_actions if action.next_at is not None]
+        return max(0.0, min([delay_s, *(at - now for at in due if at > now)]))
 
     async def execute_policy(self, policy_arn: str, alarm: Alarm) -> None:
         """Carry out a step policy that an alarm set off; a target-tracking policy looks at its own metric.
@@ -92,22 +119,124 @@ class Scaler:
         value that a step could answer: SetAlarmState without StateReasonData.
         """
         now = clock.now()
-        scaled = await self._database.write(lambda connection: _execute(connection, policy_arn, alarm, now))
+        arn = configurations.policy_of_action(policy_arn)
+        scaled = await self._database.write(lambda connection: _execute(connection, arn, alarm, now))
         if scaled:
             self._fleet_wake()
 
-    def _due(self, seen: observation.Seen, now: float) -> set[str]:
-        """Ids of the endpoints whose gauges are to be recorded now."""
+    def _decide(self, connection: Connection, now: float) -> tuple[observation.Seen, list["_Verdict"]]:
+        """What there is, and what the policies make of each target whose endpoint is there."""
+        seen = observation.look(connection)
+        by_name = {(endpoint.account, endpoint.name): endpoint for endpoint in seen.endpoints}
+        verdicts = []
+        for target in seen.targets:
+            endpoint = by_name.get((target.account, target.endpoint_name))
+            if endpoint is not None:
+                verdicts += self._weigh(connection, seen, target, endpoint, now)
+        return seen, verdicts
+
+    def _weigh(
+        self,
+        connection: Connection,
+        seen: observation.Seen,
+        target: ScalableTarget,
+        endpoint: Endpoint,
+        now: float,
+    ) -> list["_Verdict"]:
+        variant = endpoint.live.variant(target.variant)
+        if variant is None or endpoint.status not in SERVING:
+            return []
+        backlog, put = seen.backlog(endpoint), seen.policies.get(target.id, ())
+        observed = observation.observe(
+            target, endpoint, variant, backlog, at=now, peaks=self._peaks.get(endpoint.id)
+        )
+        read = observation.readings(
+            connection, target, put, observed, asynchronous=endpoint.async_config is not None
+        )
+        wanted, measured = seen.goals.get(endpoint.id, NO_GOALS), Measured()
+        if wanted != NO_GOALS:
+            price = self._price_per_s(variant.instance_type)
+            measured = observation.measure(connection, endpoint, wanted, backlog, price_per_s=price, now=now)
+        decision = goals.decide(
+            wanted,
+            measured,
+            target.limits,
+            read,
+            observed,
+            stepping_out=observation.stepping_out(put, seen.lasting, observed.desired),
+        )
+        return [_Verdict(target, endpoint, observed.desired, decision)]
+
+    def _carry_out(
+        self,
+        connection: Connection,
+        points: Sequence[metrics.Point],
+        refusals: Sequence["_Verdict"],
+        now: float,
+    ) -> bool:
+        """Everything a step writes, in one transaction; whether a count changed.
+
+        Decided again in it: an arrival that was committed in between must not find its instance drained.
+        """
+        for action in _due(targets.all_scheduled_actions(connection), now):
+            _set_limits(connection, action, now)
+        seen, verdicts = self._decide(connection, now)
+        for activity, status, message in _ended(seen):
+            targets.end_activity(connection, activity, status=status, message=message, at=now)
+        acts = [verdict for verdict in verdicts if verdict.changes]
+        for act in acts:
+            _scale(connection, act.target, act.endpoint, act.decision, now)
+        for refused in refusals:
+            targets.not_scaled(
+                connection,
+                refused.target,
+                endpoint_id=refused.endpoint.id,
+                current=refused.desired,
+                code=refused.not_scaled or "",
+                cause=refused.decision.cause,
+                at=now,
+            )
+        metrics.record(connection, points)
+        return bool(acts)
+
+    def _counting(self, now: float) -> tuple[float, float]:
+        """From when to when arrivals are counted in this look."""
+        until = now - COUNTED_AFTER_S
+        return min(until, self._counted_until or until), until
+
+    def _watch(self, seen: observation.Seen, arrived: Mapping[str, int], now: float) -> None:
+        """Remember the backlogs; what came and went between two looks was a backlog too."""
+        former, self._peaks = self._peaks, {}
+        for endpoint in seen.endpoints:
+            peaks = self._peaks[endpoint.id] = former.get(endpoint.id) or Peaks(now)
+            peaks.add(now, max(seen.backlog(endpoint).size, min(1, arrived.get(endpoint.id, 0))))
+
+    def _new_refusals(self, verdicts: Iterable["_Verdict"], now: float) -> list["_Verdict"]:
+        """The changes that were called for in vain and have not been told of, once a minute at most."""
+        told, self._refusals = self._refusals, {}
+        new = []
+        for verdict in verdicts:
+            code, former = verdict.not_scaled, told.get(verdict.target.id)
+            if former is not None and (code == former.code or now - former.at < NOT_SCALED_EVERY_S):
+                self._refusals[verdict.target.id] = former
+            elif code is not None:
+                self._refusals[verdict.target.id] = _Refusal(code, now)
+                new.append(verdict)
+        return new
+
+    def _gauges(self, seen: observation.Seen, now: float) -> list[metrics.Point]:
+        """The gauges of the endpoints that are due to be recorded now."""
         known = {endpoint.id for endpoint in seen.endpoints}
         self._gauged_at = {id_: at for id_, at in self._gauged_at.items() if id_ in known}
-        due = set()
+        points = []
         for endpoint in seen.endpoints:
             every_s = ACTIVE_S if seen.active(endpoint) else IDLE_S
             # Looks that arrivals bring in between give no second point of the same second.
             if endpoint.async_config and now // every_s > self._gauged_at.get(endpoint.id, 0.0) // every_s:
                 self._gauged_at[endpoint.id] = now
-                due.add(endpoint.id)
-        return due
+                backlog, in_service = seen.backlog(endpoint), seen.in_service_count(endpoint)
+                points += observation.gauges(endpoint, backlog, in_service, at=now)
+        return points
 
     def _measure(self, seen: observation.Seen, now: float) -> list[metrics.Point]:
         """Each minute, what the instances in service use."""
@@ -118,31 +247,33 @@ class Scaler:
 
 
 @dataclass(frozen=True, slots=True)
-class _Act:
-    """A decision to be carried out."""
+class _Verdict:
+    """What the policies of a target come to, beside the count desired now."""
 
     target: ScalableTarget
     endpoint: Endpoint
+    desired: int
     decision: Decision
 
+    @property
+    def changes(self) -> bool:
+        """Whether the count is to change, and can."""
+        return self.decision.desired != self.desired and scalable(self.endpoint)
 
-def _decide(connection: Connection, now: float) -> tuple[observation.Seen, list[_Act]]:
-    seen = observation.look(connection)
-    by_name = {(endpoint.account, endpoint.name): endpoint for endpoint in seen.endpoints}
-    acts = []
-    for target in seen.targets:
-        endpoint = by_name.get((target.account, target.endpoint_name))
-        if endpoint is None or not scalable(endpoint):
-            continue
-        variant = endpoint.live.variant(target.variant)
-        if variant is None:
-            continue
-        observed = observation.observe(target, endpoint, variant, seen.backlog(endpoint), at=now)
-        readings = observation.readings(connection, target, seen.policies.get(target.id, ()), observed)
-        decision = policies.decide(target.limits, readings, observed)
-        if decision.desired != observed.desired:
-            acts.append(_Act(target, endpoint, decision))
-    return seen, acts
+    @property
+    def not_scaled(self) -> str | None:
+        """AWS's code of why the count does not change although a policy calls for it."""
+        if self.decision.desired != self.desired:
+            return None if scalable(self.endpoint) else policies.UNSCALABLE
+        return self.decision.not_scaled
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What a target's activities last told of, and when."""
+
+    code: str
+    at: float
 
 
 def scalable(endpoint: Endpoint) -> bool:
@@ -150,28 +281,31 @@ def scalable(endpoint: Endpoint) -> bool:
     return endpoint.status in SERVING and endpoint.target is None
 
 
-def _carry_out(
-    connection: Connection, gauged: Collection[str], measured: Sequence[metrics.Point], now: float
-) -> bool:
-    """Everything a step writes, in one transaction; whether a count changed. gauged: endpoint ids.
-
-    Decided again in it: an arrival that was committed in between must not find its instance drained.
-    """
-    seen, acts = _decide(connection, now)
-    for activity, status, message in _ended(seen):
-        targets.end_activity(connection, activity, status=status, message=message, at=now)
-    for act in acts:
-        _scale(connection, act.target, act.endpoint, act.decision, now)
-    gauges = [
+def _arrivals(seen: observation.Seen, arrived: Mapping[str, int], at: float) -> list[metrics.Point]:
+    """The points of what was accepted since the last look."""
+    return [
         point
         for endpoint in seen.endpoints
-        if endpoint.id in gauged
-        for point in observation.gauges(
-            endpoint, seen.backlog(endpoint), seen.in_service_count(endpoint), at=now
-        )
+        if (count := arrived.get(endpoint.id, 0)) and endpoint.async_config
+        for point in observation.arrivals(endpoint, count, seen.in_service_count(endpoint), at=at)
     ]
-    metrics.record(connection, [*gauges, *measured])
-    return bool(acts)
+
+
+def _due(actions: Iterable[ScheduledAction], now: float) -> list[ScheduledAction]:
+    """The scheduled actions whose time has come, in its order; that of the latest then holds."""
+    due = [action for action in actions if action.next_at is not None and action.next_at <= now]
+    return sorted(due, key=lambda action: action.next_at or 0.0)
+
+
+def _set_limits(connection: Connection, action: ScheduledAction, now: float) -> None:
+    """Carry out a scheduled action, once also for times that were missed, and say when it is due next."""
+    targets.put_scheduled_action(connection, replace(action, next_at=action.due_after(now)))
+    target = targets.target_of(connection, action)
+    if target.suspended.get("ScheduledScalingSuspended"):
+        return
+    with suppress(endpoints.EndpointNotFound):  # a target outlives its endpoint
+        endpoint = endpoints.get_endpoint(connection, target.account, target.endpoint_name)
+        targets.limits_set(connection, target, action, endpoint_id=endpoint.id, at=now)
 
 
 def _ended(seen: observation.Seen) -> list[tuple[Activity, str, str]]:
@@ -226,21 +360,33 @@ def _execute(connection: Connection, policy_arn: str, alarm: Alarm, now: float) 
     policy, target = found
     if policy.type != "StepScaling":
         return False
-    if alarm.metric_value is None:
+    rule = configurations.step_scaling(policy.name, policy.configuration)
+    distance = observation.distance_of(alarm, rule)
+    if distance is None:
         raise ServiceError(f"Alarm {alarm.name} gives no metric value, which policy {policy.name} needs.")
     endpoint = endpoints.get_endpoint(connection, target.account, target.endpoint_name)
     variant = endpoint.live.variant(target.variant)
     if variant is None or not scalable(endpoint):
         raise ServiceError(f"{target.resource_id} cannot be scaled now: the endpoint is {endpoint.status}.")
     observed = observation.observe(target, endpoint, variant, queue.backlog(connection, endpoint.id), at=now)
-    decision = policies.step(
-        target.limits,
-        configurations.step_scaling(policy.name, policy.configuration),
-        alarm.metric_value - alarm.definition["Threshold"],
-        observed,
-    )
-    if decision is None:
-        return False
+    others = targets.policies_of(connection, target)
+    asynchronous = endpoint.async_config is not None
+    read = observation.readings(connection, target, others, observed, asynchronous=asynchronous)
+    decision = policies.step(target.limits, rule, distance, observed, read)
     cause = f"monitor alarm {alarm.name} in state ALARM triggered policy {policy.name}"
-    _scale(connection, target, endpoint, Decision(decision.desired, cause), now)
-    return True
+    if decision is not None:
+        _scale(connection, target, endpoint, Decision(decision.desired, cause), now)
+        return True
+    code = policies.why_not_stepped(target.limits, rule, distance, observed)
+    # The action of a lasting alarm comes again each minute; what it told the first time is enough.
+    if code is not None and alarm.change_is_due:
+        targets.not_scaled(
+            connection,
+            target,
+            endpoint_id=endpoint.id,
+            current=observed.desired,
+            code=code,
+            cause=cause,
+            at=now,
+        )
+    return False

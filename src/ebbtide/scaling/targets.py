@@ -1,11 +1,11 @@
-"""Scalable targets, their policies and the activities of both, in the database.
+"""Scalable targets, their policies, scheduled actions and activities, and endpoints' goals, in the database.
 
 Every function runs in a caller's transaction. Targets name their endpoint and outlive it, as in AWS: an
 endpoint made again under the name meets its old target.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     delete,
+    func,
     insert,
     select,
     update,
@@ -29,12 +30,16 @@ from sqlalchemy import (
 from ebbtide.database import metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
-from ebbtide.scaling.policies import Limits
+from ebbtide.scaling import schedules
+from ebbtide.scaling.goals import NO_GOALS, Budget, Deadline, Forecast, Goals
+from ebbtide.scaling.policies import ALREADY_AT_DESIRED, ALREADY_AT_MAX, ALREADY_AT_MIN, Limits
 
 ACTIVITIES_KEPT_S = 6 * 7 * 86_400
 """Source: DescribeScalingActivities."""
 
 MAX_POLICIES = 50
+MAX_SCHEDULED_ACTIONS = 200
+"""Of a target. Source: quotas, reference autoscaling.md, 2."""
 
 targets = Table(
     "scalable_targets",
@@ -116,6 +121,14 @@ Index(
 )
 
 
+endpoint_goals = Table(
+    "scaling_goals",
+    metadata,
+    Column("endpoint_id", String, primary_key=True),
+    Column("goals", JSON, nullable=False),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ScalableTarget:
     """A variant whose instance count scales within limits. `suspended` is SuspendedState as given."""
@@ -157,6 +170,34 @@ class Policy:
     configuration: Mapping[str, Any]
     created_at: float
     put_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledAction:
+    """An action as put: at the schedule's times between `start_at` and `end_at` it sets the target's limits,
+    those that are not None. `next_at`: when it is due next; None once it never is again.
+    """
+
+    arn: str
+    target_id: str
+    name: str
+    schedule: str
+    timezone: str | None
+    start_at: float | None
+    end_at: float | None
+    min_capacity: int | None
+    max_capacity: int | None
+    created_at: float
+    next_at: float | None
+
+    def due_after(self, after: float) -> float | None:
+        """The first time after `after` at which it is due; None when there is none. Raises ValueError."""
+        schedule = schedules.parse(self.schedule, self.timezone)
+        origin = self.created_at if self.start_at is None else self.start_at
+        # A start is itself a time at which a rate, or a cron that names it, is due.
+        after = after if self.start_at is None else max(after, self.start_at - 0.001)
+        due = schedules.next_after(schedule, after, origin=origin)
+        return None if due is None or (self.end_at is not None and due > self.end_at) else due
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +269,9 @@ def change_target(connection: Connection, target: ScalableTarget) -> None:
 
 
 def remove_target(connection: Connection, target: ScalableTarget) -> None:
-    """Forget the target and its policies; its activities stay."""
+    """Forget the target, its policies and its scheduled actions; its activities stay."""
     connection.execute(delete(policies).where(policies.c.target_id == target.id))
+    connection.execute(delete(scheduled_actions).where(scheduled_actions.c.target_id == target.id))
     connection.execute(delete(targets).where(targets.c.id == target.id))
 
 
@@ -280,6 +322,134 @@ def remove_policy(connection: Connection, policy: Policy) -> None:
     connection.execute(delete(policies).where(policies.c.arn == policy.arn))
 
 
+def scheduled_actions_of(connection: Connection, target: ScalableTarget) -> list[ScheduledAction]:
+    rows = connection.execute(select(scheduled_actions).where(scheduled_actions.c.target_id == target.id))
+    return [ScheduledAction(**row._mapping) for row in rows]
+
+
+def all_scheduled_actions(connection: Connection) -> list[ScheduledAction]:
+    """Every target's."""
+    return [ScheduledAction(**row._mapping) for row in connection.execute(select(scheduled_actions))]
+
+
+def target_of(connection: Connection, action: ScheduledAction) -> ScalableTarget:
+    row = connection.execute(select(targets).where(targets.c.id == action.target_id)).one()
+    return ScalableTarget(**row._mapping)
+
+
+def put_scheduled_action(connection: Connection, action: ScheduledAction) -> None:
+    """Keep an action, in the place of one with the same ARN. Raises ServiceError beyond 200 of a target."""
+    connection.execute(delete(scheduled_actions).where(scheduled_actions.c.arn == action.arn))
+    connection.execute(insert(scheduled_actions).values(asdict(action)))
+    of_target = select(scheduled_actions.c.arn).where(scheduled_actions.c.target_id == action.target_id)
+    if len(connection.execute(of_target).all()) > MAX_SCHEDULED_ACTIONS:
+        raise ServiceError(
+            f"A scalable target may have at most {MAX_SCHEDULED_ACTIONS} scheduled actions.",
+            code="LimitExceededException",
+        )
+
+
+def remove_scheduled_action(connection: Connection, action: ScheduledAction) -> None:
+    connection.execute(delete(scheduled_actions).where(scheduled_actions.c.arn == action.arn))
+
+
+def limits_set(
+    connection: Connection, target: ScalableTarget, action: ScheduledAction, *, endpoint_id: str, at: float
+) -> ScalableTarget:
+    """Set the limits that a scheduled action names, and record it; the target as it is then."""
+    minimum = target.min_capacity if action.min_capacity is None else action.min_capacity
+    maximum = target.max_capacity if action.max_capacity is None else action.max_capacity
+    # One that names a single limit takes the other along where they would cross.
+    if action.max_capacity is None:
+        maximum = max(minimum, maximum)
+    minimum = min(minimum, maximum)
+    changed = replace(target, min_capacity=minimum, max_capacity=maximum)
+    change_target(connection, changed)
+    limits = f"min capacity to {minimum} and max capacity to {maximum}"
+    connection.execute(
+        insert(activities).values(
+            id=time_ordered_id(at),
+            account=target.account,
+            resource_id=target.resource_id,
+            endpoint_id=endpoint_id,
+            desired=0,
+            description=f"Setting {limits}",
+            cause=f"scheduled action name {action.name} was triggered",
+            status="Successful",
+            message=f"Successfully set {limits}",
+            started_at=at,
+            ended_at=at,
+        )
+    )
+    return changed
+
+
+def not_scaled(
+    connection: Connection,
+    target: ScalableTarget,
+    *,
+    endpoint_id: str,
+    current: int,
+    code: str,
+    cause: str,
+    at: float,
+) -> None:
+    """Record that a policy's call could not be followed, and AWS's code of why. Source: NotScaledReason."""
+    reason: dict[str, Any] = {"Code": code}
+    if code == ALREADY_AT_MAX:
+        reason["MaxCapacity"] = target.max_capacity
+    elif code == ALREADY_AT_MIN:
+        reason["MinCapacity"] = target.min_capacity
+    elif code == ALREADY_AT_DESIRED:
+        reason["CurrentCapacity"] = current
+    connection.execute(
+        insert(activities).values(
+            id=time_ordered_id(at),
+            account=target.account,
+            resource_id=target.resource_id,
+            endpoint_id=endpoint_id,
+            desired=current,
+            description="Attempting to scale due to alarm triggered",
+            cause=cause,
+            status="Unfulfilled",
+            message="",
+            not_scaled=[reason],
+            started_at=at,
+            ended_at=at,
+        )
+    )
+    _forget_old(connection, target, at)
+
+
+def goals_of(connection: Connection, endpoint_id: str) -> Goals:
+    """The endpoint's goals; none when nobody has set any."""
+    given = connection.scalar(
+        select(endpoint_goals.c.goals).where(endpoint_goals.c.endpoint_id == endpoint_id)
+    )
+    return NO_GOALS if given is None else _goals(given)
+
+
+def all_goals(connection: Connection) -> dict[str, Goals]:
+    """Goals by endpoint id, of those that have any."""
+    rows = connection.execute(select(endpoint_goals.c.endpoint_id, endpoint_goals.c.goals))
+    return {row[0]: _goals(row[1]) for row in rows}
+
+
+def set_goals(connection: Connection, endpoint_id: str, goals: Goals) -> None:
+    connection.execute(delete(endpoint_goals).where(endpoint_goals.c.endpoint_id == endpoint_id))
+    if goals != NO_GOALS:
+        connection.execute(insert(endpoint_goals).values(endpoint_id=endpoint_id, goals=asdict(goals)))
+
+
+def _goals(given: Mapping[str, Any]) -> Goals:
+    deadline, budget, forecast = (given.get(name) for name in ("deadline", "budget", "forecast"))
+    return Goals(
+        deadline=Deadline(**deadline) if deadline else None,
+        budget=Budget(**budget) if budget else None,
+        forecast=Forecast(**forecast) if forecast else None,
+    )
+
+
 def scaled(
     connection: Connection,
     target: ScalableTarget,
@@ -319,11 +489,15 @@ def scaled(
     if desired > before:
         marks |= {"last_scale_out_at": at, "before_scale_out": before}
     connection.execute(update(targets).where(targets.c.id == target.id).values(marks))
+    _forget_old(connection, target, at)
+
+
+def _forget_old(connection: Connection, target: ScalableTarget, now: float) -> None:
     connection.execute(
         delete(activities).where(
             activities.c.account == target.account,
             activities.c.resource_id == target.resource_id,
-            activities.c.started_at < at - ACTIVITIES_KEPT_S,
+            activities.c.started_at < now - ACTIVITIES_KEPT_S,
         )
     )
 
@@ -337,15 +511,33 @@ def end_activity(connection: Connection, activity: Activity, *, status: str, mes
     )
 
 
+def last_scaled_at(connection: Connection, account: str, resource_id: str, endpoint_id: str) -> float | None:
+    """When a variant was last scaled, for those that have no target to keep it."""
+    of_variant = (activities.c.account == account, activities.c.resource_id == resource_id)
+    acts = select(func.max(activities.c.started_at)).where(
+        *of_variant, activities.c.endpoint_id == endpoint_id, activities.c.not_scaled.is_(None)
+    )
+    at: float | None = connection.scalar(acts)
+    return at
+
+
 def activities_under_way(connection: Connection) -> list[Activity]:
     return [Activity(**row._mapping) for row in connection.execute(select(activities).where(_UNDER_WAY))]
 
 
 def activities_of(
-    connection: Connection, account: str, resource_id: str | None, *, limit: int, before_id: str | None
+    connection: Connection,
+    account: str,
+    resource_id: str | None,
+    *,
+    limit: int,
+    before_id: str | None,
+    with_not_scaled: bool = False,
 ) -> list[Activity]:
     """An account's activities, or a resource's, newest first, those that began before `before_id`."""
     query = select(activities).where(activities.c.account == account)
+    if not with_not_scaled:
+        query = query.where(activities.c.not_scaled.is_(None))
     if resource_id is not None:
         query = query.where(activities.c.resource_id == resource_id)
     if before_id is not None:
