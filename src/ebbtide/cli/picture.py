@@ -1,4 +1,4 @@
-"""The picture of a run: backlog, backlog per instance and instances over time, one above the other."""
+"""Pictures of runs: backlog, instances and what else is asked over time, one above the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ GRID = "#e4e7eb"
 WATER = "#1282a2"
 SAND = "#d98324"
 DEEP = "#034078"
+COURSES = (DEEP, SAND, "#3a7d44", "#9b2226", "#7b2cbf", WATER)
+DASHES = ("-", (0, (5, 2)), (0, (1, 1)))
 
 Series = Sequence[tuple[float, float]]
 """(seconds since the beginning, value), in order."""
@@ -46,6 +48,42 @@ def draw(graphs: Graphs, path: Path) -> None:
     instances.yaxis.get_major_locator().set_params(integer=True)
     instances.set_xlabel("seconds since the burst began", color=FAINT, fontsize=9)
     for panel in (backlog, per_instance, instances):
+        _quieten(panel)
+    figure.savefig(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one of several went, by its name."""
+
+    name: str
+    backlog: Series
+    oldest_age_s: Series
+    instances: Series
+
+
+def draw_courses(title: str, arrivals: Series, courses: Sequence[Course], path: Path) -> None:
+    """Write as PNG what arrived a second, and how each of the courses took it."""
+    layout = ConstrainedLayoutEngine(h_pad=0.12, hspace=0.06)
+    figure = Figure(figsize=(9, 8.6), dpi=160, facecolor="white", layout=layout)
+    coming, backlog, oldest, instances = figure.subplots(4, 1, sharex=True)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=15, fontweight="bold", color=INK)
+    _name(coming, "Arrivals", "requests a second")
+    _steps(coming, arrivals, WATER)
+    _name(backlog, "Backlog", "requests queued or running")
+    _name(oldest, "Oldest request", "age in seconds")
+    _name(instances, "Instances", "in service")
+    for number, course in enumerate(courses):
+        color, dash = COURSES[number % len(COURSES)], DASHES[number // len(COURSES) % len(DASHES)]
+        style = {"color": color, "linewidth": 1.8, "linestyle": dash, "clip_on": False}
+        backlog.plot(*_columns(course.backlog), **style, label=course.name)
+        oldest.plot(*_columns(course.oldest_age_s), **style)
+        instances.step(*_columns(course.instances), where="post", **style)
+    if len(courses) > 1:
+        backlog.legend(frameon=False, fontsize=9, labelcolor=INK)
+    instances.yaxis.get_major_locator().set_params(integer=True)
+    instances.set_xlabel("seconds since the first request", color=FAINT, fontsize=9)
+    for panel in (coming, backlog, oldest, instances):
         _quieten(panel)
     figure.savefig(path)
 

@@ -22,9 +22,13 @@ LATEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """An endpoint's slots, those of starting instances included, its work in flight, and its pace."""
+    """An endpoint's slots, those of starting instances included, its work in flight, and its pace.
+
+    starting_s: how long the latest instances took to come into service; None when none has.
+    """
 
     instances: Sequence[Instance]
+    starting_s: float | None
     slots: Sequence[Slots]
     in_flight: int
     service: Service
@@ -50,6 +54,7 @@ def capacity(connection: Connection, endpoint: Endpoint, now: float) -> Capacity
     finished = listing.latest_finished(connection, endpoint.id, limit=SAMPLE)
     return Capacity(
         active,
+        starting_s,
         slots,
         invocations.backlog(connection, endpoint.id).claimed,
         estimates.measured(finished, since=_changed_at(known)),

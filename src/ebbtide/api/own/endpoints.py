@@ -56,6 +56,9 @@ class EndpointNow(BaseModel):
         description="How many left lately while work was waiting; null where that cannot be told."
     )
     service_s: float | None = Field(description="Mean time from claim to outcome, of the latest 100.")
+    starting_s: float | None = Field(
+        description="Mean time from an instance's being wanted to its service, of the latest 5."
+    )
 
 
 class Deduplication(BaseModel):
@@ -114,6 +117,7 @@ async def get_endpoint(server: Server, caller: Asking, name: Name) -> EndpointNo
             arrivals_per_s=listing.arrived(connection, endpoint.id, since=now - ARRIVALS_S) / ARRIVALS_S,
             outcomes_per_s=has.service.rate_per_s,
             service_s=has.service.service_s,
+            starting_s=has.starting_s,
         )
 
     return await server.database.read(read)
