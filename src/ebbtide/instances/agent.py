@@ -17,6 +17,7 @@ from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
 from ebbtide.identifiers import parse_location
+from ebbtide.instances.concurrency import Concurrency
 from ebbtide.instances.exchange import Answer, Broken, Unreachable
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.logs import LogStore
@@ -73,7 +74,9 @@ class ModelServerGone(ModelServerLost):
 
 
 class Agent:
-    """One instance's agent. `in_flight` counts the requests in its model server."""
+    """One instance's agent. `in_flight` counts the requests in its model server, `concurrency` bounds what it
+    claims.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Agent:
         variant: str,
         endpoint: Endpoint,
         model_server: ModelServer,
-        concurrency: int,
+        concurrency: Concurrency,
         settings: Settings,
         database: Database,
         objects: ObjectStore,
@@ -96,7 +99,7 @@ class Agent:
         self._instance_id = instance_id
         self._endpoint = endpoint
         self._model_server = model_server
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._settings = settings
         self._database = database
         self._objects = objects
@@ -151,7 +154,7 @@ class Agent:
                 await self._claim()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.event.wait(), POLL_S)
-                if len(self._serving) * 4 > self._concurrency:
+                if len(self._serving) * 4 > self.concurrency.limit:
                     await asyncio.sleep(GATHER_S)
             while self._serving or self.in_flight:
                 self._changed.event.clear()
@@ -163,7 +166,7 @@ class Agent:
     async def _claim(self) -> None:
         """Fill the free slots with what is queued, or the whole instance with one suspect."""
         self._changed.event.clear()
-        free = self._concurrency - len(self._serving)
+        free = self.concurrency.limit - len(self._serving)
         if free <= 0 or self._isolated:
             return
         take = partial(
@@ -200,10 +203,13 @@ class Agent:
         # The same invocation may have been claimed again, by this very instance.
         self._completion.in_flight -= 1
         work = self._serving.get(held.invocation.id)
+        if not task.cancelled():
+            # Its successor was claimed with its outcome, so that there is one more than slots.
+            self.concurrency.finished(clock.now(), saturated=len(self._serving) > self.concurrency.limit)
         if work is not None and work.task is task:
             del self._serving[held.invocation.id]
         # A slot that got its next claim with the outcome's commit needs no look of its own.
-        if len(self._serving) < self._concurrency:
+        if len(self._serving) < self.concurrency.limit:
             self._changed.event.set()
 
     def _stop(self, invocation_id: str) -> None:
@@ -421,7 +427,10 @@ class Agent:
                 try:
                     outcome = await deliver(self._objects, outcome, partial(self._hold, held))
                     goes_on = not (
-                        self._draining.is_set() or self.replace_requested.is_set() or held.lost_count
+                        self._draining.is_set()
+                        or self.replace_requested.is_set()
+                        or held.lost_count
+                        or len(self._serving) > self.concurrency.limit
                     )
                     await self._completion.publish(held, outcome, next_for=self._worker if goes_on else None)
                 except Unavailable as error:

@@ -31,6 +31,7 @@ from ebbtide.instances.admission import (
     threads,
 )
 from ebbtide.instances.agent import Agent
+from ebbtide.instances.concurrency import MOST, Concurrency, Search, room
 from ebbtide.instances.decision import (
     Failures,
     Generation,
@@ -104,6 +105,7 @@ class Fleet:
         self._broken: dict[Generation, str] = {}
         self._failures: dict[Key, Failures] = {}
         self._peaks: dict[str, int | None] = {}
+        self._found: dict[str, int] = {}
         self._model_bytes: dict[str, int | None] = {}
         self._expected_instances = 0
         self._measured_at = 0.0
@@ -239,7 +241,16 @@ class Fleet:
                 peaks[instance.id] = peak
                 digest = instance.model_digest
                 self._peaks[digest] = max(peak, self._peaks.get(digest) or 0)
-        await self._database.write(lambda connection: records.see(connection, peaks, now))
+        chosen = {i.id: i.agent.concurrency for i in self._running.values() if i.serving}
+        for id_, concurrency in chosen.items():
+            if isinstance(concurrency, Search) and concurrency.settled is not None:
+                self._found[self._running[id_].model_digest] = concurrency.limit
+
+        def keep(connection: Connection) -> None:
+            records.see(connection, peaks, now)
+            records.choose(connection, {id_: (each.limit, each.cause) for id_, each in chosen.items()})
+
+        await self._database.write(keep)
 
     def _forget_past(self, wanted: Sequence[Endpoint], now: float) -> None:
         """Drop what is known of deployments that are no more, and give up preparing those not wanted now."""
@@ -348,8 +359,8 @@ class Fleet:
             cache=self._cache,
             environment=container.get("Environment", {}),
             region=self._settings.region,
-            # With two, one request's payload moves while the other is computed.
-            concurrency=asked or max(2, count),
+            # An agent finds out how many of them are best; what comes in real time passes none.
+            concurrency=asked or (max(2, count) if async_config is None else MOST),
             threads=count,
             gpus=running.gpus,
             memory_limit_bytes=self._memory_limit_bytes(instance_type),
@@ -370,7 +381,7 @@ class Fleet:
             variant=running.variant,
             endpoint=running.endpoint,
             model_server=running.model_server,
-            concurrency=running.model_server.concurrency,
+            concurrency=self._concurrency(running),
             settings=self._settings,
             database=self._database,
             objects=self._objects,
@@ -379,6 +390,17 @@ class Fleet:
             completion=self._completion,
             logs=self._logs,
         )
+
+    def _concurrency(self, running: RunningInstance) -> Concurrency:
+        """How many invocations it works on at a time: as many as asked for, or as it finds out."""
+        async_config = running.endpoint.async_config
+        asked = async_config and async_config.max_concurrent_invocations_per_instance
+        if asked:
+            return Concurrency(asked, "asked for: MaxConcurrentInvocationsPerInstance")
+        launch = running.model_server.launch
+        # With two, one request's payload moves while the other is computed.
+        start = self._found.get(running.model_digest, max(2, launch.threads))
+        return Search(start, partial(_room, running, launch.memory_limit_bytes), most=launch.concurrency)
 
     async def _on_start(self, instance_id: str, pid: int) -> None:
         await loops.until_available(
@@ -470,6 +492,17 @@ def _record(
     for endpoint_id in moves.remove:
         queue.drop_endpoint(connection, endpoint_id)
         endpoints.remove(connection, endpoint_id)
+
+
+def _room(running: RunningInstance, limit_bytes: int | None, limit: int, count: int) -> str | None:
+    """Why the instance's memory does not hold `count` invocations at a time, where it holds `limit`."""
+    return room(
+        idle_bytes=running.idle_bytes,
+        resident_bytes=running.resident_bytes,
+        limit_bytes=limit_bytes,
+        limit=limit,
+        count=count,
+    )
 
 
 def _record_stop(connection: Connection, *, ids: Sequence[str], now: float) -> None:

@@ -142,14 +142,14 @@ async def prepare(launch: Launch, log: LogStream, *, timeout_s: float = PREPARE_
 
 
 class ModelServer:
-    """A running model server. `exchanges` pass requests to it; `concurrency` is what it was started with;
+    """A running model server. `exchanges` pass requests to it; `launch` is what it was started with;
     `exited` gives its exit status once it has ended.
     """
 
-    def __init__(self, process: RuntimeProcess, workplace: _Workplace, concurrency: int) -> None:
+    def __init__(self, process: RuntimeProcess, workplace: _Workplace, launch: Launch) -> None:
         self._process = process
         self._workplace = workplace
-        self.concurrency = concurrency
+        self.launch = launch
         self.pid = process.pid
         self.exited = process.exited
         self.exchanges = Exchanges(workplace.socket)
@@ -166,7 +166,7 @@ class ModelServer:
         except BaseException:
             workplace.remove()
             raise
-        return cls(process, workplace, launch.concurrency)
+        return cls(process, workplace, launch)
 
     async def ready(self, timeout_s: float) -> None:
         """Return once /ping answers 200. Raises ModelFailed when it ends first, or takes longer."""

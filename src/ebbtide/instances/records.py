@@ -8,6 +8,7 @@ Pending waits for the machine to hold it, and its cause says for what. A Pending
 wanted is Stopped at once, a Starting one passes through Draining. Every state has its time stamp.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -169,6 +170,20 @@ def see(connection: Connection, peaks: dict[str, int], at: float) -> None:
             .where(instances.c.id == bindparam("instance"))
             .values(seen_at=at, peak_memory_bytes=bindparam("peak")),
             [{"instance": instance, "peak": peak} for instance, peak in peaks.items()],
+        )
+
+
+def choose(connection: Connection, chosen: Mapping[str, tuple[int, str]]) -> None:
+    """Record how many invocations instances work on at a time, and why so many."""
+    if chosen:
+        connection.execute(
+            update(instances)
+            .where(
+                instances.c.id == bindparam("instance"),
+                instances.c.concurrency_cause.is_distinct_from(bindparam("why")),
+            )
+            .values(concurrency=bindparam("count"), concurrency_cause=bindparam("why")),
+            [{"instance": id_, "count": count, "why": why} for id_, (count, why) in chosen.items()],
         )
 
 

@@ -35,7 +35,8 @@ class RunningInstance:
     """An instance that was admitted and has not ended yet.
 
     endpoint: as it was when the instance started, with the generation that it serves as the live one.
-    `memory_bytes` is what it was admitted for, `resident_bytes` what it was last seen to take.
+    `memory_bytes` is what it was admitted for, `resident_bytes` what it was last seen to take, `idle_bytes`
+    what it took when it last had no work.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RunningInstance:
         self.memory_bytes = memory_bytes
         self.gpus = gpus
         self.resident_bytes = 0
+        self.idle_bytes = 0
         self.came_up = False
         self._recorded = False
         self._model_server: ModelServer | None = None
@@ -105,7 +107,10 @@ class RunningInstance:
         """
         if self._model_server is None:
             return None
+        busy = self.busy
         self.resident_bytes, peak = self._model_server.memory_bytes()
+        if self.came_up and not busy:
+            self.idle_bytes = self.resident_bytes
         return peak if self.came_up and peak else None
 
     def go_live(self) -> None:
@@ -141,6 +146,7 @@ class RunningInstance:
             if not await self._unless_drained(self._start(start, startup_timeout_s, on_start)):
                 return Ending(State.STOPPED, "not wanted any more before it was in service")
             self.came_up = True
+            asyncio.get_running_loop().run_in_executor(None, self.measure)  # nobody waits for it
             await on_in_service()
             self._recorded = True
             if not await self._unless_drained(self._wait_for_generation()):

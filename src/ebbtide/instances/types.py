@@ -43,7 +43,6 @@ class InstanceTypes:
         # A GPU family we have no row for still needs a GPU: a model made for one must not start without.
         return known or InstanceType(name, gpus=1 if GPU_FAMILIES.match(name) else 0)
 
-
     def price_per_s(self, name: str) -> float | None:
         """What an instance of that type costs a second, in USD; None where nobody told us."""
         price = self.get(name).price_per_hour
