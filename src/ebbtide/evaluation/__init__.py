@@ -1,0 +1,1 @@
+"""How good summaries are: ROUGE of any summariser on any set of articles with references."""

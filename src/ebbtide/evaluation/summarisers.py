@@ -1,0 +1,80 @@
+"""What is compared: any model that ebbtide serves, the extractive summariser, and an article's beginning."""
+
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ebbtide.runtime import loading, status
+from ebbtide.runtime.contract import Echo
+from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
+from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.extractive import split_sentences, summarise
+
+Summarise = Callable[[Sequence[str]], list[str]]
+
+
+def lead(sentences: int) -> Summarise:
+    """The article's first sentences: what every summariser of news is held against."""
+
+    def first(articles: Sequence[str]) -> list[str]:
+        return [" ".join(islice(split_sentences(article), sentences)) for article in articles]
+
+    return first
+
+
+def extractive(max_words: int | None = None) -> Summarise:
+    """The built-in one; max_words: as of `ebbtide.runtime.extractive.summarise`."""
+    return lambda articles: [summarise(article, max_words=max_words) for article in articles]
+
+
+def model(
+    name: str,
+    *,
+    task: str,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    cache: Path,
+    unpacked: Path,
+    threads: int,
+) -> Summarise:
+    """A model as an instance would serve it, loaded in this process.
+
+    name: a Hub id, a directory in the Hub's layout, or a model.tar.gz, which is unpacked into `unpacked`.
+    Raises LoadFailure when it cannot be served, and on use RefusedArticle for an article it refuses.
+    """
+    archive = name.endswith(".tar.gz")
+    if archive:
+        with tarfile.open(name) as file:
+            file.extractall(unpacked, filter="data")
+    deployment = Deployment(
+        repository=HUGGING_FACE,
+        model_dir=unpacked if archive else None,
+        cache=cache,
+        environment={
+            **environment,
+            "HF_TASK": task,
+            "OMP_NUM_THREADS": str(threads),
+            **({} if archive else {"HF_MODEL_ID": name}),
+        },
+    )
+    served = loading.load(deployment, status.StatusFile(cache / f"{unpacked.name}.status"))
+    if isinstance(served, Echo):
+        raise LoadFailure(f"{name} summarises nothing")
+
+    def run(articles: Sequence[str]) -> list[str]:
+        body = json.dumps({"inputs": list(articles), "parameters": dict(parameters)}).encode()
+        answer = served.answer(body, {"Content-Type": "application/json"}, threading.Event())
+        found = json.loads(answer.body)
+        if answer.status != 200:
+            raise RefusedArticle(str(found.get("message", found)))
+        return [next(iter(item.values())) for item in found]
+
+    return run
+
+
+class RefusedArticle(Exception):
+    """The model refuses an article. The message is the one that its callers get."""

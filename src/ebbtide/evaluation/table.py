@@ -1,0 +1,51 @@
+"""Several summarisers on one data set: their scores, their speed and how long their summaries are."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ebbtide.evaluation import rouge
+from ebbtide.evaluation.pairs import Pair
+from ebbtide.evaluation.rouge import Score
+from ebbtide.evaluation.summarisers import Summarise
+
+BATCH = 16
+"""Articles given to a summariser together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`words`: the median length of a summary. `summaries`: in the order of the pairs."""
+
+    summariser: str
+    scores: Mapping[str, Score]
+    articles_per_s: float
+    words: float
+    summaries: list[str]
+
+
+def evaluate(
+    pairs: Sequence[Pair], summarisers: Mapping[str, Summarise], progress: Callable[[int], None]
+) -> list[Row]:
+    """A row for each summariser, in their order. progress: told how many articles were read since."""
+    rows = []
+    for name, summarise in summarisers.items():
+        started_at = time.perf_counter()
+        summaries: list[str] = []
+        for first in range(0, len(pairs), BATCH):
+            group = pairs[first : first + BATCH]
+            summaries += summarise([pair.article for pair in group])
+            progress(len(group))
+        took_s = time.perf_counter() - started_at
+        found = rouge.f1(summaries, [pair.reference for pair in pairs])
+        rows.append(
+            Row(
+                name,
+                rouge.summed_up(found),
+                len(pairs) / took_s,
+                statistics.median(len(summary.split()) for summary in summaries),
+                summaries,
+            )
+        )
+    return rows
