@@ -9,7 +9,17 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-BENCHES = ("accept", "pipeline", "backlog", "memory", "wake", "estimates", "extractive")
+BENCHES = (
+    "accept",
+    "pipeline",
+    "backlog",
+    "memory",
+    "wake",
+    "estimates",
+    "extractive",
+    "simulation",
+    "storm_scaling",
+)
 PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 
 

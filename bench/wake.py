@@ -11,6 +11,9 @@ from bench.server import deploy, server
 
 RUNS = 5
 
+AT_REST_S = 1.0
+"""An endpoint that waits for its first request has not just been made: nothing else is going on."""
+
 
 def measure() -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
@@ -21,7 +24,7 @@ def measure() -> Iterator[tuple[str, str]]:
             starts_s.append(time.perf_counter() - started_at)
     yield "serve, start to ready on an empty data directory", f"{statistics.median(starts_s):.2f} s"
     with server() as measured:
-        claims_s, totals_s = [], []
+        totals_s, phases_s = [], []
         for run in range(RUNS):
             name = f"wake-{run}"
             deploy(measured, name, model="ebbtide/extractive", instances=0)
@@ -32,6 +35,7 @@ def measure() -> Iterator[tuple[str, str]]:
                 MinCapacity=0,
                 MaxCapacity=1,
             )
+            time.sleep(AT_REST_S)
             answer = measured.client("sagemaker-runtime").invoke_endpoint_async(
                 EndpointName=name, Body=b'{"inputs": "' + b"A sentence of some words. " * 100 + b'"}'
             )
@@ -42,14 +46,30 @@ def measure() -> Iterator[tuple[str, str]]:
             )
             totals_s.append(time.perf_counter() - accepted_at)
             database = sqlite3.connect(f"file:{measured.data / 'ebbtide.db'}?mode=ro", uri=True)
-            [wait_s] = database.execute(
-                "SELECT claimed_at - accepted_at FROM invocations ORDER BY accepted_at DESC LIMIT 1"
+            accepted, wanted, starting, in_service, claimed = database.execute(
+                "SELECT accepted_at, created_at, starting_at, in_service_at, claimed_at FROM invocations "
+                "JOIN instances ON instances.id = instance_id ORDER BY accepted_at DESC LIMIT 1"
             ).fetchone()
             database.close()
-            claims_s.append(wait_s)
+            phases_s.append(
+                (
+                    wanted - accepted,
+                    starting - wanted,
+                    in_service - starting,
+                    claimed - in_service,
+                    claimed - accepted,
+                )
+            )
+    asked, admitted, started, given, total = (
+        statistics.median(phase) * 1e3 for phase in zip(*phases_s, strict=True)
+    )
     yield (
         "wake, extractive model, from 202 to an instance at work",
-        f"{statistics.median(claims_s):.2f} s; to the stored summary {statistics.median(totals_s):.2f} s",
+        f"{total / 1e3:.2f} s; to the stored summary {statistics.median(totals_s):.2f} s",
+    )
+    yield (
+        "of that: until the instance is asked for; admitted; in service; has its request",
+        f"{asked:.0f} ms; {admitted:.0f} ms; {started:.0f} ms; {given:.0f} ms",
     )
 
 
