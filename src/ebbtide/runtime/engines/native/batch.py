@@ -1,0 +1,263 @@
+"""The sources that are decoded together, and what is kept of them between steps.
+
+A source takes a slot: the keys and values of its cross attention, once for all of its beams, and a pool of
+positions for those of self attention. Slots lie side by side, so that a step reads them where they are; who
+leaves is replaced by the last. Positions that no living hypothesis descends from are written over.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnxruntime import OrtValue
+
+from ebbtide.runtime.engines.native.model import Model
+from ebbtide.runtime.engines.native.search import Scores, Search
+
+_MASKED = np.float32(-1e30)
+"""Added to a score it makes the share zero."""
+
+_STEP = 32
+"""Lengths of caches are multiples of this."""
+
+
+@dataclass(slots=True, eq=False)
+class Decoding:
+    """One source. ancestors: by row, the pool's positions of its tokens so far; tokens: by row, the newest,
+    which is not in the pool yet. written_at: by position of the pool, the step in which it was written."""
+
+    search: Search
+    length: int
+    tokens: list[int]
+    ancestors: list[np.ndarray]
+    step: int = 0
+    written_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @classmethod
+    def begin(cls, search: Search, length: int) -> "Decoding":
+        rows = search.first_rows
+        start = search.generation.decoder_start_token_id
+        return cls(search, length, [start] * rows, [np.zeros(0, np.int64)] * rows)
+
+    @property
+    def pool_estimate(self) -> int:
+        """Positions of the pool that it is likely to need: beams soon have the same ancestors."""
+        return _rounded_up(self.search.generation.max_new_tokens + 4 * self.search.max_rows)
+
+
+class Batch:
+    """`decodings` in the order of their slots."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.decodings: list[Decoding] = []
+        self._capacity = 0
+        self._positions = 0
+        self._pool_size = 0
+        self._cross = {name: self._cross_array(name) for name in model.cross}
+        self._pool = self._pool_array()
+        self._logits = np.empty((0, model.vocabulary), np.float32)
+        self._binding = model.decoder.io_binding()
+        self._bound: tuple[Any, ...] = ()
+
+    @property
+    def position_bytes(self) -> int:
+        """What a source's token takes in all layers."""
+        model = self._model
+        by_position = (
+            np.dtype(dtype).itemsize * np.prod([size for size in shape if size != "positions"])
+            for dtype, shape in model.cross.values()
+            if "positions" in shape
+        )
+        return int(model.layers * sum(by_position))
+
+    @property
+    def pool_position_bytes(self) -> int:
+        """What a position of the pool takes in all layers."""
+        return self._model.layers * 2 * self._model.heads * self._model.head_width * 4
+
+    def cache_bytes(self, *joining: Decoding) -> int:
+        """What the caches take with these beside those that are in, all as long as the longest."""
+        every = [*self.decodings, *joining]
+        if not every:
+            return 0
+        of_source = _rounded_up(max(each.length for each in every)) * self.position_bytes
+        of_pool = max(each.pool_estimate for each in every) * self.pool_position_bytes
+        return len(every) * (of_source + of_pool)
+
+    def join(self, decoding: Decoding, kept: Mapping[str, np.ndarray]) -> None:
+        """kept: what the encoder gave for its source."""
+        slot = len(self.decodings)
+        self.decodings.append(decoding)
+        self._arrange()
+        for name, (_, shape) in self._model.cross.items():
+            for layer in range(self._model.layers):
+                target = self._cross[name][layer, slot]
+                if "positions" in shape:
+                    axis = shape.index("positions")
+                    target = target[(slice(None),) * axis + (slice(decoding.length),)]
+                target[...] = kept[f"{name}.{layer}"][0]
+
+    def leave(self, decoding: Decoding) -> None:
+        slot = self.decodings.index(decoding)
+        last = self.decodings.pop()
+        if last is not decoding:
+            self.decodings[slot] = last
+            for array in self._cross.values():
+                array[:, slot] = array[:, len(self.decodings)]
+            self._pool[:, :, slot] = self._pool[:, :, len(self.decodings)]
+        self._arrange()
+
+    def step(self) -> list[Decoding]:
+        """Decode one token of every row. Returns those that are done; they are to leave."""
+        model, decodings = self._model, self.decodings
+        places = self._places()
+        beams = max(len(each.tokens) for each in decodings)
+        sources = np.repeat(np.arange(len(decodings)), [len(each.tokens) for each in decodings])
+        rows = len(sources)
+        within = np.concatenate([np.arange(len(each.tokens)) for each in decodings])
+        steps = np.array([each.step for each in decodings])
+        grid = np.zeros((len(decodings), beams), np.int64)
+        grid[sources, within] = np.arange(rows)
+        pool = self._pool_size
+        self_mask = np.full((len(decodings), 1, beams, pool + beams), _MASKED)
+        cross_mask = np.zeros((len(decodings), 1, 1, self._positions), np.float32)
+        for slot, each in enumerate(decodings):
+            cross_mask[slot, 0, 0, each.length :] = _MASKED
+            for row, ancestors in enumerate(each.ancestors):
+                self_mask[slot, 0, row, ancestors] = 0
+        self_mask[sources, 0, within, pool + within] = 0
+        tokens = [token for each in decodings for token in each.tokens]
+        given = {
+            "x": model.embedded(tokens, steps[sources]),
+            "grid": grid,
+            "places": sources * beams + within,
+            "self_mask": self_mask,
+            "cross_mask": cross_mask,
+            "parts": np.array([pool, beams]),
+            "best": np.array([min(max(each.search.best for each in decodings), model.vocabulary)]),
+        }
+        if model.has_buckets:
+            distances = np.zeros((len(decodings), beams, pool + beams), np.int64)
+            for slot, each in enumerate(decodings):
+                distances[slot, :, :pool] = each.step - each.written_at
+            given["buckets"] = model.buckets(distances)
+        scores, newest = self._run(given, rows)
+
+        new_places = np.concatenate(places)
+        self._pool[:, :, sources, :, new_places] = newest
+        done = []
+        first = 0
+        for each, new in zip(decodings, places, strict=True):
+            last = first + len(each.tokens)
+            if not self._advance(each, new, Scores(*(of_rows[first:last] for of_rows in scores))):
+                done.append(each)
+            first = last
+        return done
+
+    def _advance(self, decoding: Decoding, places: np.ndarray, scores: Scores) -> bool:
+        """Whether it goes on."""
+        decoding.written_at[places] = decoding.step
+        grown = [np.append(old, new) for old, new in zip(decoding.ancestors, places, strict=True)]
+        continuations = decoding.search.advance(scores)
+        decoding.ancestors = [grown[parent] for parent in continuations.parents]
+        decoding.tokens = continuations.tokens
+        decoding.step += 1
+        return bool(continuations.tokens)
+
+    def _places(self) -> list[np.ndarray]:
+        """By source, the pool's positions for its rows' newest tokens: what no living row descends from."""
+        free = []
+        for each in self.decodings:
+            living = np.zeros(self._pool_size, bool)
+            for ancestors in each.ancestors:
+                living[ancestors] = True
+            free.append(np.flatnonzero(~living)[: len(each.tokens)])
+        lacking = max(
+            len(each.tokens) - len(found) for each, found in zip(self.decodings, free, strict=True)
+        )
+        if lacking <= 0:
+            return free
+        self._arrange(pool=_rounded_up(self._pool_size + lacking))
+        return self._places()
+
+    def _run(self, given: Mapping[str, np.ndarray], rows: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """The rows' scores, as `Scores` has them, and their tokens' keys and values, as the pool has them."""
+        model, binding = self._model, self._binding
+        self._bind_caches()
+        for name, array in given.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+        if len(self._logits) < rows:
+            self._logits = np.empty((rows, model.vocabulary), np.float32)
+        best = int(given["best"][0])
+        results = {
+            "logits": self._logits[:rows],
+            "total": np.empty(rows, np.float32),
+            "best_logits": np.empty((rows, best), np.float32),
+            "best_tokens": np.empty((rows, best), np.int64),
+            "newest": np.empty((rows, model.layers, 2, model.heads * model.head_width), np.float32),
+        }
+        for name, array in results.items():
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
+        model.decoder.run_with_iobinding(binding)
+        *scores, newest = results.values()
+        return tuple(scores), newest.reshape(rows, model.layers, 2, model.heads, model.head_width)
+
+    def _bind_caches(self) -> None:
+        """Tell ONNX Runtime where the caches are, when they or the number of slots have changed."""
+        shown = (len(self.decodings), self._pool, *self._cross.values())
+        if len(shown) == len(self._bound) and all(a is b for a, b in zip(shown, self._bound, strict=True)):
+            return
+        self._bound = shown
+        count = len(self.decodings)
+        for layer in range(self._model.layers):
+            arrays = {f"{name}.{layer}": array[layer] for name, array in self._cross.items()}
+            arrays |= {f"pool_keys.{layer}": self._pool[layer, 0], f"pool_values.{layer}": self._pool[layer, 1]}
+            for name, array in arrays.items():
+                self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
+
+    def _arrange(self, *, pool: int | None = None) -> None:
+        """Make the caches as large as those that are in need them, and not much larger."""
+        wanted_positions = _rounded_up(max((each.length for each in self.decodings), default=0))
+        # A little shorter would cost a copy of everything for little.
+        shrinks = wanted_positions * 4 <= self._positions * 3
+        positions = wanted_positions if shrinks else max(wanted_positions, self._positions)
+        capacity = self._capacity
+        while capacity < len(self.decodings):
+            capacity = max(4, capacity * 2)
+        if not self.decodings:
+            capacity, pool = 0, 0
+        pool = self._pool_size if pool is None else pool
+        if (capacity, positions) != (self._capacity, self._positions):
+            self._capacity, self._positions = capacity, positions
+            for name in self._cross:
+                self._cross[name] = _copied(self._cross[name], self._cross_array(name))
+        if self._pool.shape[2] != capacity or pool != self._pool_size:
+            self._pool_size = pool
+            self._pool = _copied(self._pool, self._pool_array())
+        for each in self.decodings:
+            each.written_at = np.resize(each.written_at, pool) if len(each.written_at) != pool else each.written_at
+
+    def _cross_array(self, name: str) -> np.ndarray:
+        """[layers, slots, ...]."""
+        dtype, shape = self._model.cross[name]
+        sizes = [self._positions if size == "positions" else size for size in shape]
+        return np.zeros((self._model.layers, self._capacity, *sizes), dtype)
+
+    def _pool_array(self) -> np.ndarray:
+        """[layers, keys and values, slots, heads, positions, head width]."""
+        model = self._model
+        shape = (model.layers, 2, self._capacity, model.heads, self._pool_size, model.head_width)
+        return np.zeros(shape, np.float32)
+
+
+def _copied(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The new one, with what both have room for."""
+    common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
+    new[common] = old[common]
+    return new
+
+
+def _rounded_up(count: int) -> int:
+    return -(-count // _STEP) * _STEP

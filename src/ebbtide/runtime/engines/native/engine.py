@@ -1,0 +1,203 @@
+"""The engine: one thread that decodes for all callers, a step at a time.
+
+Between two steps sources join and leave: who is cancelled, who is done, and in their place who waits. Requests of
+any settings share a step, since the step is the same for all and the searches differ outside of it. A source is
+encoded alone, so nothing is padded there; those that are decoded meanwhile wait for at most `ENCODED_AT_ONCE`
+tokens, or one source, between two of their steps.
+
+Turns are start-time fair queueing over callers, by tokens, as in batching.py: a list of five hundred texts does
+not hold up the one text that comes after it. Memory is bounded by admitting no more than the caches have room for;
+whose turn it is waits for that room and is not overtaken.
+"""
+
+import itertools
+import threading
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ebbtide.runtime.engine import Cancelled, Engine, Hypothesis
+from ebbtide.runtime.engines.native.batch import Batch, Decoding
+from ebbtide.runtime.engines.native.model import Model
+from ebbtide.runtime.engines.native.search import search
+from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.parameters import Generation
+
+MAX_ROWS = 64
+"""Beams and samples decoded together: with more, products gain nothing and steps take longer."""
+
+CACHE_BYTES = 512 << 20
+"""Room for keys and values of all that is decoded at once; a lone source may take more."""
+
+ENCODED_AT_ONCE = 1024
+"""Source tokens encoded between two steps, unless a single source has more."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What one caller waits for; `answers` by place."""
+
+    generation: Generation
+    cancelled: threading.Event
+    answers: list[list[Hypothesis]]
+    left: int
+    decoded_now: int = 0
+    error: Exception | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def may_decode_more(self) -> bool:
+        most = self.generation.batch_size
+        return most is None or self.decoded_now < most
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Cancelled, which its caller is told now, or failed already."""
+        if self.cancelled.is_set() and self.error is None:
+            self.fail(Cancelled())
+        return self.error is not None
+
+    def answer(self, place: int, hypotheses: list[Hypothesis]) -> None:
+        self.answers[place] = hypotheses
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.done.set()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Text:
+    request: _Request
+    place: int
+    source: Sequence[int]
+
+
+class NativeEngine(Engine):
+    """A model that `preparation.prepare` has written."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        """threads: cores it may use. Raises LoadFailure."""
+        self._model = Model(folder, threads)
+        self._threads = threads
+        self._batch = Batch(self._model)
+        self._texts: dict[Decoding, _Text] = {}
+        self._waiting: list[tuple[int, int, _Text]] = []
+        self._clock = 0
+        self._order = itertools.count()
+        self._arrived = threading.Condition()
+        threading.Thread(target=self._run, name="decoding", daemon=True).start()
+
+    def check(self, generation: Generation) -> None:
+        named = {
+            "bad_words_ids": [token for word in generation.bad_words_ids for token in word],
+            "suppress_tokens": generation.suppress_tokens,
+            "begin_suppress_tokens": generation.begin_suppress_tokens,
+            "eos_token_id": generation.eos_token_ids,
+            "decoder_start_token_id": [generation.decoder_start_token_id],
+            "forced_bos_token_id": [generation.forced_bos_token_id or 0],
+            "forced_eos_token_id": [generation.forced_eos_token_id or 0],
+        }
+        for name, tokens in named.items():
+            if any(token >= self._model.vocabulary for token in tokens):
+                raise BadRequest(f"{name} has an id beyond the model's {self._model.vocabulary} tokens")
+
+    def generate(
+        self, sources: Sequence[Sequence[int]], generation: Generation, cancelled: threading.Event
+    ) -> list[list[Hypothesis]]:
+        self.check(generation)
+        if not sources:
+            return []
+        request = _Request(generation, cancelled, [[] for _ in sources], len(sources))
+        with self._arrived:
+            turn = self._clock
+            for place, source in enumerate(sources):
+                insort(self._waiting, (turn, next(self._order), _Text(request, place, source)))
+                turn += len(source)
+            self._arrived.notify()
+        request.done.wait()
+        if request.error:
+            raise request.error
+        return request.answers
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": "native",
+            "compute_type": self._model.compute_type,
+            "device": "cpu",
+            "threads": self._threads,
+            "max_rows": MAX_ROWS,
+            "cache_bytes": CACHE_BYTES,
+        }
+
+    def _run(self) -> None:
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting or self._texts)
+            try:
+                self._step()
+            except Exception as error:  # noqa: BLE001 callers must hear of any fault, and the next be served
+                self._fail_all(error)
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        encoded = 0
+        while (joining := self._next(encoded)) is not None:
+            decoding, text = joining
+            encoded += len(text.source)
+            text.request.decoded_now += 1
+            self._texts[decoding] = text
+            self._batch.join(decoding, self._model.encode(text.source))
+            self._drop_cancelled()
+        if not self._texts:
+            return
+        for decoding in self._batch.step():
+            text = self._leave(decoding)
+            text.request.answer(text.place, decoding.search.hypotheses())
+
+    def _next(self, encoded: int) -> tuple[Decoding, _Text] | None:
+        """Whose turn it is, if there is room for it after so many tokens have been encoded."""
+        with self._arrived:
+            ready = (each for each in self._waiting if each[2].request.may_decode_more)
+            if (entry := next(ready, None)) is None:
+                return None
+            turn, _, text = entry
+            decoding = Decoding.begin(
+                search(text.request.generation, text.source, text.place), len(text.source)
+            )
+            if encoded and encoded + len(text.source) > ENCODED_AT_ONCE:
+                return None
+            if self._texts and not self._has_room(decoding):
+                return None
+            self._waiting.remove(entry)
+            self._clock = turn
+            return decoding, text
+
+    def _has_room(self, decoding: Decoding) -> bool:
+        rows = sum(each.search.max_rows for each in (*self._texts, decoding))
+        return rows <= MAX_ROWS and self._batch.cache_bytes(decoding) <= CACHE_BYTES
+
+    def _drop_cancelled(self) -> None:
+        for decoding, text in list(self._texts.items()):
+            if text.request.is_unwanted:
+                self._leave(decoding)
+        with self._arrived:
+            unwanted = [each for each in self._waiting if each[2].request.is_unwanted]
+            for each in unwanted:
+                self._waiting.remove(each)
+
+    def _leave(self, decoding: Decoding) -> _Text:
+        text = self._texts.pop(decoding)
+        text.request.decoded_now -= 1
+        self._batch.leave(decoding)
+        return text
+
+    def _fail_all(self, error: Exception) -> None:
+        for text in self._texts.values():
+            text.request.fail(error)
+        self._texts.clear()
+        self._batch = Batch(self._model)
