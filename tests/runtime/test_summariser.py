@@ -3,16 +3,16 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from tests import checkpoints
 from tests.model_servers import HUGGING_FACE, Start, command, surroundings
-from tokenizers import Tokenizer
 
+from ebbtide.runtime import engines
 from ebbtide.runtime.deployment import HUGGING_FACE as REPOSITORY
 from ebbtide.runtime.deployment import Deployment
 from ebbtide.runtime.errors import BadRequest, LoadFailure
@@ -23,99 +23,24 @@ from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.summariser import Summariser
 
 EXACT = {"CT2_COMPUTE_TYPE": "float32", "HF_TASK": "summarization"}
-Reference = Callable[[Sequence[str], Mapping[str, Any]], list[str]]
 
 
 @pytest.fixture(scope="module")
 def summariser(pegasus: Path, cache: Path) -> Summariser:
-    deployment = Deployment(REPOSITORY, pegasus, cache, EXACT)
-    return Summariser(converted(deployment, pegasus), task="summarization", concurrency=1, threads=2)
+    return summariser_of(pegasus, cache)
 
 
-@pytest.fixture(scope="module")
-def reference(pegasus: Path) -> Reference:
-    """transformers' own answers."""
-    return transformers_answers(pegasus, pegasus_tokenizer(pegasus / "spiece.model"))
-
-
-def transformers_answers(folder: Path, tokenizer: Tokenizer) -> Reference:
-    """What transformers answers with the checkpoint in the folder, one text at a time."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM
-
-    # For a model this small more threads only wait for each other.
-    torch.set_num_threads(1)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-
-    def answer(texts: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
-        answers = []
-        for text in texts:
-            ids = torch.tensor([tokenizer.encode(text).ids])
-            with torch.no_grad():
-                generated = model.generate(ids, attention_mask=torch.ones_like(ids), **parameters)
-            answers.append(tokenizer.decode(generated[0].tolist()))
-        return answers
-
-    return answer
+def summariser_of(folder: Path, cache: Path) -> Summariser:
+    """The checkpoint in the folder, in float32."""
+    deployment = Deployment(REPOSITORY, folder, cache, EXACT)
+    prepared = converted(deployment, folder)
+    return Summariser(prepared, engines.load(prepared, folder, threads=2), task="summarization")
 
 
 @pytest.fixture
 def checkpoint(pegasus: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint to change."""
     return Path(shutil.copytree(pegasus, tmp_path / "checkpoint"))
-
-
-def agreement(
-    summariser: Summariser, reference: Reference, texts: list[str], parameters: dict[str, Any]
-) -> int:
-    """How many texts get transformers' own answer."""
-    answers = [answer["summary_text"] for answer in summariser(texts, **parameters)]
-    return sum(ours == theirs for ours, theirs in zip(answers, reference(texts, parameters), strict=True))
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        pytest.param({}, id="the likeliest token each time"),
-        pytest.param({"no_repeat_ngram_size": 3}, id="no n-gram twice"),
-        pytest.param({"min_length": 20}, id="a shortest length"),
-        pytest.param({"max_length": 10}, id="a longest length"),
-        pytest.param({"repetition_penalty": 1.3}, id="a penalty on repetition"),
-    ],
-)
-def test_greedy_float32_answers_are_transformers_own(
-    summariser: Summariser, reference: Reference, texts: list[str], parameters: dict[str, Any]
-):
-    assert agreement(summariser, reference, texts, {"num_beams": 1, **parameters}) == len(texts)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "differing"),
-    [
-        pytest.param(
-            {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0}, 1, id="long ones favoured"
-        ),
-        pytest.param({"num_beams": 8, "early_stopping": True}, 1, id="the model's own eight beams"),
-        # transformers ends such a search by an estimate, which the engine does not make.
-        pytest.param({"num_beams": 8, "early_stopping": False}, 2, id="a search that goes on"),
-    ],
-)
-def test_beam_search_finds_what_transformers_finds_but_for_ties(
-    summariser: Summariser, reference: Reference, texts: list[str], parameters: dict[str, Any], differing: int
-):
-    assert agreement(summariser, reference, texts[:10], parameters) >= 10 - differing
-
-
-def test_bart_is_served_with_its_own_tokenizer_and_first_token(
-    trained: checkpoints.Trained, cache: Path, texts: list[str]
-):
-    folder = trained("bart")
-    reference = transformers_answers(folder, Tokenizer.from_file(str(folder / "tokenizer.json")))
-
-    converted_folder = converted(Deployment(REPOSITORY, folder, cache, EXACT), folder)
-    bart = Summariser(converted_folder, task="summarization", concurrency=1, threads=2)
-
-    assert agreement(bart, reference, texts, {"num_beams": 1}) == len(texts)
 
 
 def test_several_answers_to_a_text_come_as_a_list_of_their_own(summariser: Summariser, texts: list[str]):
@@ -146,7 +71,7 @@ def test_truncation_reads_the_beginning_and_counts_what_it_cuts(
     tokens = tokenizer.encode(long).ids
     beginning = tokenizer.decode(tokens[: checkpoints.POSITIONS - 1])
 
-    summaries = summariser.run([long, texts[0]], {"truncation": True})
+    summaries = summariser.run([long, texts[0]], {"truncation": True}, threading.Event())
 
     assert summaries.cut_tokens == (len(tokens) - checkpoints.POSITIONS, 0)
     assert summaries.items == summariser([beginning, texts[0]])
@@ -206,7 +131,7 @@ def test_a_checkpoint_with_pytorch_weights_answers_the_same(
 ):
     (folder,) = (path for path in (prepared_twice[0] / "ctranslate2").iterdir() if path.is_dir())
 
-    other = Summariser(folder, task="summarization", concurrency=2, threads=2)
+    other = Summariser(folder, engines.load(folder, folder, threads=2), task="summarization")
 
     assert other(texts[:4]) == summariser(texts[:4])
 

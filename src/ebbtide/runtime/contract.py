@@ -1,8 +1,8 @@
 """SageMaker's container contract over HTTP on a Unix socket: GET /ping and POST /invocations.
 
 A model computes in threads, `concurrency` at once, so that pings are answered meanwhile. A request whose
-client has gone is dropped if it still waits for a thread; one that runs is run to its end and counted until
-then, since it holds the processor whether or not anybody wants its result.
+client has gone is dropped if it still waits for a thread; one that runs is told, and counted until it has
+stopped: what holds the processor counts, whether or not anybody wants its result.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,12 +81,16 @@ class ModelServer:
             return _response(failure(413, f"The body is over {MAX_BODY_BYTES} bytes"))
         return _response(await self._compute(self._model, body, request))
 
-    def _compute(self, model: Service, body: bytes, request: web.Request) -> Awaitable[Answer]:
+    async def _compute(self, model: Service, body: bytes, request: web.Request) -> Answer:
         loop = asyncio.get_running_loop()
-        computation = self._threads.submit(_answer_or_exit, model, body, request)
+        cancelled = threading.Event()
+        computation = self._threads.submit(_answer_or_exit, model, body, request, cancelled)
         self._running += 1
         computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
-        return asyncio.wrap_future(computation)
+        try:
+            return await asyncio.wrap_future(computation)
+        finally:
+            cancelled.set()  # the client has gone, or has its answer
 
     def _finished(self) -> None:
         self._running -= 1
@@ -136,9 +141,9 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
-def _answer_or_exit(model: Service, body: bytes, request: web.Request) -> Answer:
+def _answer_or_exit(model: Service, body: bytes, request: web.Request, cancelled: threading.Event) -> Answer:
     try:
-        return model.answer(body, request.headers)
+        return model.answer(body, request.headers, cancelled)
     except SystemExit as ending:  # user code that calls sys.exit() means the process, not this thread
         logger.error("The model ended the process: exit(%s)", ending.code)
         exit_now(1)

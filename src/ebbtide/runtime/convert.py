@@ -90,6 +90,7 @@ def _describe(folder: Path, positions: int) -> dict[str, Any]:
         "generation": model_settings(config, generation),
         "task_specific_params": config.get("task_specific_params"),
         "prefix": config.get("prefix"),
+        "config": config,
     }
 
 

@@ -17,8 +17,8 @@ class Cancelled(Exception):
 class Hypothesis:
     """`tokens`: the answer's ids, with a forced first one, without the start token and the end token.
 
-    `score`: transformers' sequences_scores (beam search: log-probability over length ** length_penalty); None
-    from an engine that keeps none.
+    `score`: transformers' sequences_scores, the log-probability over length ** length_penalty; of beam search
+    alone.
     """
 
     tokens: tuple[int, ...]
@@ -29,6 +29,10 @@ class Engine(ABC):
     """A loaded model. It batches what its callers ask for at the same time as it sees fit."""
 
     @abstractmethod
+    def check(self, generation: Generation) -> None:
+        """Raises BadRequest, naming the parameter, for a generation that it cannot honour to the letter."""
+
+    @abstractmethod
     def generate(
         self, sources: Sequence[Sequence[int]], generation: Generation, cancelled: threading.Event
     ) -> list[list[Hypothesis]]:
@@ -36,7 +40,7 @@ class Engine(ABC):
         `generation.num_return_sequences` best answers, best first. Blocks; called from many threads.
 
         Raises Cancelled soon after `cancelled` is set: between two decoding steps where the engine can.
-        Raises BadRequest for a generation that this engine cannot honour to the letter.
+        Raises BadRequest as `check` does.
         """
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """`HF_MODEL_ID=ebbtide/extractive`: the extractive summariser as a pipeline."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,12 @@ class ExtractivePipeline(Pipeline):
     def __init__(self, answer_member: str) -> None:
         self._answer_member = answer_member
 
-    def run(self, texts: Sequence[str], parameters: Mapping[str, Any]) -> Summaries:
+    def run(
+        self,
+        texts: Sequence[str],
+        parameters: Mapping[str, Any],
+        cancelled: threading.Event,  # noqa: ARG002 it is done in no time
+    ) -> Summaries:
         max_words, min_words = _lengths(parameters)
         items = [
             {self._answer_member: summarise(text, max_words=max_words, min_words=min_words)} for text in texts

@@ -7,6 +7,7 @@ handler_service; sagemaker-inference 1.10.1, transformer.
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class Context:
     request_headers: Mapping[str, str] = field(default_factory=dict)
     response_headers: dict[str, str] = field(default_factory=dict)
     response_status: int = 200
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    """Set when the caller has gone. Ours: model servers have nothing like it."""
 
     def get_request_header(self, _index: int, name: str) -> str | None:
         return self.request_headers.get(name)

@@ -78,6 +78,13 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
         raise LoadFailure("Neither HF_MODEL_ID nor ModelDataUrl names a model")
     converted = preparation.converted(deployment, folder)
     status.enter("loading")
-    from ebbtide.runtime.summariser import Summariser  # slow: it imports the engine
+    # Slow: they import the engine.
+    from ebbtide.runtime import engines
+    from ebbtide.runtime.summariser import Summariser
 
-    return Summariser(converted, task=task, concurrency=deployment.concurrency, threads=deployment.threads)
+    engine = engines.load(
+        converted,
+        folder,
+        threads=deployment.threads,
+    )
+    return Summariser(converted, engine, task=task)

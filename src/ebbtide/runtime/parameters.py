@@ -2,10 +2,10 @@
 
 Names, meanings and defaults are transformers'. Each parameter, of a request as of generation_config.json, is
 honoured with that meaning or refused by name: a request's with a 400, a checkpoint's as the model loads. None
-is ignored but those that change no answer (`_WITHOUT_MEANING`). Precedence, as in the pipelines of transformers
-4.57: the request, the checkpoint's task_specific_params, its generation_config, the pipeline's default. One
-thing differs on purpose: between max_length and max_new_tokens the one set closest to the request holds, so that
-a request's max_length is not overruled by a default that the caller never saw.
+is ignored but those that change no answer (`_WITHOUT_MEANING`). Precedence, as in the pipelines of
+transformers 4.57: the request, the checkpoint's task_specific_params, its generation_config, the pipeline's
+default. One thing differs on purpose: between max_length and max_new_tokens the one set closest to the
+request holds, so that a request's max_length is not overruled by a default that the caller never saw.
 
 `Generation` is what an engine gets. An engine that cannot honour a part of it refuses the request by name.
 """
@@ -33,11 +33,11 @@ Ids = tuple[int, ...]
 class Generation:
     """How to generate answers, every default resolved. Requests with equal ones can be decoded together.
 
-    max_new_tokens, min_new_tokens: tokens after the start token, a forced first one and the end token included;
-    before min_new_tokens no end token may come, and min may exceed max: then none may come at all.
-    forced_eos_token_id: the token at place max_new_tokens, should the answer get there.
-    top_k 0 and top_p 1 draw from all tokens. seed: None draws anew each time.
-    truncate, clean_up: of the text before and after. batch_size: most of a request's texts decoded together.
+    max_new_tokens, min_new_tokens: tokens after the start token, a forced first one and the end token
+    included; before min_new_tokens no end token may come, and min may exceed max: then none may come at all.
+    forced_eos_token_id: the token at place max_new_tokens, should the answer get there. top_k 0 and top_p 1
+    draw from all tokens. seed: None draws anew each time. truncate, clean_up: of the text before and after.
+    batch_size: most of a request's texts decoded together.
     """
 
     decoder_start_token_id: int
@@ -92,7 +92,9 @@ _BEAMS = _Kind(
     lambda value: type(value) is int and 1 <= value <= MAX_BEAMS, f"an integer from 1 to {MAX_BEAMS}"
 )
 _NATURAL = _Kind(_is_id, "an integer of at least 0")
-_LENGTH = _Kind(lambda value: type(value) is int and value >= 2, "an integer of at least 2: it counts the start")
+_LENGTH = _Kind(
+    lambda value: type(value) is int and value >= 2, "an integer of at least 2: it counts the start"
+)
 _NUMBER = _Kind(_is_number, "a number")
 _POSITIVE = _Kind(lambda value: _is_number(value) and value > 0, "a number above 0")
 _SHARE = _Kind(lambda value: _is_number(value) and 0 < value <= 1, "a number above 0, at most 1")
@@ -181,9 +183,27 @@ _NEUTRAL = {
 """transformers' parameters that no engine serves: accepted with the value that changes nothing."""
 
 _WITHOUT_MEANING = frozenset(
-    {"use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile"}
-    | {"continuous_batching_config", "prefill_chunk_size", "low_memory", "remove_invalid_values", "num_workers"}
-    | {"is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"}
+    {
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "max_cache_len",
+        "compile_config",
+        "disable_compile",
+    }
+    | {
+        "continuous_batching_config",
+        "prefill_chunk_size",
+        "low_memory",
+        "remove_invalid_values",
+        "num_workers",
+    }
+    | {
+        "is_assistant",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold",
+    }
     | {"max_matching_ngram_size", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind"}
     | {"assistant_ensemble_weight", "speculation_type", "use_mtp"}
     | {"transformers_version", "_from_model_config", "_commit_hash"}
@@ -203,23 +223,30 @@ _SPECIAL_IDS = {
     },
     "mbart": {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2},
     "t5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+    "longt5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+    "led": {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
+    "pegasus_x": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1},
+    "bigbird_pegasus": {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 2},
     "marian": {"eos_token_id": 0, "forced_eos_token_id": 0},
     "m2m_100": {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
 }
-"""What a config.json leaves out because it is its class's default. Source: transformers, configuration_*.py."""
+"""What a config.json leaves out because it is its class's default. Source: transformers,
+configuration_*.py."""
 
 
 def model_settings(config: Mapping[str, Any], generation_config: Mapping[str, Any] | None) -> dict[str, Any]:
     """A checkpoint's own way of generating, as `generation` takes it.
 
-    config: its config.json. generation_config: its generation_config.json; older checkpoints have none and keep
-    their settings in config.json, where names that are not of generation stand beside them.
-    Raises LoadFailure naming a member that cannot be honoured.
+    config: its config.json. generation_config: its generation_config.json; older checkpoints have none and
+    keep their settings in config.json, where names that are not of generation stand beside them. Raises
+    LoadFailure naming a member that cannot be honoured.
     """
     own_ids = _SPECIAL_IDS.get(config.get("model_type", ""), {})
     if generation_config is None:
         known = (name for name in (*_GENERATION_KINDS, *_NEUTRAL) if name in config)
-        members = own_ids | {name: config[name] for name in known if not name.startswith(("output_", "return_"))}
+        members = own_ids | {
+            name: config[name] for name in known if not name.startswith(("output_", "return_"))
+        }
         if config.get("force_bos_token_to_be_generated"):
             members["forced_bos_token_id"] = config.get("bos_token_id")
         where = "config.json"
@@ -257,7 +284,8 @@ def generation(
     """What to ask of an engine for a request's parameters over the checkpoint's settings.
 
     positions: the tokens that the decoder can count to, None for a model that counts without end.
-    Raises BadRequest naming the parameter that is unknown, of the wrong kind, or cannot be had beside another.
+    Raises BadRequest naming the parameter that is unknown, of the wrong kind, or cannot be had beside
+    another.
     """
     for name, value in parameters.items():
         _check(name, value, _REQUEST_KINDS)

@@ -1,5 +1,6 @@
 """A summarisation pipeline: what `model` is to the toolkit and to user handlers, as transformers' own is."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,12 @@ from typing import Any
 
 from ebbtide.runtime.errors import BadRequest
 
-ANSWER_MEMBERS = {"summarization": "summary_text", "text2text-generation": "generated_text"}
-"""The tasks served -> the member of the answer that holds the text."""
+ANSWER_MEMBERS = {
+    "summarization": "summary_text",
+    "text2text-generation": "generated_text",
+    "translation": "translation_text",
+}
+"""The tasks of texts from texts -> the member of the answer that holds the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +28,29 @@ class Pipeline(ABC):
     """Called as transformers calls its own: `pipeline(text_or_texts, **parameters)` -> a list of answers."""
 
     @abstractmethod
-    def run(self, texts: Sequence[str], parameters: Mapping[str, Any]) -> Summaries:
-        """Summarise each text. Raises BadRequest for a parameter that cannot be honoured."""
+    def run(
+        self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
+    ) -> Summaries:
+        """Summarise each text. Raises BadRequest for a parameter that cannot be honoured, and Cancelled, as
+        soon as the model can, once `cancelled` is set.
+        """
 
     def __call__(self, inputs: Any, **parameters: Any) -> list[Any]:
-        return self.run(as_texts(inputs), parameters).items
+        return self.run(as_texts(inputs), parameters, threading.Event()).items
+
+
+def makes_texts(task: str) -> bool:
+    """Whether the task makes texts from texts, as translation_en_to_fr does."""
+    return _family(task) in ANSWER_MEMBERS
+
+
+def answer_member(task: str) -> str:
+    """The member of the answer that holds the text, for a task that makes texts."""
+    return ANSWER_MEMBERS[_family(task)]
+
+
+def _family(task: str) -> str:
+    return "translation" if task.startswith("translation_") else task
 
 
 def as_texts(inputs: Any) -> list[str]:

@@ -23,7 +23,7 @@ from ebbtide.runtime.errors import LoadFailure, one_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what `convert` writes changes, so that models converted before are made anew."""
 
 DEFAULT_COMPUTE_TYPE = "int8"

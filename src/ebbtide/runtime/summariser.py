@@ -1,18 +1,21 @@
-"""A converted sequence-to-sequence model on CTranslate2, as a pipeline; without torch and transformers."""
+"""A prepared sequence-to-sequence model as a pipeline: texts to token ids, an engine, token ids to texts.
+
+Imports neither torch nor transformers.
+"""
 
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 from tokenizers import Encoding, Tokenizer
 
-from ebbtide.runtime.engines import ctranslate
-from ebbtide.runtime.errors import BadRequest, LoadFailure
+from ebbtide.runtime.engine import Engine
+from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.parameters import Generation, generation, task_settings
-from ebbtide.runtime.pipeline import ANSWER_MEMBERS, Pipeline, Summaries
+from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
 
 logger = logging.getLogger(__name__)
 
@@ -32,54 +35,41 @@ _CLEAN_UPS = (
 
 
 class Summariser(Pipeline):
-    """What `convert` wrote, loaded. Requests may come from several threads; each stream decodes one batch."""
+    """Requests may come from several threads: the engine batches them."""
 
-    def __init__(self, folder: Path, *, task: str, concurrency: int, threads: int) -> None:
-        """threads: cores in all. They are divided among as many streams as requests may come at once.
+    def __init__(self, folder: Path, engine: Engine, *, task: str) -> None:
+        """folder: what `convert` wrote, with the tokenizer and `summariser.json`.
 
-        Raises LoadFailure when the engine refuses the model.
+        Raises LoadFailure for settings of the checkpoint that cannot be honoured.
         """
         described = json.loads((folder / "summariser.json").read_text())
-        self._positions: int = described["positions"]
-        self._defaults = described["generation"] | task_settings(described, task)
-        self._answer_member = ANSWER_MEMBERS[task]
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.engine = engine
+        self._positions: int | None = described["positions"]
         self._max_input_tokens: int = described["max_input_tokens"]
-        streams = min(concurrency, threads)
-        try:
-            self._translator = ctranslate2.Translator(
-                str(folder),
-                device="cuda" if ctranslate2.get_cuda_device_count() else "cpu",
-                inter_threads=streams,
-                intra_threads=threads // streams,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise LoadFailure(f"CTranslate2 cannot load the model: {error}") from error
+        self._defaults = described["generation"] | task_settings(described, task)
+        self._prefix = task_prefix(described, task)
+        self._answer_member = answer_member(task)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    def run(self, texts: Sequence[str], parameters: Mapping[str, Any]) -> Summaries:
+    def run(
+        self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
+    ) -> Summaries:
         wanted = generation(parameters, self._defaults, positions=self._positions)
-        encodings, cut_tokens = self._encode(texts, truncate=wanted.truncate)
-        first = wanted.forced_bos_token_id
-        prefix = None if first is None else [[self._tokenizer.id_to_token(first)]] * len(texts)
-        results = self._translator.translate_batch(
-            [encoding.tokens for encoding in encodings],
-            target_prefix=prefix,
-            **ctranslate.arguments(wanted),
-        )
-        count = wanted.num_return_sequences
-        answers = [[self._answer(tokens, wanted) for tokens in result.hypotheses[:count]] for result in results]
+        sources, cut_tokens = self._encode([self._prefix + text for text in texts], truncate=wanted.truncate)
+        several = self.engine.generate(sources, wanted, cancelled)
+        answers = [[self._answer(hypothesis.tokens, wanted) for hypothesis in each] for each in several]
         # One sequence asked for is given as itself, several as a list: transformers' pipelines do so.
         items = [each[0] if len(each) == 1 else each for each in answers]
         return Summaries(items, cut_tokens)
 
-    def _encode(self, texts: Sequence[str], *, truncate: bool) -> tuple[list[Encoding], tuple[int, ...]]:
-        """Tokens of each text, and how many of its tokens were left out, which happens only when asked for.
+    def _encode(self, texts: Sequence[str], *, truncate: bool) -> tuple[list[list[int]], tuple[int, ...]]:
+        """Each text's ids, and how many of its tokens were left out, which happens only when asked for.
 
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
         encodings = self._tokenizer.encode_batch(list(texts))
         limit = self._max_input_tokens if truncate else self._positions
-        cut_tokens = tuple(max(0, len(encoding) - limit) for encoding in encodings)
+        cut_tokens = tuple(0 if limit is None else max(0, len(encoding) - limit) for encoding in encodings)
         for position, cut in enumerate(cut_tokens):
             if cut and not truncate:
                 raise BadRequest(
@@ -88,8 +78,8 @@ class Summariser(Pipeline):
                 )
             if cut:
                 logger.warning("Truncated as asked: %d tokens of inputs[%d] were not read", cut, position)
-                encodings[position] = self._beginning(texts[position], limit)
-        return encodings, cut_tokens
+                encodings[position] = self._beginning(texts[position], self._max_input_tokens)
+        return [encoding.ids for encoding in encodings], cut_tokens
 
     def _beginning(self, text: str, limit: int) -> Encoding:
         """The text's first tokens, `limit` of them with those that the model wants around every text."""
@@ -97,10 +87,15 @@ class Summariser(Pipeline):
         encoding.truncate(limit - self._tokenizer.num_special_tokens_to_add(is_pair=False))
         return self._tokenizer.post_process(encoding)
 
-    def _answer(self, tokens: Sequence[str], wanted: Generation) -> dict[str, str]:
-        ids = [known for token in tokens if (known := self._tokenizer.token_to_id(token)) is not None]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+    def _answer(self, tokens: Sequence[int], wanted: Generation) -> dict[str, str]:
+        text = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         if wanted.clean_up:
             for loose, tight in _CLEAN_UPS:
                 text = text.replace(loose, tight)
         return {self._answer_member: text}
+
+
+def task_prefix(described: Mapping[str, Any], task: str) -> str:
+    """What the model was trained to see before a text of this task, T5's `summarize: ` for one."""
+    own = (described.get("task_specific_params") or {}).get(task) or {}
+    return own.get("prefix") or described.get("prefix") or ""

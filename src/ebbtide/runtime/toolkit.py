@@ -6,15 +6,18 @@ huggingface-inference-toolkit 2.6.0, sagemaker-inference 1.10.1, sagemaker-pytor
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ebbtide.runtime import content
+from ebbtide.runtime.engine import Cancelled
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.handlers import Context, Handlers
 from ebbtide.runtime.pipeline import Pipeline, as_texts
+from ebbtide.runtime.tasks import TaskPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +63,11 @@ class HuggingFace:
             parameters = {}
         if not isinstance(parameters, dict):
             raise BadRequest("parameters must be an object of names and values")
+        if isinstance(model, TaskPipeline):
+            return model.run(inputs, parameters, context.cancelled)
         if not isinstance(model, Pipeline):
             return model(inputs, **parameters)
-        summaries = model.run(as_texts(inputs), parameters)
+        summaries = model.run(as_texts(inputs), parameters, context.cancelled)
         if any(summaries.cut_tokens):
             context.set_response_header(0, CUT_TOKENS_HEADER, ",".join(map(str, summaries.cut_tokens)))
         return summaries.items
@@ -112,11 +117,16 @@ class Service:
         self._model = model
         self._system_properties = {"model_dir": str(model_dir or ""), "gpu_id": None}
 
-    def answer(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Serve one request; every failure is answered too, in multi-model-server's shape."""
-        context = Context(self._system_properties, headers)
+    def answer(self, body: bytes, headers: Mapping[str, str], cancelled: threading.Event) -> Answer:
+        """Serve one request; every failure is answered too, in multi-model-server's shape.
+
+        Raises Cancelled once `cancelled` is set, as soon as the model can: nobody waits for the answer.
+        """
+        context = Context(self._system_properties, headers, cancelled=cancelled)
         try:
             payload = self._transform(body, headers.get("Content-Type", ""), headers.get("Accept"), context)
+        except Cancelled:
+            raise
         except BadRequest as refusal:
             return failure(400, str(refusal))
         except Exception as error:  # a user's handler may raise anything, and the server must go on
