@@ -1,4 +1,10 @@
-"""The rules of scaling, each a row: what is seen, and how many instances should be desired."""
+"""The rules of scaling, each a row: what is seen, and how many instances should be desired.
+
+Each names its source: a section of reference autoscaling.md and the mechanism there, or "ours", which
+docs/scaling.md gives the reason of.
+"""
+
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,18 +13,26 @@ from hypothesis import strategies as st
 from ebbtide.scaling.policies import (
     Limits,
     Observation,
+    Peaks,
     Reading,
     StepAdjustment,
     StepScaling,
     TargetTracking,
+    aggregate,
     decide,
     read_backlog,
     read_datapoints,
     step,
+    why_not_stepped,
 )
 
 NOW = 10_000.0
 LIMITS = Limits(0, 5)
+
+
+def rule(*values, says: str, source: str):
+    """A row of a table of rules."""
+    return pytest.param(*values, id=f"{says} ({source})")
 
 
 def policy(**given) -> TargetTracking:
@@ -45,24 +59,49 @@ def decided(limits, policies, observation) -> int:
 @pytest.mark.parametrize(
     ("observation", "desired"),
     [
-        pytest.param(seen(0, 0), 0, id="nothing to do, nothing there"),
-        pytest.param(seen(1, 0), 1, id="one request wakes one instance"),
-        pytest.param(seen(5, 0), 1, id="a backlog at the target needs one"),
-        pytest.param(seen(6, 0), 2, id="a backlog above the target needs two"),
-        pytest.param(seen(999, 0), 5, id="a burst goes straight to the maximum"),
-        pytest.param(seen(999, 5), 5, id="the maximum holds"),
-        pytest.param(seen(11, 2), 3, id="more than the target per instance scales out"),
-        pytest.param(seen(10, 2), 2, id="at the target nothing changes"),
-        pytest.param(seen(9, 2), 2, id="nine tenths of the target are not low enough to scale in"),
-        pytest.param(seen(8, 3), 2, id="well below the target scales in to what is needed"),
-        pytest.param(seen(3, 5), 1, id="work in the backlog keeps one instance"),
-        pytest.param(seen(0, 5), 0, id="without a backlog all go"),
-        pytest.param(seen(11, 2, last_scaled_at=NOW - 1), 3, id="scale-out waits for no cooldown"),
-        pytest.param(seen(0, 3, last_scaled_at=NOW - 299), 3, id="scale-in waits out its cooldown"),
-        pytest.param(seen(0, 3, last_scaled_at=NOW - 300), 0, id="scale-in after its cooldown"),
-        pytest.param(seen(11, 1, others=1), 2, id="variants share the queue: a third instance is missing"),
-        pytest.param(seen(3, 1, others=2), 0, id="other variants' instances do the rest"),
-        pytest.param(seen(3, 0, others=1), 0, id="another variant's instance needs no waking"),
+        rule(seen(0, 0), 0, says="nothing to do, nothing there", source="3 Formula"),
+        rule(seen(1, 0), 1, says="one request wakes one instance", source="ours: wake"),
+        rule(seen(5, 0), 1, says="a backlog at the target needs one", source="3 Formula"),
+        rule(seen(6, 0), 2, says="a backlog above the target needs two", source="3 Formula"),
+        rule(seen(999, 0), 5, says="a burst goes straight to the maximum", source="3 Formula"),
+        rule(seen(999, 5), 5, says="the maximum holds", source="3 Formula"),
+        rule(seen(11, 2), 3, says="more than the target per instance scales out", source="3 High"),
+        rule(seen(10, 2), 2, says="at the target nothing changes", source="3 High"),
+        rule(seen(9, 2), 2, says="nine tenths of the target are not low enough to scale in", source="3 Low"),
+        rule(seen(8, 3), 2, says="well below the target scales in to what is needed", source="3 Low"),
+        rule(seen(3, 5), 1, says="work in the backlog keeps one instance", source="ours: drain"),
+        rule(seen(0, 5), 0, says="without a backlog all go", source="3 To zero"),
+        rule(
+            seen(11, 2, last_scaled_at=NOW - 1),
+            3,
+            says="scale-out waits for no cooldown",
+            source="3 Cooldown out",
+        ),
+        rule(
+            seen(0, 3, last_scaled_at=NOW - 299),
+            3,
+            says="scale-in waits out its cooldown",
+            source="3 Cooldown in",
+        ),
+        rule(
+            seen(0, 3, last_scaled_at=NOW - 300),
+            0,
+            says="scale-in after its cooldown",
+            source="3 Cooldown in",
+        ),
+        rule(
+            seen(11, 1, others=1),
+            2,
+            says="variants share the queue: a third instance is missing",
+            source="ours: variants",
+        ),
+        rule(seen(3, 1, others=2), 0, says="other variants' instances do the rest", source="ours: variants"),
+        rule(
+            seen(3, 0, others=1),
+            0,
+            says="another variant's instance needs no waking",
+            source="ours: variants",
+        ),
     ],
 )
 def test_target_tracking_of_the_backlog(observation, desired):
@@ -72,59 +111,202 @@ def test_target_tracking_of_the_backlog(observation, desired):
 @pytest.mark.parametrize(
     ("limits", "policies", "observation", "desired"),
     [
-        pytest.param(Limits(2, 5), [], seen(0, 0), 2, id="below the minimum it rises without a policy"),
-        pytest.param(Limits(0, 3), [], seen(0, 4), 3, id="above the maximum it falls without a policy"),
-        pytest.param(Limits(1, 5), [policy()], seen(0, 3), 1, id="scale-in ends at the minimum"),
-        pytest.param(Limits(0, 5), [], seen(7, 0), 1, id="an arrival wakes one without a policy"),
-        pytest.param(Limits(0, 0), [policy()], seen(7, 0), 0, id="no capacity, no waking"),
-        pytest.param(
-            Limits(0, 5, scale_out_suspended=True), [policy()], seen(7, 0), 0, id="scale-out suspended"
+        rule(
+            Limits(2, 5),
+            [],
+            seen(0, 0),
+            2,
+            says="below the minimum it rises without a policy",
+            source="2 RegisterScalableTarget",
         ),
-        pytest.param(
-            Limits(0, 5, scale_in_suspended=True), [policy()], seen(0, 3), 3, id="scale-in suspended"
+        rule(
+            Limits(0, 3),
+            [],
+            seen(0, 4),
+            3,
+            says="above the maximum it falls without a policy",
+            source="2 RegisterScalableTarget",
         ),
-        pytest.param(
-            LIMITS, [policy(disable_scale_in=True)], seen(0, 3), 3, id="a policy that never scales in"
+        rule(
+            Limits(1, 5), [policy()], seen(0, 3), 1, says="scale-in ends at the minimum", source="3 Formula"
         ),
-        pytest.param(
-            LIMITS, [policy(disable_scale_in=True)], seen(20, 3), 4, id="a policy that only scales out"
+        rule(
+            Limits(0, 5), [], seen(7, 0), 1, says="an arrival wakes one without a policy", source="ours: wake"
         ),
-        pytest.param(
+        rule(
+            Limits(0, 0),
+            [policy()],
+            seen(7, 0),
+            0,
+            says="no capacity, no waking",
+            source="2 RegisterScalableTarget",
+        ),
+        rule(
+            Limits(0, 5, scale_out_suspended=True),
+            [policy()],
+            seen(7, 0),
+            0,
+            says="scale-out suspended",
+            source="3 Suspended",
+        ),
+        rule(
+            Limits(0, 5, scale_in_suspended=True),
+            [policy()],
+            seen(0, 3),
+            3,
+            says="scale-in suspended",
+            source="3 Suspended",
+        ),
+        rule(
+            LIMITS,
+            [policy(disable_scale_in=True)],
+            seen(0, 3),
+            3,
+            says="a policy that never scales in",
+            source="3 DisableScaleIn",
+        ),
+        rule(
+            LIMITS,
+            [policy(disable_scale_in=True)],
+            seen(20, 3),
+            4,
+            says="a policy that only scales out",
+            source="3 DisableScaleIn",
+        ),
+        rule(
             LIMITS,
             [policy(disable_scale_in=True), policy()],
             seen(0, 3),
             0,
-            id="a policy that never scales in does not keep others from it",
+            says="a policy that never scales in does not keep others from it",
+            source="3 Several policies",
         ),
-        pytest.param(
+        rule(
             LIMITS,
             [policy(target_value=5.0), policy(target_value=2.0)],
             seen(10, 2),
             5,
-            id="the highest of several wins",
+            says="the highest of several wins",
+            source="3 Several policies",
         ),
-        pytest.param(
+        rule(
             LIMITS,
             [policy(target_value=5.0), policy(target_value=2.0)],
             seen(4, 4),
             2,
-            id="in to the highest of several",
+            says="in to the highest of several",
+            source="3 Several policies",
         ),
-        pytest.param(
+        rule(
             LIMITS,
             [policy(), policy(scale_in_cooldown_s=900.0)],
             seen(0, 3, last_scaled_at=NOW - 600),
             3,
-            id="scale-in needs every policy's agreement",
+            says="scale-in needs every policy's agreement",
+            source="3 Several policies",
         ),
-        pytest.param(LIMITS, [], seen(0, 3), 3, id="without a policy nothing scales in"),
-        pytest.param(
-            LIMITS, [policy(since=NOW - 10)], seen(0, 1), 1, id="a new policy waits out its own cooldown"
+        rule(
+            LIMITS, [], seen(0, 3), 3, says="without a policy nothing scales in", source="3 Several policies"
+        ),
+        rule(
+            LIMITS,
+            [policy(most_at_once=1)],
+            seen(0, 4),
+            3,
+            says="ManagedInstanceScaling gives up as many at once as its MaximumStepSize",
+            source="ProductionVariantManagedInstanceScaling",
+        ),
+        rule(
+            LIMITS,
+            [policy(since=NOW - 10)],
+            seen(0, 1),
+            1,
+            says="a new policy waits out its own cooldown",
+            source="ours: new policies",
         ),
     ],
 )
 def test_limits_and_several_policies(limits, policies, observation, desired):
     assert decided(limits, policies, observation) == desired
+
+
+def watched(backlog, desired, *peaks, since=0.0, **given) -> Observation:
+    """Seen since long ago, with the backlogs of so many s before."""
+    steps = tuple((NOW - before_s, height) for before_s, height in peaks)
+    return seen(backlog, desired, peaks=steps, watched_since=since, **given)
+
+
+@pytest.mark.parametrize(
+    ("observation", "desired"),
+    [
+        rule(
+            watched(0, 3, (299, 15)),
+            3,
+            says="a wave within the cooldown keeps what it needed",
+            source="ours: calm",
+        ),
+        rule(watched(0, 3, (300, 15)), 0, says="one before it does not", source="ours: calm"),
+        rule(
+            watched(0, 5, (200, 8)), 2, says="scale-in leaves what the last wave needed", source="ours: calm"
+        ),
+        rule(
+            watched(0, 2, (400, 25), last_scaled_at=NOW - 5, last_scale_out_at=NOW - 500),
+            0,
+            says="a second step down waits for no second cooldown",
+            source="ours: calm",
+        ),
+        rule(
+            watched(0, 2, last_scaled_at=NOW - 5, last_scale_out_at=NOW - 5),
+            2,
+            says="a scale-out is waited out",
+            source="3 Cooldown in",
+        ),
+        rule(
+            watched(0, 2, since=NOW - 10, last_scaled_at=NOW - 5),
+            2,
+            says="what was not watched is taken from the last scaling act",
+            source="3 Cooldown in",
+        ),
+    ],
+)
+def test_scale_in_goes_by_the_highest_backlog_of_its_cooldown(observation, desired):
+    assert decided(LIMITS, [policy()], observation) == desired
+
+
+@given(st.lists(st.integers(0, 100), min_size=1), st.integers(1, 100))
+def test_peaks_tell_the_highest_backlog_of_any_time_up_to_now(backlogs, within_s):
+    peaks = Peaks(0.0)
+    for at, backlog in enumerate(backlogs):
+        peaks.add(float(at), backlog)
+
+    now = len(backlogs) - 1
+    told = Observation(float(now), 0, 0, 0, peaks=peaks.steps, watched_since=peaks.since).peak(within_s)
+
+    assert told == max(backlogs[-within_s:])
+
+
+@pytest.mark.parametrize(
+    ("limits", "observation", "code"),
+    [
+        rule(Limits(0, 5), seen(99, 5), "AlreadyAtMaxCapacity", says="more than the maximum", source="5"),
+        rule(Limits(2, 5), seen(0, 2), "AlreadyAtMinCapacity", says="fewer than the minimum", source="5"),
+        rule(Limits(0, 5), seen(10, 2), None, says="as many as wanted", source="5"),
+        rule(Limits(0, 5), seen(0, 0), None, says="nothing at zero", source="5"),
+        rule(Limits(0, 5), seen(99, 0), None, says="what is scaled needs no excuse", source="5"),
+    ],
+)
+def test_a_change_that_cannot_be_has_awss_reason(limits, observation, code):
+    readings = [(policy(), read_backlog(policy(), observation))]
+
+    assert decide(limits, readings, observation).not_scaled == code
+
+
+def test_a_step_policy_whose_alarm_asks_for_more_agrees_to_no_scale_in():
+    """Source: reference autoscaling.md, 3 Several policies."""
+    observation = seen(0, 3)
+    readings = [(policy(), read_backlog(policy(), observation))]
+
+    assert decide(LIMITS, readings, observation, stepping_out=["wake"]).desired == 3
 
 
 def test_a_policy_without_data_keeps_others_from_scaling_in():
@@ -181,24 +363,60 @@ MISSING = None
 @pytest.mark.parametrize(
     ("minutes", "observation", "reading"),
     [
-        pytest.param([5.0] * 12 + [10.0] * 3, seen(desired=2), (4, True, False), id="three minutes above"),
-        pytest.param([10.0] * 13 + [5.0, 10.0], seen(desired=2), (4, False, False), id="two of three above"),
-        pytest.param([4.0] * 15, seen(desired=5), (4, False, True), id="fifteen minutes below nine tenths"),
-        pytest.param([4.6] * 15, seen(desired=5), (5, False, False), id="below, but not by a tenth"),
-        pytest.param([9.0] + [4.0] * 14, seen(desired=5), (4, False, False), id="fourteen minutes below"),
-        pytest.param([4.0] * 14 + [MISSING], seen(desired=5), None, id="no data, no opinion"),
-        pytest.param([MISSING] + [4.0] * 14, seen(desired=5), (4, False, False), id="a gap is not below"),
-        pytest.param(
+        rule(
+            [5.0] * 12 + [10.0] * 3,
+            seen(desired=2),
+            (4, True, False),
+            says="three minutes above",
+            source="3 High",
+        ),
+        rule(
+            [10.0] * 13 + [5.0, 10.0],
+            seen(desired=2),
+            (4, False, False),
+            says="two of three above",
+            source="3 High",
+        ),
+        rule(
+            [4.0] * 15,
+            seen(desired=5),
+            (4, False, True),
+            says="fifteen minutes below nine tenths",
+            source="3 Low",
+        ),
+        rule(
+            [4.6] * 15, seen(desired=5), (5, False, False), says="below, but not by a tenth", source="3 Low"
+        ),
+        rule(
+            [9.0] + [4.0] * 14,
+            seen(desired=5),
+            (4, False, False),
+            says="fourteen minutes below",
+            source="3 Low",
+        ),
+        rule(
+            [4.0] * 14 + [MISSING], seen(desired=5), None, says="no data, no opinion", source="3 Missing data"
+        ),
+        rule(
+            [MISSING] + [4.0] * 14,
+            seen(desired=5),
+            (4, False, False),
+            says="a gap is not below",
+            source="3 Missing data",
+        ),
+        rule(
             [10.0] * 15,
             seen(desired=4, before_scale_out=2, last_scale_out_at=NOW - 60),
             (4, True, False),
-            id="in its cooldown a scale-out is not multiplied again",
+            says="in its cooldown a scale-out is not multiplied again",
+            source="3 Cooldown out",
         ),
-        pytest.param(
+        rule(
             [10.0] * 15,
             seen(desired=4, before_scale_out=2, last_scale_out_at=NOW - 300),
             (8, True, False),
-            id="after its cooldown it is",
+            says="after its cooldown it is",
+            source="3 Cooldown out",
         ),
     ],
 )
@@ -218,42 +436,98 @@ IN = steps((None, -10, -3), (-10, 0, -1))
 
 
 @pytest.mark.parametrize(
-    ("rule", "distance", "observation", "desired"),
+    ("rule_", "distance", "observation", "desired"),
     [
-        pytest.param(OUT, 0, seen(desired=1), 2, id="a lower bound of a positive range is inclusive"),
-        pytest.param(OUT, 9.9, seen(desired=1), 2, id="within the first step"),
-        pytest.param(OUT, 10, seen(desired=1), 4, id="an upper bound of a positive range is exclusive"),
-        pytest.param(OUT, 1e9, seen(desired=1), 4, id="an open end"),
-        pytest.param(OUT, -1, seen(desired=1), None, id="no step covers it"),
-        pytest.param(IN, 0, seen(desired=4), 3, id="an upper bound of a negative range is inclusive"),
-        pytest.param(IN, -10, seen(desired=4), 1, id="a lower bound of a negative range is exclusive"),
-        pytest.param(OUT, 20, seen(desired=4), 5, id="no further than the maximum"),
-        pytest.param(OUT, 20, seen(desired=5), None, id="at the maximum there is nothing to do"),
-        pytest.param(IN, -20, seen(desired=2, backlog=1), 1, id="work in the backlog keeps one instance"),
-        pytest.param(
+        rule(
+            OUT,
+            0,
+            seen(desired=1),
+            2,
+            says="a lower bound of a positive range is inclusive",
+            source="4 StepAdjustments",
+        ),
+        rule(OUT, 9.9, seen(desired=1), 2, says="within the first step", source="4 StepAdjustments"),
+        rule(
+            OUT,
+            10,
+            seen(desired=1),
+            4,
+            says="an upper bound of a positive range is exclusive",
+            source="4 StepAdjustments",
+        ),
+        rule(OUT, 1e9, seen(desired=1), 4, says="an open end", source="4 StepAdjustments"),
+        rule(OUT, -1, seen(desired=1), None, says="no step covers it", source="4 StepAdjustments"),
+        rule(
+            IN,
+            0,
+            seen(desired=4),
+            3,
+            says="an upper bound of a negative range is inclusive",
+            source="4 StepAdjustments",
+        ),
+        rule(
+            IN,
+            -10,
+            seen(desired=4),
+            1,
+            says="a lower bound of a negative range is exclusive",
+            source="4 StepAdjustments",
+        ),
+        rule(
+            OUT, 20, seen(desired=4), 5, says="no further than the maximum", source="2 RegisterScalableTarget"
+        ),
+        rule(
+            OUT,
+            20,
+            seen(desired=5),
+            None,
+            says="at the maximum there is nothing to do",
+            source="2 RegisterScalableTarget",
+        ),
+        rule(
+            IN,
+            -20,
+            seen(desired=2, backlog=1),
+            1,
+            says="work in the backlog keeps one instance",
+            source="ours: drain",
+        ),
+        rule(
             OUT,
             5,
             seen(desired=2, before_scale_out=1, last_scale_out_at=NOW - 60, last_scaled_at=NOW - 60),
             None,
-            id="in its cooldown the same step does nothing more",
+            says="in its cooldown the same step does nothing more",
+            source="4 Cooldown",
         ),
-        pytest.param(
+        rule(
             OUT,
             20,
             seen(desired=2, before_scale_out=1, last_scale_out_at=NOW - 60, last_scaled_at=NOW - 60),
             4,
-            id="in its cooldown a greater step goes as far as it would have",
+            says="in its cooldown a greater step goes as far as it would have",
+            source="4 Cooldown",
         ),
-        pytest.param(
-            IN, -5, seen(desired=3, last_scaled_at=NOW - 60), None, id="scale-in waits out its cooldown"
+        rule(
+            IN,
+            -5,
+            seen(desired=3, last_scaled_at=NOW - 60),
+            None,
+            says="scale-in waits out its cooldown",
+            source="3 Cooldown in",
         ),
-        pytest.param(
-            steps((0, None, 2), type_="ExactCapacity"), 0, seen(desired=4), 2, id="an exact capacity"
+        rule(
+            steps((0, None, 2), type_="ExactCapacity"),
+            0,
+            seen(desired=4),
+            2,
+            says="an exact capacity",
+            source="4 AdjustmentType",
         ),
     ],
 )
-def test_step_scaling(rule, distance, observation, desired):
-    decision = step(LIMITS, rule, distance, observation)
+def test_step_scaling(rule_, distance, observation, desired):
+    decision = step(LIMITS, rule_, distance, observation)
 
     assert (decision and decision.desired) == desired
 
@@ -261,21 +535,66 @@ def test_step_scaling(rule, distance, observation, desired):
 @pytest.mark.parametrize(
     ("count", "percent", "magnitude", "desired"),
     [
-        pytest.param(10, 25, 0, 12, id="above 1 rounds down"),
-        pytest.param(10, 5, 0, 11, id="0 to 1 rounds up to 1"),
-        pytest.param(10, -5, 0, 9, id="-1 to 0 rounds down to -1"),
-        pytest.param(10, -67, 0, 4, id="below -1 rounds up"),
-        pytest.param(10, 10, 3, 13, id="at least the minimum magnitude"),
-        pytest.param(10, -10, 3, 7, id="at least the minimum magnitude downwards"),
+        rule(10, 25, 0, 12, says="above 1 rounds down", source="4 Percent rounding"),
+        rule(10, 5, 0, 11, says="0 to 1 rounds up to 1", source="4 Percent rounding"),
+        rule(10, -5, 0, 9, says="-1 to 0 rounds down to -1", source="4 Percent rounding"),
+        rule(10, -67, 0, 4, says="below -1 rounds up", source="4 Percent rounding"),
+        rule(10, 10, 3, 13, says="at least the minimum magnitude", source="4 MinAdjustmentMagnitude"),
+        rule(
+            10, -10, 3, 7, says="at least the minimum magnitude downwards", source="4 MinAdjustmentMagnitude"
+        ),
     ],
 )
 def test_percentages_round_as_documented(count, percent, magnitude, desired):
-    rule = steps((None, None, percent), type_="PercentChangeInCapacity", magnitude=magnitude)
+    percentage = steps((None, None, percent), type_="PercentChangeInCapacity", magnitude=magnitude)
 
-    decision = step(Limits(0, 100), rule, 0, seen(desired=count))
+    decision = step(Limits(0, 100), percentage, 0, seen(desired=count))
 
     assert decision is not None
     assert decision.desired == desired
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "value"),
+    [
+        rule("Average", 4.0, says="the average, by default", source="4 MetricAggregationType"),
+        rule("Minimum", 1.0, says="the minimum", source="4 MetricAggregationType"),
+        rule("Maximum", 9.0, says="the maximum", source="4 MetricAggregationType"),
+    ],
+)
+def test_steps_are_measured_by_one_value_of_the_datapoints(aggregation, value):
+    assert aggregate(replace(OUT, aggregation=aggregation), [1.0, 9.0, 2.0]) == value
+
+
+def test_a_step_policy_scales_in_no_further_than_other_policies_want():
+    """Source: reference autoscaling.md, 3 Several policies."""
+    observation = seen(9, 4)
+    others = [(policy(), read_backlog(policy(), observation))]
+
+    decision = step(LIMITS, IN, -20, observation, others)
+
+    assert decision is not None
+    assert decision.desired == 2
+
+
+@pytest.mark.parametrize(
+    ("rule_", "distance", "observation", "code"),
+    [
+        rule(OUT, 5, seen(desired=5), "AlreadyAtMaxCapacity", says="at the maximum", source="5"),
+        rule(IN, -5, seen(desired=0), "AlreadyAtMinCapacity", says="at the minimum", source="5"),
+        rule(
+            steps((0, None, 2), type_="ExactCapacity"),
+            1,
+            seen(desired=2),
+            "AlreadyAtDesiredCapacity",
+            says="as many as it asks for",
+            source="5",
+        ),
+        rule(OUT, -5, seen(desired=5), None, says="no step covers it", source="5"),
+    ],
+)
+def test_a_step_that_cannot_be_has_awss_reason(rule_, distance, observation, code):
+    assert why_not_stepped(LIMITS, rule_, distance, observation) == code
 
 
 def test_step_scaling_may_be_suspended_each_way():

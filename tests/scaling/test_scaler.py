@@ -2,20 +2,23 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from sqlalchemy import text
 
 from ebbtide import endpoints, metrics, queue
 from ebbtide.database import Database
 from ebbtide.endpoints import catalogue
+from ebbtide.endpoints.records import encode_deployment
 from ebbtide.errors import ServiceError
+from ebbtide.identifiers import time_ordered_id
 from ebbtide.instances import records as instances
 from ebbtide.metrics.alarms import Alarm
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
-from ebbtide.scaling import targets
+from ebbtide.scaling import goals, targets
 from ebbtide.scaling.scaler import Scaler
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
@@ -58,11 +61,16 @@ class World:
         await self.database.write(lambda c: endpoints.settle(c, self.endpoint_id, 1, at))
 
     async def arrive(self, count: int, at: float) -> None:
-        arrived = [invocation(f"{at}-{number}", self.endpoint_id, at) for number in range(count)]
+        arrived = [invocation(time_ordered_id(at), self.endpoint_id, at) for _ in range(count)]
         await self.database.write(lambda c: invocations.accept(c, arrived))
 
     async def work_off(self, at: float) -> None:
         await self.database.write(lambda c: queue.drop_endpoint(c, self.endpoint_id))
+
+    async def finish(self) -> None:
+        """All that was accepted succeeds, each a second after its acceptance."""
+        done = "state = 'succeeded', claimed_at = accepted_at, finished_at = accepted_at + 1"
+        await self.database.write(lambda c: c.execute(text(f"UPDATE invocations SET {done}")))
 
     async def serve(self, count: int, at: float) -> None:
         def add(connection):
@@ -223,11 +231,12 @@ async def test_scale_in_to_zero_waits_for_an_empty_backlog_and_the_cooldown(worl
     await world.scaler.step(NOW)
     await world.settle(NOW + 1)
 
+    await world.scaler.step(NOW + 99)
     await world.work_off(NOW + 100)
-    await world.scaler.step(NOW + 119)
+    await world.scaler.step(NOW + 218)
     assert await world.desired() == 5
 
-    await world.scaler.step(NOW + 120)
+    await world.scaler.step(NOW + 219)
     assert await world.desired() == 0
 
 
@@ -392,3 +401,180 @@ async def test_an_alarm_that_cannot_be_acted_on_says_why(world, policy_arn, valu
 
     with pytest.raises(ServiceError, match=message):
         await world.scaler.execute_policy(policy_arn, alarm(value))
+
+
+def nightly(**given) -> targets.ScheduledAction:
+    """An action that was due at NOW and is due again a day later."""
+    action = targets.ScheduledAction(
+        arn="arn:action",
+        target_id="target",
+        name="night",
+        schedule="rate(1 day)",
+        timezone=None,
+        start_at=None,
+        end_at=None,
+        min_capacity=2,
+        max_capacity=3,
+        created_at=NOW - 86_400,
+        next_at=NOW,
+    )
+    return replace(action, **given)
+
+
+async def target_of(world) -> targets.ScalableTarget:
+    return await world.database.read(
+        lambda c: targets.get_target(c, ACCOUNT, "endpoint/summaries/variant/main")
+    )
+
+
+async def put_action(world, action) -> None:
+    await world.database.write(lambda c: targets.put_scheduled_action(c, action))
+
+
+async def test_a_scheduled_action_sets_the_limits_and_moves_the_count_within_them(world):
+    await put_action(world, nightly())
+
+    await world.scaler.step(NOW - 1)
+    before = await world.desired()
+    await world.scaler.step(NOW)
+
+    assert (before, await world.desired()) == (0, 2)
+    target = await target_of(world)
+    assert (target.min_capacity, target.max_capacity) == (2, 3)
+    scaled, limited = await world.activities()
+    assert limited.cause == "scheduled action name night was triggered"
+    assert limited.description == "Setting min capacity to 2 and max capacity to 3"
+    assert scaled.cause == "minimum capacity was set to 2"
+
+
+async def test_the_scaler_looks_when_a_scheduled_action_is_due(world):
+    await put_action(world, nightly(next_at=NOW + 12.5))
+
+    assert await world.scaler.step(NOW) == 12.5
+
+
+async def test_a_scheduled_action_that_was_missed_is_made_up_for_once(world):
+    await put_action(world, nightly())
+
+    await world.scaler.step(NOW + 3 * 86_400 + 5)
+
+    [action] = await world.database.read(targets.all_scheduled_actions)
+    assert action.next_at == NOW + 4 * 86_400
+    assert await world.desired() == 2
+
+
+async def test_suspended_scheduled_scaling_passes_an_action_over(world):
+    suspended = replace(await target_of(world), suspended={"ScheduledScalingSuspended": True})
+    await world.database.write(lambda c: targets.change_target(c, suspended))
+    await put_action(world, nightly())
+
+    await world.scaler.step(NOW)
+
+    assert await world.activities() == []
+    [action] = await world.database.read(targets.all_scheduled_actions)
+    assert action.next_at == NOW + 86_400
+
+
+async def test_an_action_is_not_due_after_its_end(world):
+    await put_action(world, nightly(end_at=NOW + 3_600))
+
+    await world.scaler.step(NOW)
+
+    [action] = await world.database.read(targets.all_scheduled_actions)
+    assert action.next_at is None
+
+
+async def test_what_cannot_be_scaled_is_told_once_and_only_to_who_asks(world):
+    await world.put_policy("TargetTrackingScaling", TRACKING)
+    await world.arrive(100, NOW)
+    for second in range(100):
+        await world.scaler.step(NOW + second)
+
+    everything = await world.database.read(
+        lambda c: targets.activities_of(c, ACCOUNT, None, limit=50, before_id=None, with_not_scaled=True)
+    )
+    [refused] = [activity for activity in everything if activity.not_scaled]
+    assert (refused.status, refused.not_scaled) == (
+        "Unfulfilled",
+        [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 5}],
+    )
+    assert [activity.desired for activity in await world.activities()] == [5]
+
+
+async def test_requests_that_come_and_go_between_two_looks_keep_their_instance(world):
+    await world.put_policy("TargetTrackingScaling", TRACKING)
+    await world.arrive(1, NOW)
+    await world.scaler.step(NOW)
+    await world.settle(NOW)
+    await world.finish()
+    for second in range(1, 300, 10):
+        await world.scaler.step(NOW + second)
+        if second < 200:
+            await world.arrive(1, NOW + second + 1)
+            await world.finish()
+        if second < 240:
+            assert await world.desired() == 1
+
+    await world.scaler.step(NOW + 330)
+    assert await world.desired() == 0
+
+
+async def test_a_deadline_lets_the_endpoint_sleep_while_there_is_time(world):
+    await world.put_policy("TargetTrackingScaling", TRACKING)
+    deadline = goals.Goals(deadline=goals.Deadline(by="at(2040-01-01T00:00:00)"))
+    await world.database.write(lambda c: targets.set_goals(c, world.endpoint_id, deadline))
+    await world.arrive(3, NOW - 5)
+    await world.finish()
+    await world.arrive(100, NOW)
+
+    await world.scaler.step(NOW)
+
+    assert await world.desired() == 0
+
+
+async def test_a_budget_that_is_used_up_wakes_nothing(world):
+    spent = goals.Goals(budget=goals.Budget(instance_s_per_day=1_000))
+    await world.database.write(lambda c: targets.set_goals(c, world.endpoint_id, spent))
+    midnight = NOW // 86_400 * 86_400
+    ran = replace(
+        in_service("i-1", world.endpoint_id, midnight - 100),
+        state=instances.State.STOPPED,
+        starting_at=midnight - 100,
+        ended_at=midnight + 1_000,
+    )
+    await world.database.write(lambda c: instances.add(c, ran))
+    await world.arrive(1, midnight + 2_000)
+
+    await world.scaler.step(midnight + 2_000)
+
+    assert await world.desired() == 0
+
+
+async def test_managed_instance_scaling_scales_a_variant_without_a_target(world):
+    def manage(connection):
+        targets.remove_target(connection, targets.all_targets(connection)[0])
+        endpoint = endpoints.find_endpoint(connection, world.endpoint_id)
+        scaling = {"Status": "ENABLED", "MaxInstanceCount": 4}
+        connection.execute(
+            text("UPDATE endpoints SET live = :live"),
+            {
+                "live": encode_deployment(
+                    replace(
+                        endpoint.live,
+                        variants=tuple(
+                            replace(each, config=each.config | {"ManagedInstanceScaling": scaling})
+                            for each in endpoint.variants
+                        ),
+                    )
+                )
+            },
+        )
+
+    await world.database.write(manage)
+    await world.arrive(99, NOW)
+
+    await world.scaler.step(NOW)
+
+    assert await world.desired() == 4
+    [activity] = await world.activities()
+    assert "policy ManagedInstanceScaling" in activity.cause

@@ -58,7 +58,7 @@ class Scaler:
     ) -> None:
         self._database = database
         self._fleet_wake = fleet_wake
-        self._price_per_s = price_per_s
+        self.price_per_s = price_per_s
         self._arrivals = wakeups.subscribe(None)
         self._peaks: dict[str, Peaks] = {}
         self._counted_until: float | None = None
@@ -155,7 +155,7 @@ class Scaler:
         )
         wanted, measured = seen.goals.get(endpoint.id, NO_GOALS), Measured()
         if wanted != NO_GOALS:
-            price = self._price_per_s(variant.instance_type)
+            price = self.price_per_s(variant.instance_type)
             measured = observation.measure(connection, endpoint, wanted, backlog, price_per_s=price, now=now)
         decision = goals.decide(
             wanted,

@@ -368,7 +368,8 @@ def limits_set(
     limits = f"min capacity to {minimum} and max capacity to {maximum}"
     connection.execute(
         insert(activities).values(
-            id=time_ordered_id(at),
+            # What follows from it in the same moment sorts after it.
+            id=time_ordered_id(at - 0.001),
             account=target.account,
             resource_id=target.resource_id,
             endpoint_id=endpoint_id,

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ebbtide import __version__
 from ebbtide.api.call import Parts
-from ebbtide.api.own import costs, deliveries, endpoints, events, invocations, keys, upload_rules
+from ebbtide.api.own import costs, deliveries, endpoints, events, invocations, keys, scaling, upload_rules
 from ebbtide.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def create(parts: Parts) -> FastAPI:
     )
     application.state.parts = parts
     api = APIRouter(prefix="/_ebbtide", dependencies=[Security(SIGNATURE)])
-    for module in (invocations, endpoints, costs, events, deliveries, upload_rules, keys):
+    for module in (invocations, endpoints, scaling, costs, events, deliveries, upload_rules, keys):
         api.include_router(module.router)
     application.include_router(api)
     return application

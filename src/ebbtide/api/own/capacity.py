@@ -44,7 +44,7 @@ def capacity(connection: Connection, endpoint: Endpoint, now: float) -> Capacity
     ]
     starting_s = _starting_s(known)
     count = _concurrency(endpoint)
-    slots = [Slots(count, now) for one in active if one.state is State.IN_SERVICE]
+    slots = [Slots(one.concurrency or count, now) for one in active if one.state is State.IN_SERVICE]
     if starting_s is not None:
         begun = [one.created_at for one in active if one.state is not State.IN_SERVICE]
         if not active:
