@@ -1,97 +1,108 @@
-"""`python -m ebbtide.runtime.convert FOLDER OUTPUT COMPUTE_TYPE`: one checkpoint to CTranslate2's format.
+"""`python -m ebbtide.runtime.convert FOLDER OUTPUT ENGINE COMPUTE_TYPE`: a checkpoint as an engine loads it.
 
-A process of its own: the only part of the runtime that imports transformers and torch. It writes all that
-serving needs into OUTPUT: the engine's model, the tokenizer, and `summariser.json`. On failure the cause is
-the last line on standard output.
+A process of its own, so that what a conversion takes of memory is gone with it. It writes all that serving
+needs into OUTPUT: the engine's files, the tokenizer, and `summariser.json`, which describes the model. On
+failure the cause is the last line on standard output.
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ebbtide.runtime import lifeline
+from ebbtide.runtime.checkpoint import Checkpoint
+from ebbtide.runtime.conversion import ctranslate
+from ebbtide.runtime.conversion.tokenizer import text_tokenizer
 from ebbtide.runtime.errors import LoadFailure, one_line
 from ebbtide.runtime.parameters import model_settings
-from ebbtide.runtime.spiece import pegasus_tokenizer
+
+UNBOUNDED = 1_000_000
+"""transformers writes a number beyond any text for a tokenizer that knows no bound."""
 
 
 def main() -> int:
     lifeline.die_with_parent()
-    folder, output, compute_type = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    folder, output, engine, compute_type = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5]
     try:
-        import torch  # noqa: F401 its absence is told apart from a fault in the model
-        import transformers  # noqa: F401
-    except ModuleNotFoundError as error:
-        print(f"Converting the model needs {error.name}, once: install ebbtide[convert]")
-        return 1
-    try:
-        _convert(folder, output, compute_type)
+        convert(Checkpoint(folder), output, engine, compute_type)
     except LoadFailure as error:
         print(error)
         return 1
-    except Exception as error:  # any fault in a user's files may surface anywhere in two large libraries
+    except Exception as error:  # any fault in a user's files may surface anywhere
         print(f"The model cannot be converted: {one_line(error)}")
         raise
     return 0
 
 
-def _convert(folder: Path, output: Path, compute_type: str) -> None:
-    from ctranslate2.converters import TransformersConverter
-    from transformers import AutoConfig, PreTrainedTokenizerFast
+def convert(checkpoint: Checkpoint, output: Path, engine: str, compute_type: str) -> None:
+    """Write into the folder `output` what the engine and the summariser load.
 
-    config = AutoConfig.from_pretrained(folder)
-    described = _describe(folder, config.max_position_embeddings)
-    tokenizer = _tokenizer(folder)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    Raises LoadFailure naming what is wrong with the checkpoint.
+    """
+    tokenizer = text_tokenizer(checkpoint)
+    described = describe(checkpoint)
+    if engine == "ctranslate2":
+        ctranslate.prepare(
+            checkpoint, tokenizer.tokens, _special_ids(described["generation"]), output, compute_type
+        )
+        if checkpoint.model_type == "marian":
+            _without_padding(described["generation"])
+    elif engine == "native":
+        from ebbtide.runtime.engines.native import preparation as native
 
-    class Converter(TransformersConverter):  # type: ignore[misc]
-        def load_model(self, model_class: Any, model_name_or_path: str, **options: Any) -> Any:
-            # Read by CTranslate2 and absent from many configurations: the architectures' own constants.
-            is_pegasus = model_class.__name__.startswith("Pegasus")
-            for name, value in (("normalize_before", is_pegasus), ("normalize_embedding", not is_pegasus)):
-                if not hasattr(options["config"], name):
-                    setattr(options["config"], name, value)
-            return super().load_model(model_class, model_name_or_path, **options)
-
-        def load_tokenizer(self, *_: Any, **__: Any) -> Any:
-            # Not the directory's: those that one release of transformers saves, another cannot load.
-            named = {
-                f"{name}_token": getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")
-            }
-            tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
-            made: Any = PreTrainedTokenizerFast
-            return made(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)  # noqa: S106 not a password
-
-    # It empties the folder first, so what serving needs beside the model follows.
-    Converter(str(folder), low_cpu_mem_usage=True).convert(str(output), quantization=compute_type, force=True)
-    tokenizer.save(str(output / "tokenizer.json"))
-    (output / "summariser.json").write_text(json.dumps(described, indent=2))
+        native.prepare(checkpoint, output, compute_type)
+    output.mkdir(exist_ok=True)
+    tokenizer.save(output)
+    (output / "summariser.json").write_text(
+        json.dumps(described | {"engine": engine, "compute_type": compute_type}, indent=2)
+    )
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return pegasus_tokenizer(folder / "spiece.model")
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is to know of the model besides its weights, for every engine.
 
-
-def _describe(folder: Path, positions: int) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text())
-    generation_file = folder / "generation_config.json"
-    generation = json.loads(generation_file.read_text()) if generation_file.is_file() else None
-    tokenizer_file = folder / "tokenizer_config.json"
-    tokenizer_config = json.loads(tokenizer_file.read_text()) if tokenizer_file.is_file() else {}
+    positions: the most tokens it can read or write, None for one that counts without end. max_input_tokens:
+    where its tokenizer cuts. generation: its own settings. config: its config.json.
+    """
+    config = checkpoint.config
+    # LED reads more than it writes, and T5 tells places by how far they are from each other.
+    positions = config.get("max_encoder_position_embeddings") or config.get("max_position_embeddings")
+    longest = checkpoint.tokenizer_config.get("model_max_length") or config.get("n_positions")
+    bounds = [int(bound) for bound in (positions, longest) if bound and bound < UNBOUNDED]
     return {
         "positions": positions,
-        "max_input_tokens": min(positions, int(tokenizer_config.get("model_max_length", positions))),
-        "generation": model_settings(config, generation),
+        "max_input_tokens": min(bounds, default=512),
+        "generation": model_settings(config, checkpoint.generation_config),
         "task_specific_params": config.get("task_specific_params"),
         "prefix": config.get("prefix"),
         "config": config,
     }
+
+
+def _special_ids(generation: dict[str, Any]) -> dict[str, int]:
+    """The ids of the end token, of several the first, and of the token that an answer starts from."""
+    end = generation.get("eos_token_id")
+    start = generation.get("decoder_start_token_id", generation.get("bos_token_id"))
+    named: dict[str, Any] = {
+        "eos_token_id": end[0] if isinstance(end, list) and end else end,
+        "decoder_start_token_id": start,
+    }
+    for name, id_ in named.items():
+        if not isinstance(id_, int):
+            raise LoadFailure(f"The model has no {name}, in neither generation_config.json nor config.json")
+    return named
+
+
+def _without_padding(generation: dict[str, Any]) -> None:
+    """MarianMT starts with its padding, and must not generate it: in CTranslate2 it starts from nothing, and
+    has no padding.
+    """
+    padding = generation.pop("pad_token_id", None)
+    generation["bad_words_ids"] = [word for word in generation.get("bad_words_ids", []) if word != [padding]]
+    generation["decoder_start_token_id"] = generation["eos_token_id"]
 
 
 if __name__ == "__main__":

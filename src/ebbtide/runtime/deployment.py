@@ -9,16 +9,22 @@ from ebbtide.runtime.errors import LoadFailure
 HUGGING_FACE = "huggingface-pytorch-inference"
 PYTORCH = "pytorch-inference"
 
+DEFAULT_CACHE_BYTES = 64 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`model_dir`: the unpacked archive, or None. `cache`: shared by all instances of the machine."""
+    """`model_dir`: the unpacked archive, or None. `cache`: shared by all instances of the machine.
+
+    `cache_bytes`: what prepared models that nobody uses may take there, with those in use.
+    """
 
     repository: str
     model_dir: Path | None
     cache: Path
     environment: Mapping[str, str]
     concurrency: int = 1
+    cache_bytes: int = DEFAULT_CACHE_BYTES
 
     @property
     def model_id(self) -> str | None:
@@ -29,6 +35,19 @@ class Deployment:
     def program(self) -> str:
         """The handlers' file name. The SageMaker SDK sends an empty one when there is no script."""
         return self.environment.get("SAGEMAKER_PROGRAM") or "inference.py"
+
+    @property
+    def trusts_remote_code(self) -> bool:
+        """Whether code among the model's files may run: HF_TRUST_REMOTE_CODE, as the toolkit reads it.
+
+        Raises LoadFailure when that is neither yes nor no.
+        """
+        said = self.environment.get("HF_TRUST_REMOTE_CODE") or "false"
+        if said.lower() in ("y", "yes", "t", "true", "on", "1"):
+            return True
+        if said.lower() in ("n", "no", "f", "false", "off", "0"):
+            return False
+        raise LoadFailure(f"HF_TRUST_REMOTE_CODE is true or false, not {said}")
 
     @property
     def threads(self) -> int:

@@ -1,42 +1,47 @@
-"""Making a model ready once per version: fetched from the Hub, converted for the engine, kept in the cache.
+"""Making a model ready once per version: fetched from the Hub, converted for an engine, kept in the cache.
 
-Converted models are addressed by the content of what they were made of, appear whole or not at all, and are
-made by one process while others that need the same one wait for it.
+Prepared models are addressed by the content of what they were made of, appear whole or not at all, and are
+made by one process while others that need the same one wait for it. Whoever uses one holds a lock on it; what
+nobody has used for long, or the bound on the cache's size leaves no room for, is removed.
 """
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
+from ebbtide.runtime.checkpoint import Checkpoint, refuse_pointer
 from ebbtide.runtime.deployment import Deployment
+from ebbtide.runtime.engines.selection import choose
 from ebbtide.runtime.errors import LoadFailure, one_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raised when what `convert` writes changes, so that models converted before are made anew."""
 
-DEFAULT_COMPUTE_TYPE = "int8"
-"""Four times smaller and half again as fast as float32, at a small loss: CT2_COMPUTE_TYPE=float32 gives
-transformers' own answers token for token."""
-COMPUTE_TYPES = ("int8", "int8_float32", "float32", "float16", "int8_float16", "bfloat16")
+UNUSED_S = 30 * 86_400.0
+"""A prepared model that nobody has used for so long is removed."""
 
-ARCHITECTURES = ("PegasusForConditionalGeneration", "BartForConditionalGeneration")
-"""What is converted, and compared with transformers by the tests."""
+DESCRIBING_FILES = ("*.json", "*.model", "*.spm", "*.txt")
+"""What a model has beside its weights."""
 
-MODEL_FILES = ("*.json", "*.model", "*.txt", "*.safetensors", "*.bin")
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A revision that never moves."""
+
+_held = ExitStack()
+"""Locks on the models in use, for as long as this process lives."""
 
 
 def local_directory(deployment: Deployment) -> Path | None:
@@ -48,8 +53,8 @@ def local_directory(deployment: Deployment) -> Path | None:
 def fetched(deployment: Deployment, *, refresh: bool = False) -> Path:
     """The folder with HF_MODEL_ID's files: the directory it names, or its snapshot from the Hub.
 
-    refresh: ask the Hub whether the revision has moved; else what was fetched last serves.
-    Raises LoadFailure when it cannot be had.
+    refresh: ask the Hub whether the revision has moved, unless it is a commit; else what was fetched last
+    serves. Raises LoadFailure when it cannot be had.
     """
     if directory := local_directory(deployment):
         return directory
@@ -60,7 +65,11 @@ def fetched(deployment: Deployment, *, refresh: bool = False) -> Path:
     name = f"{deployment.model_id}@{revision}".replace("/", "--")
     # Asking the Hub's client even for what is cached costs half a second of imports at every start.
     noted = deployment.cache / "snapshots" / name
-    if not refresh and noted.is_file() and (folder := Path(noted.read_text())).is_dir():
+    if (
+        (not refresh or COMMIT.fullmatch(revision))
+        and noted.is_file()
+        and (folder := Path(noted.read_text())).is_dir()
+    ):
         return folder
     folder = _download(deployment, deployment.model_id, revision)
     _write_whole(noted, str(folder))
@@ -68,53 +77,87 @@ def fetched(deployment: Deployment, *, refresh: bool = False) -> Path:
 
 
 def converted(deployment: Deployment, folder: Path) -> Path:
-    """The folder's model converted for CTranslate2: from the cache, or made now in a process of its own.
+    """The folder's model prepared for its engine: from the cache, or made now in a process of its own.
 
-    Raises LoadFailure when there is no model in the folder or it cannot be converted.
+    It stays in the cache as long as this process lives. Raises LoadFailure when there is no model in the
+    folder, no engine serves it, or it cannot be converted.
     """
-    compute_type = deployment.environment.get("CT2_COMPUTE_TYPE") or DEFAULT_COMPUTE_TYPE
-    if compute_type not in COMPUTE_TYPES:
-        raise LoadFailure(f"CT2_COMPUTE_TYPE {compute_type} is none of {', '.join(COMPUTE_TYPES)}")
-    _check(folder)
-    digest = _content_digest(folder, deployment.cache)
-    ready = deployment.cache / "ctranslate2" / f"{digest}-{compute_type}-{FORMAT}"
-    if ready.is_dir():
-        return ready
-    with _exclusive(ready.with_name(ready.name + ".lock")):
-        if not ready.is_dir():
-            _convert(folder, ready, compute_type)
+    checkpoint = Checkpoint(folder)
+    _check(checkpoint)
+    chosen = choose(deployment.environment, checkpoint.model_type)
+    digest = _content_digest(checkpoint, deployment.cache)
+    name = f"{digest}-{chosen.engine}-{chosen.compute_type}-{FORMAT}"
+    ready = deployment.cache / "prepared" / name
+    _held.enter_context(_using(ready))
+    if not ready.is_dir():
+        with _exclusive(_beside(ready, "making")):
+            if not ready.is_dir():
+                _convert(folder, ready, chosen.engine, chosen.compute_type)
+        prune(deployment.cache, deployment.cache_bytes, now=time.time())
     return ready
 
 
-def _check(folder: Path) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise LoadFailure("The model's files have neither config.json nor code/inference.py") from error
-    except ValueError as error:
-        raise LoadFailure(f"The model's config.json is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise LoadFailure("The model's config.json is no object of names and values")
-    named = config.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else "(none)"
-    if architecture not in ARCHITECTURES:
-        served = ", ".join(ARCHITECTURES)
-        raise LoadFailure(f"The architecture {architecture} is not served; there are {served}")
-    tokenizers = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not tokenizers:
-        raise LoadFailure("The model's files have no tokenizer: neither tokenizer.json nor spiece.model")
-    weights = [path for pattern in WEIGHT_FILES for path in folder.glob(pattern)]
-    if not weights:
-        raise LoadFailure("The model's files have no weights: no model.safetensors and no pytorch_model.bin")
-    for path in (*tokenizers, *weights):
-        with path.open("rb") as file:
-            if file.read(40).startswith(b"version https://git-lfs"):
-                raise LoadFailure(f"{path.name} is a Git LFS pointer, not the file it stands for")
+def prune(cache: Path, cache_bytes: int, *, now: float) -> None:
+    """Remove prepared models that nobody uses: those unused for UNUSED_S, then, the longest unused first, as
+    many as it takes for the rest to fit into cache_bytes. What is left of interrupted conversions goes too.
+    """
+    for unfinished in (cache / "prepared").glob("*.unfinished"):
+        # Its maker would hold the lock.
+        with suppress(BlockingIOError), _exclusive(_beside(unfinished.with_suffix(""), "making"), wait=False):
+            shutil.rmtree(unfinished, ignore_errors=True)
+    found = [path for path in (cache / "prepared").iterdir() if path.is_dir() and not path.suffix]
+    longest_unused_first = sorted(found, key=_used_at)
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in found}
+    total = sum(sizes.values())
+    for path in longest_unused_first:
+        unused_s = now - _used_at(path)
+        if unused_s < UNUSED_S and total <= cache_bytes:
+            continue
+        with suppress(BlockingIOError), _exclusive(_beside(path, "used"), wait=False):
+            logger.info("Removing the prepared model %s, unused for %.1f hours", path.name, unused_s / 3600)
+            doomed = path.with_suffix(".unfinished")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+            total -= sizes[path]
 
 
-def _content_digest(folder: Path, cache: Path) -> str:
+def _used_at(prepared: Path) -> float:
+    stamp = _beside(prepared, "used")
+    return (stamp if stamp.exists() else prepared).stat().st_mtime
+
+
+@contextmanager
+def _using(prepared: Path) -> Iterator[None]:
+    """Keep others from removing it."""
+    path = _beside(prepared, "used")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os.utime(path)
+        yield
+
+
+def _beside(prepared: Path, kind: str) -> Path:
+    return prepared.with_name(f"{prepared.name}.{kind}")
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raises LoadFailure for what can be seen to be missing at once."""
+    if not (checkpoint.folder / "config.json").is_file():
+        raise LoadFailure("The model's files have neither config.json nor code/inference.py")
+    for name in checkpoint.weight_files:
+        refuse_pointer(checkpoint.folder / name)
+    if method := (checkpoint.config.get("quantization_config") or {}).get("quant_method"):
+        raise LoadFailure(
+            f"The model's weights are quantised already ({method}): deploy the ones it was made of"
+        )
+
+
+def _content_digest(checkpoint: Checkpoint, cache: Path) -> str:
     """A digest of the model files' contents, read once and remembered as long as no file is touched."""
-    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    folder = checkpoint.folder
+    described = {path for pattern in DESCRIBING_FILES for path in folder.glob(pattern)}
+    paths = sorted(described | {folder / name for name in checkpoint.weight_files})
     identity = hashlib.sha256()
     for path in paths:
         seen = path.stat()
@@ -133,15 +176,15 @@ def _content_digest(folder: Path, cache: Path) -> str:
     return digest
 
 
-def _convert(folder: Path, ready: Path, compute_type: str) -> None:
+def _convert(folder: Path, ready: Path, engine: str, compute_type: str) -> None:
     unfinished = ready.with_name(ready.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    logger.info("Converting %s to CTranslate2 %s", folder, compute_type)
-    # Apart, since transformers and torch would stay in this process's memory as long as it serves.
-    command = [sys.executable, "-m", "ebbtide.runtime.convert", str(folder), str(unfinished), compute_type]
+    logger.info("Preparing %s for %s in %s", folder, engine, compute_type)
+    # Apart, since what it imports and reads would stay in this process's memory as long as it serves.
+    arguments = [str(folder), str(unfinished), engine, compute_type]
     process = subprocess.run(  # noqa: S603 our own module, by this interpreter
-        command,
+        [sys.executable, "-m", "ebbtide.runtime.convert", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -201,9 +244,12 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file: one process at a time, freed by the kernel if its holder dies."""
+def _exclusive(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
+    """Hold the lock file: one process at a time, freed by the kernel if its holder dies.
+
+    Raises BlockingIOError when another holds it and there is no time to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield file

@@ -323,12 +323,13 @@ def _sinusoids(count: int, width: int) -> np.ndarray:
 
 
 def _sinusoids_of_tensor2tensor(count: int, width: int) -> np.ndarray:
-    """Source: M2M100SinusoidalPositionalEmbedding, which computes in float32."""
+    """Source: M2M100SinusoidalPositionalEmbedding, where torch computes in float32: angles are rounded so."""
     half = width // 2
-    steps = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1)))
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1))
     positions = np.arange(POSITION_OFFSET, POSITION_OFFSET + count, dtype=np.float32)
-    angles = positions[:, None] * steps
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    angles = positions[:, None] * np.exp(exponents.astype(np.float64)).astype(np.float32)
+    sines = [turned(angles.astype(np.float64)) for turned in (np.sin, np.cos)]
+    return np.concatenate(sines, axis=1).astype(np.float32)
 
 
 def _t5(spec_class: Any, checkpoint: Checkpoint, weights: _Weights) -> Any:
