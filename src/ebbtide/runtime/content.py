@@ -172,14 +172,14 @@ def _image(body: bytes, kind: str) -> Any:
 
 
 def _image_bytes(prediction: Any, accept: str) -> bytes:
-    if not _is_image(prediction):
+    if not is_image(prediction):
         raise BadRequest(f"The answer is no image and cannot be written as {accept}")
     file = io.BytesIO()
     prediction.save(file, format=IMAGE_FORMATS[accept])
     return file.getvalue()
 
 
-def _is_image(value: Any) -> bool:
+def is_image(value: Any) -> bool:
     # By its name: whoever has no Pillow has no image to ask about.
     return type(value).__module__.partition(".")[0] == "PIL"
 
@@ -190,7 +190,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, datetime.datetime):
         return str(value)
-    if _is_image(value):
+    if is_image(value):
         return base64.b64encode(_image_bytes(value, "image/png")).decode()
     raise TypeError(f"A {type(value).__name__} cannot be written as JSON")
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ebbtide.runtime import extract, handlers, preparation
+from ebbtide.runtime import extract, handlers, preparation, tasks
 from ebbtide.runtime.contract import Echo
 from ebbtide.runtime.deployment import HUGGING_FACE, PYTORCH, Deployment
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.handlers import Context, Handlers
-from ebbtide.runtime.pipeline import ANSWER_MEMBERS, Pipeline
+from ebbtide.runtime.pipeline import answer_member, makes_texts
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Framework, HuggingFace, PyTorch, Service
 
@@ -47,7 +47,11 @@ def prepare(deployment: Deployment) -> None:
     user = _user_handlers(deployment)
     folder = preparation.fetched(deployment, refresh=True) if deployment.model_id else deployment.model_dir
     if folder and not user.model_fn:
-        preparation.converted(deployment, folder)
+        task = _task(deployment, folder)
+        if makes_texts(task):
+            preparation.converted(deployment, folder)
+        else:
+            tasks.check(task)
 
 
 def _user_handlers(deployment: Deployment) -> Handlers:
@@ -65,17 +69,22 @@ def _user_handlers(deployment: Deployment) -> Handlers:
     return found
 
 
-def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -> Pipeline:
-    # Without HF_TASK the toolkit goes by the architecture, and never finds summarization there.
-    by_default = "summarization" if deployment.model_id == extract.MODEL_ID else "text2text-generation"
-    task = deployment.environment.get("HF_TASK") or by_default
-    if task not in ANSWER_MEMBERS:
-        raise LoadFailure(f"HF_TASK {task} is not served: there are {' and '.join(ANSWER_MEMBERS)}")
+def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -> Any:
+    """What the framework's default handlers call with a request's inputs and parameters."""
     if deployment.model_id == extract.MODEL_ID:
+        task = deployment.environment.get("HF_TASK") or "summarization"
+        if not makes_texts(task):
+            raise LoadFailure(f"HF_TASK {task} is not served by {extract.MODEL_ID}")
         status.enter("loading")
-        return extract.ExtractivePipeline(ANSWER_MEMBERS[task])
+        return extract.ExtractivePipeline(answer_member(task))
     if folder is None:
         raise LoadFailure("Neither HF_MODEL_ID nor ModelDataUrl names a model")
+    task = _task(deployment, folder)
+    if not makes_texts(task):
+        status.enter("loading")
+        return tasks.load(
+            task, folder, threads=deployment.threads, trust_remote_code=deployment.trusts_remote_code
+        )
     converted = preparation.converted(deployment, folder)
     status.enter("loading")
     # Slow: they import the engine.
@@ -86,5 +95,10 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
         converted,
         folder,
         threads=deployment.threads,
+        trust_remote_code=deployment.trusts_remote_code,
     )
     return Summariser(converted, engine, task=task)
+
+
+def _task(deployment: Deployment, folder: Path) -> str:
+    return deployment.environment.get("HF_TASK") or tasks.inferred(folder)
