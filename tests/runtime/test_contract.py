@@ -128,6 +128,26 @@ def test_work_whose_client_has_gone_counts_until_it_stops(start: Start, archive:
     server.wait_until(lambda: server.running() == 0)
 
 
+def test_work_is_told_when_its_client_has_gone(start: Start, archive: Callable[[str], Path]):
+    code = """
+from pathlib import Path
+def model_fn(model_dir):
+    return Path(model_dir)
+def predict_fn(data, model, context):
+    (model / "entered").touch()
+    return context.cancelled.wait()
+"""
+    folder = archive(code)
+    server = start(model_dir=folder).ready()
+    connection = server.connection()
+    connection.request("POST", "/invocations", b"{}", {"Content-Type": "application/json"})
+    server.wait_until((folder / "entered").exists)
+
+    connection.close()
+
+    server.wait_until(lambda: server.running() == 0)
+
+
 def test_at_most_its_concurrency_is_computed_at_once(start: Start, archive: Callable[[str], Path]):
     code = """
 import threading

@@ -7,15 +7,15 @@ import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tokenizers import Encoding, Tokenizer
 
 from ebbtide.runtime.engine import Engine
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.parameters import Generation, generation, task_settings
 from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
+from ebbtide.runtime.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ _CLEAN_UPS = (
 
 
 class Summariser(Pipeline):
-    """Requests may come from several threads: the engine batches them."""
+    """Requests may come from several threads: the engine batches them.
+
+    A translation's languages are those of its task (translation_en_to_de) or of a request's `src_lang` and
+    `tgt_lang`, codes as the model's own tokenizer has them.
+    """
 
     def __init__(self, folder: Path, engine: Engine, *, task: str) -> None:
         """folder: what `convert` wrote, with the tokenizer and `summariser.json`.
@@ -49,46 +53,54 @@ class Summariser(Pipeline):
         self._defaults = described["generation"] | task_settings(described, task)
         self._prefix = task_prefix(described, task)
         self._answer_member = answer_member(task)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = TextTokenizer.load(folder)
+        self._languages = {
+            name: code for name, code in task_languages(task).items() if code in self._tokenizer.languages
+        }
 
     def run(
         self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
     ) -> Summaries:
-        wanted = generation(parameters, self._defaults, positions=self._positions)
-        sources, cut_tokens = self._encode([self._prefix + text for text in texts], truncate=wanted.truncate)
+        languages = self._languages | {
+            name: parameters[name] for name in ("src_lang", "tgt_lang") if parameters.get(name) is not None
+        }
+        others = {name: value for name, value in parameters.items() if name not in ("src_lang", "tgt_lang")}
+        wanted = generation(others, self._defaults, positions=self._positions)
+        if "tgt_lang" in languages:
+            first = self._tokenizer.language_id(languages["tgt_lang"])
+            wanted = replace(wanted, forced_bos_token_id=first)
+        sources, cut_tokens = self._encode(
+            [self._prefix + text for text in texts], languages.get("src_lang"), truncate=wanted.truncate
+        )
         several = self.engine.generate(sources, wanted, cancelled)
         answers = [[self._answer(hypothesis.tokens, wanted) for hypothesis in each] for each in several]
         # One sequence asked for is given as itself, several as a list: transformers' pipelines do so.
         items = [each[0] if len(each) == 1 else each for each in answers]
         return Summaries(items, cut_tokens)
 
-    def _encode(self, texts: Sequence[str], *, truncate: bool) -> tuple[list[list[int]], tuple[int, ...]]:
+    def _encode(
+        self, texts: Sequence[str], language: str | None, *, truncate: bool
+    ) -> tuple[list[list[int]], tuple[int, ...]]:
         """Each text's ids, and how many of its tokens were left out, which happens only when asked for.
 
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
-        encodings = self._tokenizer.encode_batch(list(texts))
+        sources = self._tokenizer.encode(texts, source_language=language)
         limit = self._max_input_tokens if truncate else self._positions
-        cut_tokens = tuple(0 if limit is None else max(0, len(encoding) - limit) for encoding in encodings)
+        cut_tokens = tuple(0 if limit is None else max(0, len(source) - limit) for source in sources)
         for position, cut in enumerate(cut_tokens):
             if cut and not truncate:
                 raise BadRequest(
-                    f"inputs[{position}] has {len(encodings[position])} tokens and the model reads {limit}: "
+                    f"inputs[{position}] has {len(sources[position])} tokens and the model reads {limit}: "
                     'send less, or {"parameters": {"truncation": true}} to summarise only what it can read'
                 )
             if cut:
                 logger.warning("Truncated as asked: %d tokens of inputs[%d] were not read", cut, position)
-                encodings[position] = self._beginning(texts[position], self._max_input_tokens)
-        return [encoding.ids for encoding in encodings], cut_tokens
-
-    def _beginning(self, text: str, limit: int) -> Encoding:
-        """The text's first tokens, `limit` of them with those that the model wants around every text."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        encoding.truncate(limit - self._tokenizer.num_special_tokens_to_add(is_pair=False))
-        return self._tokenizer.post_process(encoding)
+                sources[position] = self._tokenizer.beginning(sources[position], self._max_input_tokens)
+        return sources, cut_tokens
 
     def _answer(self, tokens: Sequence[int], wanted: Generation) -> dict[str, str]:
-        text = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        text = self._tokenizer.decode(tokens)
         if wanted.clean_up:
             for loose, tight in _CLEAN_UPS:
                 text = text.replace(loose, tight)
@@ -99,3 +111,11 @@ def task_prefix(described: Mapping[str, Any], task: str) -> str:
     """What the model was trained to see before a text of this task, T5's `summarize: ` for one."""
     own = (described.get("task_specific_params") or {}).get(task) or {}
     return own.get("prefix") or described.get("prefix") or ""
+
+
+def task_languages(task: str) -> dict[str, str]:
+    """The languages in a task's name, called as a request's parameters: translation_en_to_de has two."""
+    parts = task.split("_")
+    if len(parts) == 4 and (parts[0], parts[2]) == ("translation", "to"):
+        return {"src_lang": parts[1], "tgt_lang": parts[3]}
+    return {}
