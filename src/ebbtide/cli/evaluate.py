@@ -75,7 +75,7 @@ def evaluate(
                 threads=threads or len(os.sched_getaffinity(0)),
                 lead=lead,
             )
-            rows = _with_progress(rows_in, compared)
+            rows = with_progress(rows_in, compared)
         except LoadFailure as error:
             raise CommandError(str(error)) from error
         except RefusedArticle as error:
@@ -83,11 +83,10 @@ def evaluate(
     if predictions:
         _write(predictions, rows_in, rows)
     if as_json:
-        shown = [{name: value for name, value in asdict(row).items() if name != "summaries"} for row in rows]
-        json.dump({"pairs": len(rows_in), "summarisers": shown}, sys.stdout, indent=2)
+        json.dump({"pairs": len(rows_in), "summarisers": shown_rows(rows)}, sys.stdout, indent=2)
         print()
     else:
-        _print(rows, len(rows_in))
+        print_rows(rows, len(rows_in))
 
 
 def _summarisers(
@@ -120,7 +119,8 @@ def _summarisers(
     return compared
 
 
-def _with_progress(pairs: "Sequence[Pair]", compared: "dict[str, Summarise]") -> "list[Row]":
+def with_progress(pairs: "Sequence[Pair]", compared: "dict[str, Summarise]") -> "list[Row]":
+    """`table.evaluate` with a bar on standard error, where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -158,7 +158,13 @@ def _write(path: Path, pairs: "Sequence[Pair]", rows: "Sequence[Row]") -> None:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _print(rows: "Iterable[Row]", pairs: int) -> None:
+def shown_rows(rows: "Iterable[Row]") -> list[dict[str, Any]]:
+    """The rows for programs, without the summaries themselves."""
+    return [{name: value for name, value in asdict(row).items() if name != "summaries"} for row in rows]
+
+
+def print_rows(rows: "Iterable[Row]", pairs: int) -> None:
+    """A table of scores for people."""
     from rich.console import Console
     from rich.table import Table
 

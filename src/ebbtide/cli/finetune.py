@@ -1,0 +1,143 @@
+"""`ebbtide finetune`: a checkpoint trained on one's own pairs, as an archive that `ebbtide deploy` takes."""
+
+import json
+import logging
+import os
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.options import Json
+
+app = typer.Typer()
+
+
+@app.command()
+def finetune(
+    model: Annotated[str, typer.Argument(help="A Hub id, a directory or a model.tar.gz.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="JSON lines, a JSON array or CSV with an article and its reference in each row."),
+    ],
+    output: Annotated[Path, typer.Option(help="The archive to write.")] = Path("model.tar.gz"),
+    evaluation_data: Annotated[
+        Path | None, typer.Option(help="Pairs to evaluate on. [default: a share of the data, not trained on]")
+    ] = None,
+    held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="That share.")] = 0.05,
+    article: Annotated[str | None, typer.Option(help="The article's member. [default: a usual name]")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The reference's member. [default: a usual name]")
+    ] = None,
+    epochs: Annotated[float, typer.Option(min=0.01)] = 3.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in memory at once.")] = 8,
+    accumulation_steps: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 5e-5,
+    warmup_steps: Annotated[int, typer.Option(min=0)] = 0,
+    label_smoothing: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.1,
+    max_input_tokens: Annotated[int, typer.Option(min=0, help="0: the model's window.")] = 0,
+    max_output_tokens: Annotated[int, typer.Option(min=0, help="0: 256.")] = 0,
+    optimizer: Annotated[str, typer.Option(help="As transformers names them.")] = "adafactor",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    save_steps: Annotated[int, typer.Option(min=1, help="Steps between states to go on from.")] = 500,
+    work: Annotated[
+        Path | None, typer.Option(help="Where the training's state is kept. [default: OUTPUT.training]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on your own articles and references, evaluate it beside what it was, and pack it.
+
+    A run that was stopped goes on where it was when it is started again with the same arguments.
+    """
+    try:
+        import accelerate  # noqa: F401
+        import rouge_score  # noqa: F401 the table at the end
+        import torch
+        import transformers
+    except ImportError as error:
+        raise CommandError(f"Fine-tuning needs {error.name}: install ebbtide[finetune]") from error
+    from ebbtide import finetuning
+    from ebbtide.cli.evaluate import print_rows, shown_rows, with_progress
+    from ebbtide.evaluation import pairs, summarisers
+    from ebbtide.runtime.errors import LoadFailure
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity(logging.ERROR)  # its advice is for programmers
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    work = work or output.with_name(output.name + ".training")
+    try:
+        rows = pairs.read(data, article=article, reference=reference)
+        if evaluation_data:
+            training, evaluation = rows, pairs.read(evaluation_data, article=article, reference=reference)
+        else:
+            training, evaluation = finetuning.divided(rows, held_out, seed)
+        settings = finetuning.Settings(
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            label_smoothing=label_smoothing,
+            max_input_tokens=max_input_tokens,
+            max_output_tokens=max_output_tokens,
+            optimizer=optimizer,
+            seed=seed,
+            save_steps=save_steps,
+        )
+        with tempfile.TemporaryDirectory(prefix="ebbtide-finetune-") as temporary:
+            folder = _folder(model, Path(temporary))
+            trained = finetuning.train(folder, training, settings, work, progress=sys.stderr.isatty())
+            finetuning.write_archive(work / "model", output)
+            compared = {"lead-3": summarisers.lead(3)}
+            for name, each in ((f"{model} (before)", folder), (str(output), work / "model")):
+                compared[name] = summarisers.model(
+                    str(each),
+                    task="summarization",
+                    parameters={"truncation": True},
+                    environment={},
+                    cache=Path(temporary),
+                    unpacked=Path(temporary) / "unpacked",
+                    threads=len(os.sched_getaffinity(0)),
+                )
+            table = with_progress(evaluation, compared)
+    except (pairs.DataError, finetuning.TrainingError, LoadFailure) as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        described: dict[str, Any] = {
+            **asdict(trained),
+            "evaluated": shown_rows(table),
+            "archive": str(output),
+        }
+        json.dump(described, sys.stdout, indent=2)
+        print()
+        return
+    for what, cut in (("articles", trained.cut_articles), ("references", trained.cut_references)):
+        if cut:
+            print(f"{cut} of {len(training)} {what} are over the length and were read only in part.")
+    print_rows(table, len(evaluation))
+    print(f"{output} is ready after {trained.steps} steps: ebbtide deploy {output}")
+
+
+def _folder(model: str, temporary: Path) -> Path:
+    """The checkpoint's files: a directory's own, an archive's unpacked, or from the Hub."""
+    from ebbtide.runtime import preparation
+    from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
+    from ebbtide.settings import default_data_directory
+
+    if model.endswith(".tar.gz"):
+        with tarfile.open(model) as archive:
+            archive.extractall(temporary / "model", filter="data")
+        return temporary / "model"
+    deployment = Deployment(
+        repository=HUGGING_FACE,
+        model_dir=None,
+        cache=default_data_directory() / "runtime",
+        environment={**os.environ, "HF_MODEL_ID": model},
+    )
+    return preparation.fetched(deployment)
