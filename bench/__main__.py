@@ -19,6 +19,7 @@ BENCHES = (
     "extractive",
     "simulation",
     "storm_scaling",
+    "flapping",
 )
 PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 

@@ -43,6 +43,7 @@ def deploy(
     failure_path: bool = True,
     max_concurrent: int = 2,
     notification: dict[str, Any] | None = None,
+    managed_scaling: dict[str, Any] | None = None,
     wait: bool = True,
 ) -> Deployed:
     """Deploy user code (`inference`) or what the environment names, under a new name."""
@@ -57,6 +58,8 @@ def deploy(
     variant: dict[str, Any] = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.xlarge"}
     if instances:
         variant["InitialInstanceCount"] = instances
+    if managed_scaling:
+        variant["ManagedInstanceScaling"] = managed_scaling
     config: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant]}
     if asynchronous:
         output: dict[str, Any] = {"S3OutputPath": f"s3://{name}/results"}

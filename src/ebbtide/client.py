@@ -145,6 +145,19 @@ class Client:
         """Change them."""
         return self.request("PUT", f"endpoints/{_step(endpoint)}/settings", body=settings)
 
+    def goals(self, endpoint: str) -> Answer:
+        """What the endpoint is to reach beyond AWS's scaling policies: deadline, budget, forecast."""
+        return self.request("GET", f"endpoints/{_step(endpoint)}/goals")
+
+    def put_goals(self, endpoint: str, goals: Mapping[str, Any]) -> Answer:
+        """Set them, all at once."""
+        return self.request("PUT", f"endpoints/{_step(endpoint)}/goals", body=goals)
+
+    def concurrency(self, endpoint: str) -> list[Answer]:
+        """How many invocations each instance works on at a time, and why so many."""
+        instances: list[Answer] = self.request("GET", f"endpoints/{_step(endpoint)}/concurrency")["instances"]
+        return instances
+
     def costs(self, **asked: Filter) -> Answer:
         """What instances cost: since and until (days), by (day, endpoint, account, invocation, tag:KEY),
         endpoint, account.

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -360,3 +361,156 @@ def test_the_backlogs_metrics_reach_cloudwatch(ebbtide, endpoint):
         )["MetricDataResults"][0]["Values"]
 
     assert 1.0 in values
+
+
+def put_action(autoscaling, endpoint: Deployed, **given) -> None:
+    action = {
+        "ScheduledActionName": "night",
+        "Schedule": "cron(0 22 * * ? *)",
+        "Timezone": "Europe/Paris",
+        "ScalableTargetAction": {"MinCapacity": 1, "MaxCapacity": 2},
+    }
+    autoscaling.put_scheduled_action(**resource(endpoint) | action | given)
+
+
+def actions_of(autoscaling, endpoint: Deployed) -> list[dict[str, Any]]:
+    described = autoscaling.describe_scheduled_actions(
+        ServiceNamespace="sagemaker", ResourceId=resource(endpoint)["ResourceId"]
+    )
+    found: list[dict[str, Any]] = described["ScheduledActions"]
+    return found
+
+
+def test_a_scheduled_action_is_described_changed_and_deleted(ebbtide, autoscaling, endpoint):
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=5, **resource(endpoint))
+    put_action(autoscaling, endpoint)
+
+    [made] = actions_of(autoscaling, endpoint)
+    put_action(autoscaling, endpoint, Schedule="rate(1 day)", ScalableTargetAction={"MaxCapacity": 3})
+    [changed] = actions_of(autoscaling, endpoint)
+    autoscaling.delete_scheduled_action(ScheduledActionName="night", **resource(endpoint))
+
+    assert made["ScheduledActionARN"].startswith(
+        f"arn:aws:autoscaling:{ebbtide.region}:123456789012:scheduledAction:"
+    )
+    assert (made["Schedule"], made["Timezone"]) == ("cron(0 22 * * ? *)", "Europe/Paris")
+    assert made["ScalableTargetAction"] == {"MinCapacity": 1, "MaxCapacity": 2}
+    assert changed["ScheduledActionARN"] == made["ScheduledActionARN"]
+    assert (changed["Schedule"], changed["ScalableTargetAction"]) == ("rate(1 day)", {"MaxCapacity": 3})
+    assert actions_of(autoscaling, endpoint) == []
+    again = refused(autoscaling.delete_scheduled_action, ScheduledActionName="night", **resource(endpoint))
+    assert again["Code"] == "ObjectNotFoundException"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param({"Schedule": "at(2020-01-01T00:00:00)"}, "no time that is to come", id="over"),
+        pytest.param({"Schedule": "cron(0 22 * *)"}, "six fields", id="no cron"),
+        pytest.param({"Timezone": "Mars/Base"}, "time zone", id="no time zone"),
+        pytest.param(
+            {"ScalableTargetAction": {"MinCapacity": 3, "MaxCapacity": 2}}, "must not be above", id="crossed"
+        ),
+        pytest.param({"ScalableTargetAction": {}}, "ScalableTargetAction", id="no limits"),
+        pytest.param(
+            {"StartTime": 1_900_000_000, "EndTime": 1_800_000_000},
+            "before EndTime",
+            id="ends before it begins",
+        ),
+    ],
+)
+def test_a_scheduled_action_that_means_nothing_is_refused(autoscaling, endpoint, given, words):
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=5, **resource(endpoint))
+
+    error = refused(put_action, autoscaling=autoscaling, endpoint=endpoint, **given)
+
+    assert error["Code"] == "ValidationException"
+    assert words in error["Message"]
+
+
+def test_a_scheduled_action_scales_when_its_time_comes(ebbtide, autoscaling, endpoint):
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=5, **resource(endpoint))
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+
+    put_action(autoscaling, endpoint, Schedule=f"at({soon:%Y-%m-%dT%H:%M:%S})", Timezone="UTC")
+
+    wait_for_counts(ebbtide, endpoint, desired=1, current=1)
+    causes = [
+        activity["Cause"]
+        for activity in autoscaling.describe_scaling_activities(
+            ServiceNamespace="sagemaker", ResourceId=resource(endpoint)["ResourceId"]
+        )["ScalingActivities"]
+    ]
+    assert causes == ["minimum capacity was set to 1", "scheduled action name night was triggered"]
+
+
+def test_the_alarms_of_a_policy_are_listed_and_go_only_with_it(ebbtide, autoscaling, endpoint):
+    cloudwatch = ebbtide.client("cloudwatch")
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=5, **resource(endpoint))
+    put = put_tracking(autoscaling, endpoint)
+    names = [alarm["AlarmName"] for alarm in put["Alarms"]]
+
+    high, low = cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"]
+    deletion = refused(cloudwatch.delete_alarms, AlarmNames=names)
+    change = refused(
+        cloudwatch.put_metric_alarm,
+        **{
+            name: high[name]
+            for name in ("AlarmName", "MetricName", "Namespace", "Period", "EvaluationPeriods", "Statistic")
+        },
+        Threshold=1.0,
+        ComparisonOperator="GreaterThanThreshold",
+    )
+    put_tracking(autoscaling, endpoint, DisableScaleIn=True)
+    [kept] = cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"]
+    autoscaling.delete_scaling_policy(PolicyName="Invocations-ScalingPolicy", **resource(endpoint))
+
+    assert (high["Threshold"], low["Threshold"]) == (5.0, 4.5)
+    assert (high["EvaluationPeriods"], low["EvaluationPeriods"]) == (3, 15)
+    assert put["PolicyARN"] in high["AlarmDescription"]
+    assert (deletion["Code"], change["Code"]) == ("ValidationError", "ValidationError")
+    assert put["PolicyARN"] in deletion["Message"]
+    assert kept["AlarmName"] == high["AlarmName"]
+    assert cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"] == []
+
+
+def test_what_could_not_be_scaled_is_told_when_asked_for(ebbtide, autoscaling, endpoint):
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=0, **resource(endpoint))
+    put_tracking(autoscaling, endpoint)
+    ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=endpoint.name, Body=b"waits", ContentType="text/plain"
+    )
+    asked = {"ServiceNamespace": "sagemaker", "ResourceId": resource(endpoint)["ResourceId"]}
+
+    deadline = time.monotonic() + 30
+    told: list[dict[str, Any]] = []
+    while not told and time.monotonic() < deadline:
+        told = autoscaling.describe_scaling_activities(IncludeNotScaledActivities=True, **asked)[
+            "ScalingActivities"
+        ]
+        time.sleep(0.02)
+
+    [activity] = told
+    assert activity["NotScaledReasons"] == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 0}]
+    assert activity["StatusCode"] == "Unfulfilled"
+    assert autoscaling.describe_scaling_activities(**asked)["ScalingActivities"] == []
+
+
+def test_managed_instance_scaling_is_shown_with_the_variant(ebbtide):
+    scaling = {"Status": "ENABLED", "MinInstanceCount": 0, "MaxInstanceCount": 2}
+    deployed = deploy(
+        ebbtide,
+        environment={"HF_MODEL_ID": "ebbtide/echo"},
+        instances=0,
+        managed_scaling=scaling,
+    )
+
+    answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=deployed.name, Body=b"hello", ContentType="text/plain"
+    )
+
+    assert outcome(ebbtide, answer)[0] == "output"
+    sagemaker = ebbtide.client("sagemaker")
+    [variant] = sagemaker.describe_endpoint(EndpointName=deployed.name)["ProductionVariants"]
+    assert variant["ManagedInstanceScaling"] == scaling
+    sagemaker.delete_endpoint(EndpointName=deployed.name)
