@@ -205,7 +205,7 @@ class Server:
             process
             for process in psutil.process_iter(["cmdline"])
             if process.pid != own
-            and "ebbtide.runtime" in (process.info["cmdline"] or ())
+            and {"ebbtide.runtime", "ebbtide.runtime.forkserver"} & {*(process.info["cmdline"] or ())}
             and any(str(self._data) in argument for argument in process.info["cmdline"])
         ]
 

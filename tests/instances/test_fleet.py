@@ -233,9 +233,9 @@ class Workplace:
 def model_servers() -> list[psutil.Process]:
     """The fleet's processes, among others that this one may have started."""
     found = []
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it ended between the two questions
-            if "ebbtide.runtime" in child.cmdline():
+            if "ebbtide.runtime.forkserver" in child.parent().cmdline():
                 found.append(child)
     return found
 

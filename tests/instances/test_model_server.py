@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
-from ebbtide.instances.model_server import Launch, ModelFailed, ModelServer, clear_left_over, prepare
-from ebbtide.instances.processes import describe_exit, scrubbed_environment
+from ebbtide.instances.fork_server import ForkServer
+from ebbtide.instances.model_server import (
+    Launch,
+    ModelFailed,
+    ModelServer,
+    clear_left_over,
+    needs_own_interpreter,
+    prepare,
+)
+from ebbtide.instances.processes import describe_exit, passed_on, scrubbed_environment
 from ebbtide.logs import LogStore, LogStream
 
 IMAGE = "huggingface-pytorch-inference"
@@ -45,12 +54,19 @@ def launch(tmp_path: Path, *, code: str | None = None, **given: Any) -> Launch:
 
 
 @pytest.fixture
-async def start(log: LogStream) -> AsyncIterator[Callable[..., Any]]:
+async def fork_server(tmp_path: Path) -> AsyncIterator[ForkServer]:
+    fork_server = ForkServer(passed_on(os.environ), tmp_path)
+    yield fork_server
+    await fork_server.close()
+
+
+@pytest.fixture
+async def start(log: LogStream, fork_server: ForkServer) -> AsyncIterator[Callable[..., Any]]:
     """Starts model servers that end with the test."""
     started: list[ModelServer] = []
 
     async def start(launch: Launch, timeout_s: float = 30.0) -> ModelServer:
-        server = await ModelServer.start(launch, log)
+        server = await ModelServer.start(launch, log, fork_server)
         started.append(server)
         await server.ready(timeout_s)
         return server
@@ -225,7 +241,10 @@ async def test_it_dies_with_the_server_that_started_it(tmp_path):
     parent = tmp_path / "parent.py"
     parent.write_text(f"""
 import asyncio
+import os
 from pathlib import Path
+from ebbtide.instances.fork_server import ForkServer
+from ebbtide.instances.fork_server import ForkServer
 from ebbtide.instances.model_server import Launch, ModelServer
 from ebbtide.logs import LogStore
 
@@ -233,7 +252,7 @@ async def main():
     data = Path({str(tmp_path)!r})
     log = LogStore(data / "logs").stream("group", "stream")
     launch = Launch({IMAGE!r}, None, Path({str(tmp_path)!r}), {ECHO!r}, "us-east-1", 1, 1)
-    server = await ModelServer.start(launch, log)
+    server = await ModelServer.start(launch, log, ForkServer(os.environ, data))
     await server.ready(30)
     print(server.pid, flush=True)
     await server.exited
@@ -284,13 +303,63 @@ async def test_what_a_killed_server_leaves_is_cleared_by_the_next(start, tmp_pat
     assert not list((left.cache / "workplaces").iterdir())
 
 
-async def test_preparing_says_why_it_cannot(tmp_path, log):
+async def test_preparing_says_why_it_cannot(tmp_path, log, fork_server):
     with pytest.raises(ModelFailed, match="/nowhere, which does not exist"):
-        await prepare(launch(tmp_path, environment={"HF_MODEL_ID": "/nowhere"}), log)
+        await prepare(launch(tmp_path, environment={"HF_MODEL_ID": "/nowhere"}), log, fork_server)
 
 
-async def test_preparing_a_built_in_model_is_nothing(tmp_path, log):
-    await prepare(launch(tmp_path), log)
+async def test_preparing_a_built_in_model_is_nothing(tmp_path, log, fork_server):
+    await prepare(launch(tmp_path), log, fork_server)
+
+
+async def test_model_servers_are_forked_when_one_was_before(start, tmp_path):
+    first = await start(launch(tmp_path))
+    second = await start(launch(tmp_path))
+
+    assert psutil.Process(first.pid).parent() == psutil.Process(second.pid).parent()
+    assert psutil.Process(second.pid).cmdline() == psutil.Process(second.pid).parent().cmdline()
+
+
+async def test_nothing_is_forked_beside_a_thread(start, tmp_path):
+    """What another thread had locked would stay locked in the fork."""
+    server = await start(launch(tmp_path))
+
+    assert psutil.Process(server.pid).parent().num_threads() == 1
+
+
+async def test_a_forked_model_server_has_its_own_session_environment_and_nobody_elses_files(start, tmp_path):
+    await start(launch(tmp_path))
+    server = await start(launch(tmp_path))
+
+    assert os.getsid(server.pid) == server.pid
+    open_files = {link.readlink() for link in Path(f"/proc/{server.pid}/fd").iterdir()}
+    assert Path("anon_inode:[pidfd]") not in open_files
+
+
+async def test_when_the_fork_server_ends_its_model_servers_do_and_the_next_is_forked_anew(start, tmp_path):
+    first = await start(launch(tmp_path))
+    psutil.Process(first.pid).parent().kill()
+
+    assert await first.exited == -signal.SIGKILL
+    assert await gone(first.pid)
+    second = await start(launch(tmp_path))
+    assert await ask(second, {"inputs": "text"}) == {"inputs": "text"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "own"),
+    [
+        pytest.param({"HF_TASK": "summarization"}, False, False, id="what the runtime reads is read late"),
+        pytest.param({"OMP_NUM_THREADS": "1"}, False, True, id="a library reads its names as it starts"),
+        pytest.param({"LD_PRELOAD": "x.so"}, False, True, id="so does the loader"),
+        pytest.param({}, True, True, id="a model with code of its own"),
+        pytest.param({"HF_TRUST_REMOTE_CODE": "1"}, False, True, id="a model whose code is trusted"),
+    ],
+)
+def test_a_model_has_an_interpreter_of_its_own_where_it_could_tell(tmp_path, environment, code, own):
+    code_or_none = "def model_fn(model_dir): ..." if code else None
+
+    assert needs_own_interpreter(launch(tmp_path, code=code_or_none, environment=environment)) == own
 
 
 @pytest.mark.parametrize(

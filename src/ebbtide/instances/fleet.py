@@ -8,6 +8,7 @@ generation comes up beside the old one, which serves until the new one is there 
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -42,9 +43,11 @@ from ebbtide.instances.decision import (
     deployments_of,
     model_digest,
 )
+from ebbtide.instances.fork_server import ForkServer
 from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, size_bytes_of
 from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFailed, ModelServer
 from ebbtide.instances.plan import RETRY_WINDOW_S
+from ebbtide.instances.processes import passed_on
 from ebbtide.instances.records import IllegalMove, Instance, State
 from ebbtide.instances.running import Ending, RunningInstance
 from ebbtide.instances.types import InstanceType, InstanceTypes
@@ -94,6 +97,7 @@ class Fleet:
         self._types = InstanceTypes(settings.instance_types_file)
         self._files = ModelFiles(settings.data / "models", objects)
         self._cache = settings.data / "runtime"
+        self._fork_server = ForkServer(passed_on(os.environ), settings.data)
         self._woken = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._closing = False
@@ -153,6 +157,7 @@ class Fleet:
         for instance in list(self._running.values()):
             instance.abort()
         await asyncio.gather(*tasks, *self._preparations.values(), return_exceptions=True)
+        await self._fork_server.close()
         async with self._stepping:
             with suppress(Unavailable):
                 await self._record_endings()
@@ -170,6 +175,8 @@ class Fleet:
             await self._record_endings()
             await self._measure(now)
             seen = await self._observe(now)
+            if seen.endpoints:
+                await self._fork_server.start()
             moves = decide(seen, self._types, _new_id)
             try:
                 await self._database.write(partial(_record, moves=moves, now=now, fence=self._fence))
@@ -366,7 +373,7 @@ class Fleet:
             memory_limit_bytes=self._memory_limit_bytes(instance_type),
         )
         stream = self._logs.stream(_log_group(running.endpoint), f"{variant.name}/{running.id}")
-        return await ModelServer.start(launch, stream)
+        return await ModelServer.start(launch, stream, self._fork_server)
 
     def _memory_limit_bytes(self, instance_type: InstanceType) -> int | None:
         """What a model may take before its allocations fail, and not another's."""
@@ -465,7 +472,7 @@ class Fleet:
             memory_limit_bytes=self._machine().capacity_bytes,
         )
         stream = f"{variant.name}/preparation-{deployment.generation}"
-        await model_server.prepare(launch, self._logs.stream(_log_group(endpoint), stream))
+        await model_server.prepare(launch, self._logs.stream(_log_group(endpoint), stream), self._fork_server)
         self._model_bytes[model_digest(variant)] = await asyncio.to_thread(
             _model_bytes, environment.get("HF_MODEL_ID"), directory
         )

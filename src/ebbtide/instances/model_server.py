@@ -18,6 +18,7 @@ import aiohttp
 
 from ebbtide.instances import machine
 from ebbtide.instances.exchange import Exchanges
+from ebbtide.instances.fork_server import ForkServer, ForkServerEnded
 from ebbtide.instances.processes import RuntimeProcess, describe_exit, end_strays, scrubbed_environment
 from ebbtide.logs import LogStream
 
@@ -33,8 +34,12 @@ PING_TIMEOUT_S = 2.0
 STOP_GRACE_S = 30.0
 """From SIGTERM to SIGKILL. Both: reference container-contract.md, 1."""
 
-FIRST_POLLS_S, LATER_POLLS_S, POLLED_OFTEN_S = 0.01, 0.2, 2.0
-"""A small model is up in a fraction of a second, and its first request waits for it."""
+FIRST_POLLS_S, LATER_POLLS_S, POLLED_OFTEN_S = 0.005, 0.2, 2.0
+"""A small model is up in a few hundredths of a second, and its first request waits for it."""
+
+READ_WHILE_RUNNING = ("HF_", "SAGEMAKER_", "EBBTIDE_", "CT2_COMPUTE_TYPE")
+"""How names in a model's Environment begin at which only the runtime looks, and what it imports later. Any
+other may be meant for the interpreter, the loader or a library, which look when they start."""
 
 
 class ModelFailed(Exception):
@@ -58,6 +63,20 @@ class Launch:
     threads: int
     gpus: tuple[int, ...] = ()
     memory_limit_bytes: int | None = None
+
+
+def needs_own_interpreter(launch: Launch) -> bool:
+    """Whether the model must not be forked from a process that has its imports behind it.
+
+    One with code of its own has an interpreter of its own: what that code starts is known by the environment
+    which it was executed with, and libraries are as the code's author knows them.
+    """
+    names = launch.environment
+    if any(not name.startswith(READ_WHILE_RUNNING) for name in names):
+        return True
+    roots = [launch.model_directory, Path(names["HF_MODEL_ID"]) if names.get("HF_MODEL_ID") else None]
+    has_code = any((root / "code").exists() for root in roots if root is not None)
+    return has_code or "HF_TRUST_REMOTE_CODE" in names
 
 
 class _Workplace:
@@ -93,22 +112,29 @@ class _Workplace:
         reason = status.get("reason")
         return None if reason is None else str(reason)
 
-    async def spawn(self, arguments: list[str], launch: Launch, log: LogStream) -> RuntimeProcess:
-        return await RuntimeProcess.spawn(
-            arguments,
-            environment=scrubbed_environment(
-                os.environ,
-                launch.environment,
-                region=launch.region,
-                threads=launch.threads,
-                gpus=launch.gpus,
-                workplace=self.path,
-                temporary=self.temporary,
-            ),
-            directory=self.path,
-            memory_limit_bytes=launch.memory_limit_bytes,
-            log=log,
-        )
+    async def spawn(
+        self, fork_server: ForkServer, arguments: list[str], launch: Launch, log: LogStream
+    ) -> RuntimeProcess:
+        try:
+            return await RuntimeProcess.spawn(
+                fork_server,
+                arguments,
+                environment=scrubbed_environment(
+                    os.environ,
+                    launch.environment,
+                    region=launch.region,
+                    threads=launch.threads,
+                    gpus=launch.gpus,
+                    workplace=self.path,
+                    temporary=self.temporary,
+                ),
+                directory=self.path,
+                own_interpreter=needs_own_interpreter(launch),
+                memory_limit_bytes=launch.memory_limit_bytes,
+                log=log,
+            )
+        except ForkServerEnded as error:
+            raise ModelFailed("the process that model servers are forked from has ended") from error
 
 
 def clear_left_over(cache: Path) -> None:
@@ -123,11 +149,14 @@ def clear_left_over(cache: Path) -> None:
         link.unlink()
 
 
-async def prepare(launch: Launch, log: LogStream, *, timeout_s: float = PREPARE_TIMEOUT_S) -> None:
+async def prepare(
+    launch: Launch, log: LogStream, fork_server: ForkServer, *, timeout_s: float = PREPARE_TIMEOUT_S
+) -> None:
     """Have the runtime do what a model version needs once; quick when it was done. Raises ModelFailed."""
     workplace = _Workplace(launch)
     try:
-        process = await workplace.spawn(workplace.arguments("prepare", launch), launch, log)
+        arguments = workplace.arguments("prepare", launch)
+        process = await workplace.spawn(fork_server, arguments, launch, log)
         try:
             async with asyncio.timeout(timeout_s):
                 status = await asyncio.shield(process.exited)
@@ -156,13 +185,13 @@ class ModelServer:
         self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(workplace.socket), limit=0))
 
     @classmethod
-    async def start(cls, launch: Launch, log: LogStream) -> "ModelServer":
+    async def start(cls, launch: Launch, log: LogStream, fork_server: ForkServer) -> "ModelServer":
         """Start its process; it does not serve before `ready` returns."""
         workplace = _Workplace(launch)
         arguments = workplace.arguments("serve", launch)
         arguments += ["--socket", str(workplace.socket), "--concurrency", str(launch.concurrency)]
         try:
-            process = await workplace.spawn(arguments, launch, log)
+            process = await workplace.spawn(fork_server, arguments, launch, log)
         except BaseException:
             workplace.remove()
             raise

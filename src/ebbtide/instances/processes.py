@@ -8,8 +8,6 @@ import asyncio
 import os
 import resource
 import signal
-import sys
-from asyncio.subprocess import STDOUT, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from ebbtide import clock
+from ebbtide.instances.fork_server import Forked, ForkServer
 from ebbtide.logs import LogStream
 
 OOM_SCORE_ADJUSTMENT = 500
@@ -50,6 +49,11 @@ PASSED_ON = frozenset(
 """What a model sees of the server's environment. No AWS_* and no EBBTIDE_*: the keys stay with us."""
 
 
+def passed_on(server: Mapping[str, str]) -> dict[str, str]:
+    """What every process of a model sees of the server's environment."""
+    return {name: value for name, value in server.items() if name in PASSED_ON}
+
+
 def scrubbed_environment(
     server: Mapping[str, str],
     model: Mapping[str, str],
@@ -66,7 +70,7 @@ def scrubbed_environment(
     """
     count = str(threads)
     return {
-        **{name: value for name, value in server.items() if name in PASSED_ON},
+        **passed_on(server),
         "PYTHONUNBUFFERED": "1",
         "SAGEMAKER_REGION": region,
         "TMPDIR": str(temporary),
@@ -84,7 +88,7 @@ class RuntimeProcess:
     """One running process. `exited` gives its exit status once it has ended and its output is logged."""
 
     def __init__(
-        self, process: Process, workplace: Path, lifeline: int, output: "_Output", log: LogStream
+        self, process: Forked, workplace: Path, lifeline: int, output: "_Output", log: LogStream
     ) -> None:
         """lifeline: our end of its standard input."""
         self._process = process
@@ -97,31 +101,27 @@ class RuntimeProcess:
     @classmethod
     async def spawn(
         cls,
+        fork_server: ForkServer,
         arguments: Sequence[str],
         *,
         environment: Mapping[str, str],
         directory: Path,
+        own_interpreter: bool,
         memory_limit_bytes: int | None,
         log: LogStream,
     ) -> "RuntimeProcess":
-        """Start it. No code of ours runs between fork and exec: this process has threads, and their locks."""
-        # Pipes of our own: with asyncio's, a process has not ended before its children have closed them.
+        """Start it. Raises ForkServerEnded."""
         its_input, lifeline = os.pipe()
         ours, its_output = os.pipe()
         output = await _Output.connect(ours)
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the working directory is the model's to write to, not ours to import from
-                "-m",
-                "ebbtide.runtime",
-                *arguments,
-                stdin=its_input,
-                stdout=its_output,
-                stderr=STDOUT,
-                cwd=directory,
-                env=environment,
-                start_new_session=True,
+            process = await fork_server.spawn(
+                arguments,
+                environment=environment,
+                directory=directory,  # the model's to write to, not ours to import from
+                its_input=its_input,
+                its_output=its_output,
+                own_interpreter=own_interpreter,
             )
         except BaseException:
             os.close(lifeline)
@@ -136,26 +136,18 @@ class RuntimeProcess:
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, which lets what runs finish, and after the grace SIGKILL, for the whole group."""
         if not self.exited.done():
-            with suppress(ProcessLookupError):
-                self._process.terminate()
+            self._process.send_signal(signal.SIGTERM)
             await asyncio.wait({self.exited}, timeout=grace_s)
         self.kill()
         await self.exited
 
     def kill(self) -> None:
-        """SIGKILL to it and to all its children, unless it has ended: its children went with it."""
-        if not self.exited.done():
-            self._kill_group()
-
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError):  # the group is empty
-            os.killpg(self.pid, signal.SIGKILL)
+        """SIGKILL, unless it has ended. Its children go with it."""
+        self._process.send_signal(signal.SIGKILL)
 
     async def _follow(self, log: LogStream) -> int:
         logging = asyncio.create_task(self._output.log_to(log))
-        status = await self._process.wait()
-        # At once: later, the group's number may be another's.
-        self._kill_group()
+        status = await self._process.ended
         await asyncio.to_thread(end_strays, self._workplace)
         os.close(self._lifeline)
         await asyncio.wait({logging}, timeout=DRAIN_OUTPUT_S)

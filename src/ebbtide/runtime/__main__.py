@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ebbtide.runtime import contract, lifeline, loading
@@ -12,10 +13,11 @@ from ebbtide.runtime.deployment import Deployment, repository_of
 from ebbtide.runtime.status import StatusFile
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """arguments: of the command line, unless given here. Returns the exit status."""
     lifeline.die_with_parent()
     lifeline.die_at_end_of_input()
-    given = _arguments()
+    given = _arguments(arguments)
     level = os.environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")
     logging.basicConfig(
         level=int(level) if level.isdecimal() else logging.INFO,
@@ -52,7 +54,7 @@ async def _serve(deployment: Deployment, socket: Path, status: StatusFile) -> No
     contract.exit_now(code)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ebbtide.runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -67,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     serve.add_argument("--concurrency", type=int, default=1, help="requests computed at once")
     prepare = commands.add_parser("prepare", parents=[common])
     prepare.set_defaults(concurrency=1)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
