@@ -7,8 +7,8 @@ The session's fixture `trained` makes them once, for all workers: `trained("pega
 read. The names are those of FAMILIES: pegasus; bart; distilbart (a tokenizer of vocab.json and merges.txt);
 mbart (the source's language stands after the text), mbart50 (before it); t5 (version 1.0: ReLU, tied output),
 flan-t5 (version 1.1: gated GELU, an output matrix of its own); marian; nllb; m2m100; led, longt5, pegasus_x,
-bigbird_pegasus (they attend within windows, of which a text has several here). `texts()` are what they learnt:
-compare answers there.
+bigbird_pegasus (they attend within windows, of which a text has several here). `texts()` are what they
+learnt: compare answers there.
 """
 
 import fcntl

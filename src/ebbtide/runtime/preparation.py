@@ -221,7 +221,9 @@ def _download(deployment: Deployment, model_id: str, revision: str) -> Path:
         token=environment.get("HF_API_TOKEN") or environment.get("HF_TOKEN") or None,
         cache_dir=None if own_cache else deployment.cache / "hub",
     )
-    described = ["*.json", "*.txt", "*.model", "code/*"]
+    described = [*DESCRIBING_FILES, "*.jinja", "code/*"]
+    if deployment.trusts_remote_code:
+        described.append("*.py")
     try:
         folder = Path(download(allow_patterns=[*described, "model*.safetensors"]))
         if not any(folder.glob("model*.safetensors")):
