@@ -1,4 +1,4 @@
-"""How long `ebbtide simulate` takes: the post's storm with three policies, and a day of a million requests."""
+"""How long `ebbtide simulate` takes: the post's storm under three policies, a day of a million requests."""
 
 import time
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ebbtide import __version__
-from ebbtide.cli import costs, evaluate, keys, simulate, steering
+from ebbtide.cli import costs, evaluate, finetune, keys, simulate, steering, tune
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.options import Json, OfServer
 from ebbtide.settings import DEFAULT_PORT
@@ -249,6 +249,8 @@ def demo(
 app.add_typer(steering.app)
 app.add_typer(costs.app)
 app.add_typer(simulate.app)
+app.add_typer(tune.app)
 app.add_typer(evaluate.app)
+app.add_typer(finetune.app)
 app.add_typer(keys.keys, name="keys")
 app.add_typer(keys.accounts, name="accounts")

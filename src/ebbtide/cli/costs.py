@@ -73,7 +73,7 @@ def _print(found: dict[str, Any], by: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     for each in by:
         table.add_column(each, overflow="fold")
     for heading in ("done", "instance-s", "USD", "start", "idle", "always on", "minimum"):

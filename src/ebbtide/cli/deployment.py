@@ -123,7 +123,7 @@ def delete(server: RunningServer, name: str) -> Iterator[str]:
             continue
     yield "draining its instances"
     sagemaker.delete_endpoint(EndpointName=name)
-    _await_gone(server, name)
+    await_gone(server, name)
     yield "deleting its configuration and model"
     config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
     sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
@@ -131,7 +131,8 @@ def delete(server: RunningServer, name: str) -> Iterator[str]:
         sagemaker.delete_model(ModelName=variant["ModelName"])
 
 
-def _await_gone(server: RunningServer, name: str) -> None:
+def await_gone(server: RunningServer, name: str) -> None:
+    """Wait until there is no such endpoint any more."""
     while True:
         try:
             server.client("sagemaker").describe_endpoint(EndpointName=name)

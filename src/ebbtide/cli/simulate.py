@@ -222,11 +222,11 @@ FIGURES: dict[str, "Callable[[Outcome], str]"] = {
     "oldest request": lambda one: _seconds(one.oldest_age_s),
     "instances at most": lambda one: str(one.most_instances),
     "scaling acts": lambda one: str(one.acts),
-    "instance-seconds": lambda one: f"{one.instance_s:,.0f}",
+    "instance-seconds": lambda one: f"{one.instance_s:,.1f}",
     "of them starting": lambda one: _share(one.starting_s, one.instance_s),
     "of them idle": lambda one: _share(one.idle_s, one.instance_s),
-    "always on": lambda one: f"{one.always_on_s:,.0f}",
-    "clairvoyant minimum": lambda one: f"{one.minimum_s:,.0f}",
+    "always on": lambda one: f"{one.always_on_s:,.1f}",
+    "clairvoyant minimum": lambda one: f"{one.minimum_s:,.1f}",
     "cost in USD": lambda one: "-" if one.cost is None else f"{one.cost:,.4f}",
 }
 
