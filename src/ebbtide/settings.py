@@ -42,6 +42,7 @@ class Settings:
     drain_timeout_s: float = 60.0
     delivery_retention_s: float = 7 * 86_400.0
     memory_limit_bytes: int | None = None
+    model_cache_bytes: int = 64 << 30
     instance_types_file: Path | None = None
     outside_stores_file: Path | None = None
     smtp_url: str | None = None
@@ -53,8 +54,8 @@ class Settings:
     ) -> "Settings":
         """Read EBBTIDE_DATABASE, EBBTIDE_OBJECTS, EBBTIDE_ADDRESS, EBBTIDE_REGION, EBBTIDE_LEASE_S,
         EBBTIDE_MAX_CLAIM_COUNT, EBBTIDE_RETENTION_S, EBBTIDE_DRAIN_TIMEOUT_S, EBBTIDE_DELIVERY_RETENTION_S,
-        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_INSTANCE_TYPES_FILE, EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL
-        and EBBTIDE_PRIVATE_DELIVERY; arguments win.
+        EBBTIDE_MEMORY_LIMIT_BYTES, EBBTIDE_MODEL_CACHE_BYTES, EBBTIDE_INSTANCE_TYPES_FILE,
+        EBBTIDE_OUTSIDE_STORES_FILE, EBBTIDE_SMTP_URL and EBBTIDE_PRIVATE_DELIVERY; arguments win.
 
         Notifications go to loopback and private addresses when EBBTIDE_PRIVATE_DELIVERY says so, and without
         it when the server itself listens on loopback alone: whoever reaches it is on this machine already.
@@ -72,6 +73,7 @@ class Settings:
             "drain_timeout_s": float,
             "delivery_retention_s": float,
             "memory_limit_bytes": int,
+            "model_cache_bytes": int,
             "instance_types_file": Path,
             "outside_stores_file": Path,
             "smtp_url": str,

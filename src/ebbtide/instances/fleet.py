@@ -364,6 +364,7 @@ class Fleet:
             image=container.get("Image", ""),
             model_directory=await self._files.fetch(container, running.endpoint.account),
             cache=self._cache,
+            cache_bytes=self._settings.model_cache_bytes,
             environment=container.get("Environment", {}),
             region=self._settings.region,
             # An agent finds out how many of them are best; what comes in real time passes none.
@@ -465,6 +466,7 @@ class Fleet:
             image=container.get("Image", ""),
             model_directory=directory,
             cache=self._cache,
+            cache_bytes=self._settings.model_cache_bytes,
             environment=environment,
             region=self._settings.region,
             concurrency=1,

@@ -51,7 +51,8 @@ class Launch:
     """What a model server is started with.
 
     `model_directory` is None for a model that its environment names (HF_MODEL_ID). `cache` is shared by all:
-    what `prepare` made, by content. `memory_limit_bytes` bounds its private memory. `gpus`: device indices.
+    what `prepare` made, by content, `cache_bytes` at the most while nobody uses them. `memory_limit_bytes`
+    bounds its private memory. `gpus`: device indices.
     """
 
     image: str
@@ -63,6 +64,7 @@ class Launch:
     threads: int
     gpus: tuple[int, ...] = ()
     memory_limit_bytes: int | None = None
+    cache_bytes: int | None = None
 
 
 def needs_own_interpreter(launch: Launch) -> bool:
@@ -101,6 +103,8 @@ class _Workplace:
 
     def arguments(self, command: str, launch: Launch) -> list[str]:
         arguments = [command, "--model-dir", str(launch.model_directory or ""), "--cache", str(launch.cache)]
+        if launch.cache_bytes is not None:
+            arguments += ["--cache-bytes", str(launch.cache_bytes)]
         return [*arguments, "--image", launch.image, "--status", str(self._status)]
 
     def failure(self) -> str | None:

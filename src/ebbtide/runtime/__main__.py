@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebbtide.runtime import contract, lifeline, loading
-from ebbtide.runtime.deployment import Deployment, repository_of
+from ebbtide.runtime.deployment import DEFAULT_CACHE_BYTES, Deployment, repository_of
 from ebbtide.runtime.status import StatusFile
 
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             repository=repository_of(given.image),
             model_dir=Path(given.model_dir) if given.model_dir else None,
             cache=given.cache,
+            cache_bytes=given.cache_bytes,
             environment=os.environ,
             concurrency=given.concurrency,
         )
@@ -60,6 +61,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model-dir", required=True, help="the unpacked model.tar.gz, or empty")
     common.add_argument("--cache", type=Path, required=True, help="where prepared models are kept, shared")
+    common.add_argument(
+        "--cache-bytes", type=int, default=DEFAULT_CACHE_BYTES, help="what those may take that nobody uses"
+    )
     common.add_argument("--image", required=True, help="the image URI, whose repository selects the runtime")
     common.add_argument(
         "--status", type=Path, required=True, help="the JSON file to say how far it has come in"
