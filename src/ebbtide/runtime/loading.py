@@ -49,7 +49,10 @@ def prepare(deployment: Deployment) -> None:
     if folder and not user.model_fn:
         task = _task(deployment, folder)
         if makes_texts(task):
-            preparation.converted(deployment, folder)
+            from ebbtide.runtime import engines
+
+            prepared = preparation.converted(deployment, folder)
+            engines.prepare(prepared, threads=deployment.threads)
         else:
             tasks.check(task)
 
@@ -97,6 +100,7 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
         threads=deployment.threads,
         trust_remote_code=deployment.trusts_remote_code,
     )
+    status.describe(engine.describe())
     return Summariser(converted, engine, task=task)
 
 

@@ -3,8 +3,9 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ebbtide.runtime.errors import LoadFailure, reason
 
@@ -14,11 +15,14 @@ Phase = Literal["preparing", "loading", "ready", "failed"]
 
 
 class StatusFile:
-    """`{"phase", "reason", "timings_s", "concurrency"}`: the timings are of each finished phase."""
+    """`{"phase", "reason", "timings_s", "concurrency", "engine"}`: the timings are of each finished phase,
+    the engine is as it describes itself, null for what has none.
+    """
 
     def __init__(self, path: Path, *, concurrency: int | None = None) -> None:
         self._path = path
         self._concurrency = concurrency
+        self._engine: Mapping[str, Any] | None = None
         self._timings_s: dict[str, float] = {}
         self._phase: Phase | None = None
         self._entered_at = time.monotonic()
@@ -28,6 +32,10 @@ class StatusFile:
         self.enter("failed", reason=reason(error))
         trace = None if isinstance(error, LoadFailure) else error
         logger.error("The model cannot be served: %s", reason(error), exc_info=trace)
+
+    def describe(self, engine: Mapping[str, Any]) -> None:
+        """Record what the model is computed with, from the next phase on."""
+        self._engine = engine
 
     def enter(self, phase: Phase, *, reason: str | None = None) -> None:
         """Record a new phase. Readers see the old file or the new one, never half of either."""
@@ -40,6 +48,7 @@ class StatusFile:
             "reason": reason,
             "timings_s": self._timings_s,
             "concurrency": self._concurrency,
+            "engine": self._engine,
         }
         unfinished = self._path.with_name(self._path.name + ".new")
         unfinished.write_text(json.dumps(status))

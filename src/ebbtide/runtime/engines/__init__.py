@@ -2,9 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ebbtide.runtime.engine import Engine
 from ebbtide.runtime.parameters import generation
+
+
+def prepare(prepared: Path, *, threads: int) -> None:
+    """Find out once, for such a machine, how the folder's engine does best with so many cores."""
+    if _described(prepared)["engine"] == "ctranslate2":
+        from ebbtide.runtime.engines import cores
+
+        cores.measure(prepared, threads)
 
 
 def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: bool = False) -> Engine:
@@ -13,8 +22,8 @@ def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: b
     checkpoint: the model's own files, from which transformers loads. threads: cores it may use.
     Imports no other engine. Raises LoadFailure when it refuses the model.
     """
-    described = json.loads((prepared / "summariser.json").read_text())
-    if described.get("engine") == "transformers":
+    described = _described(prepared)
+    if described["engine"] == "transformers":
         from ebbtide.runtime.engines.reference import ReferenceEngine
 
         return ReferenceEngine(
@@ -23,7 +32,7 @@ def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: b
             compute_type=described["compute_type"],
             trust_remote_code=trust_remote_code,
         )
-    if described.get("engine") == "native":
+    if described["engine"] == "native":
         from ebbtide.runtime.engines.native.engine import NativeEngine
 
         return NativeEngine(prepared, threads=threads)
@@ -31,3 +40,8 @@ def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: b
 
     defaults = generation({}, described["generation"], positions=None)
     return CTranslate2(prepared, Shape.of(described["config"]), defaults, threads=threads)
+
+
+def _described(prepared: Path) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((prepared / "summariser.json").read_text())
+    return described

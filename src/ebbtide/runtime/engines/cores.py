@@ -41,6 +41,8 @@ def known(folder: Path, threads: int) -> Division:
 
 def measure(folder: Path, threads: int) -> None:
     """Find the division that decodes most texts a second with so many cores, and keep it; once."""
+    if ctranslate2.get_cuda_device_count():
+        return  # the model runs elsewhere
     kept = _kept(folder)
     if threads == 1 or _key(threads) in kept:
         return
