@@ -440,6 +440,7 @@ def _flan_t5(folder: Path) -> Made:
 
 
 def _marian(folder: Path) -> Made:
+    import torch
     from transformers import MarianConfig, MarianMTModel
 
     source = _sentencepiece(folder / "source.spm")
@@ -472,7 +473,13 @@ def _marian(folder: Path) -> Made:
         "num_beams": 4,
         "pad_token_id": pad,
     }
-    return Made(MarianMTModel(config), ids(source), ids(target), generation, {})
+    model = MarianMTModel(config)
+    # Marian starts from nothing, which its checkpoints have as padding of zeros; so it has to stay.
+    embeddings = model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings[pad] = 0
+    embeddings.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([pad]), 0))
+    return Made(model, ids(source), ids(target), generation, {})
 
 
 def _nllb(folder: Path) -> Made:
