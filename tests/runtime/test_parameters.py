@@ -1,11 +1,12 @@
-"""A request's parameters over the checkpoint's settings: transformers' meanings, or a refusal that names one."""
+"""A request's parameters over the checkpoint's settings: transformers' meanings, or refusals by name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ebbtide.runtime.errors import BadRequest, LoadFailure
-from ebbtide.runtime.parameters import generation, model_settings, task_settings
+from ebbtide.runtime.parameters import NEUTRAL, generation, model_settings, task_settings
 
 IDS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 PEGASUS = {**IDS, "max_length": 256, "num_beams": 8, "length_penalty": 0.8, "forced_eos_token_id": 1}
@@ -180,3 +181,13 @@ def test_a_tasks_settings_are_those_of_task_specific_params_without_its_prefix()
 
     assert task_settings(config, "summarization") == {"min_length": 30}
     assert task_settings(config, "translation_en_to_de") == {}
+
+
+def test_every_parameter_that_is_known_is_documented():
+    documented = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
+
+    with pytest.raises(BadRequest) as refused:
+        generation({"unknown": 1}, PEGASUS, positions=None)
+
+    served = str(refused.value).partition("there are ")[2].split(", ")
+    assert [name for name in (*served, *NEUTRAL) if f"`{name}`" not in documented] == []

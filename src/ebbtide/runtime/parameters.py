@@ -150,7 +150,7 @@ _REQUEST_KINDS = {
     "batch_size": _COUNT,
 }
 
-_NEUTRAL = {
+NEUTRAL = {
     "assistant_model": None,
     "constraints": None,
     "diversity_penalty": 0.0,
@@ -225,7 +225,12 @@ _SPECIAL_IDS = {
     "t5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
     "longt5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
     "led": {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
-    "pegasus_x": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1},
+    "pegasus_x": {
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": 1,
+    },
     "bigbird_pegasus": {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 2},
     "marian": {"eos_token_id": 0, "forced_eos_token_id": 0},
     "m2m_100": {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
@@ -243,7 +248,7 @@ def model_settings(config: Mapping[str, Any], generation_config: Mapping[str, An
     """
     own_ids = _SPECIAL_IDS.get(config.get("model_type", ""), {})
     if generation_config is None:
-        known = (name for name in (*_GENERATION_KINDS, *_NEUTRAL) if name in config)
+        known = (name for name in (*_GENERATION_KINDS, *NEUTRAL) if name in config)
         members = own_ids | {
             name: config[name] for name in known if not name.startswith(("output_", "return_"))
         }
@@ -271,7 +276,7 @@ def _settings(members: Mapping[str, Any], where: str) -> dict[str, Any]:
         try:
             _check(name, value, _GENERATION_KINDS)
         except BadRequest as error:
-            if name in _GENERATION_KINDS or name in _NEUTRAL or value not in (None, False, [], {}, ""):
+            if name in _GENERATION_KINDS or name in NEUTRAL or value not in (None, False, [], {}, ""):
                 raise LoadFailure(f"{where}: {error}") from error
         if value is not None and name in _GENERATION_KINDS:
             settings[name] = value
@@ -351,9 +356,9 @@ def _check(name: str, value: Any, kinds: Mapping[str, _Kind]) -> None:
     """Raises BadRequest for a parameter that is not served with this value."""
     if name in _WITHOUT_MEANING:
         return
-    if name in _NEUTRAL:
-        if value is not None and value != _NEUTRAL[name]:
-            raise BadRequest(f"{name} is not served: it can only be {_NEUTRAL[name]!r} here, not {value!r}")
+    if name in NEUTRAL:
+        if value is not None and value != NEUTRAL[name]:
+            raise BadRequest(f"{name} is not served: it can only be {NEUTRAL[name]!r} here, not {value!r}")
     elif name not in kinds:
         raise BadRequest(f"The parameter {name} is not served; there are {', '.join(sorted(kinds))}")
     elif value is not None and not kinds[name].accepts(value):

@@ -37,7 +37,7 @@ PATIENCE = 2
 ALMOST_NO_PENALTY = 1e-9
 """For length_penalty 0, at which CTranslate2 would end a search by another rule."""
 
-BATCH_MEMORY_SHARE = 1.25
+BATCH_MEMORY_SHARE = 1.3
 """What all batches may take together, in what the weights take: beyond it, more texts at once gain little."""
 
 LEAST_BATCH_MEMORY_BYTES = 256 << 20
