@@ -5,10 +5,11 @@ there may be, a forecast raises the fewest. None of them leaves what MinCapacity
 scheduled actions go on moving those. Pure: `decide` takes what was measured as values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import fmean
+from typing import Any
 
 from ebbtide.scaling import policies, schedules
 from ebbtide.scaling.policies import Decision, Limits, Observation, Readings, within_limits
@@ -70,6 +71,16 @@ class Goals:
     deadline: Deadline | None = None
     budget: Budget | None = None
     forecast: Forecast | None = None
+
+    @classmethod
+    def from_given(cls, given: Mapping[str, Any]) -> "Goals":
+        """Of values by name, as they are stored and as the API tells them; absent or null: none."""
+        deadline, budget, forecast = (given.get(name) for name in ("deadline", "budget", "forecast"))
+        return cls(
+            deadline=Deadline(**deadline) if deadline else None,
+            budget=Budget(**budget) if budget else None,
+            forecast=Forecast(**forecast) if forecast else None,
+        )
 
 
 NO_GOALS = Goals()

@@ -31,7 +31,7 @@ from ebbtide.database import metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
 from ebbtide.scaling import schedules
-from ebbtide.scaling.goals import NO_GOALS, Budget, Deadline, Forecast, Goals
+from ebbtide.scaling.goals import NO_GOALS, Goals
 from ebbtide.scaling.policies import ALREADY_AT_DESIRED, ALREADY_AT_MAX, ALREADY_AT_MIN, Limits
 
 ACTIVITIES_KEPT_S = 6 * 7 * 86_400
@@ -427,28 +427,19 @@ def goals_of(connection: Connection, endpoint_id: str) -> Goals:
     given = connection.scalar(
         select(endpoint_goals.c.goals).where(endpoint_goals.c.endpoint_id == endpoint_id)
     )
-    return NO_GOALS if given is None else _goals(given)
+    return NO_GOALS if given is None else Goals.from_given(given)
 
 
 def all_goals(connection: Connection) -> dict[str, Goals]:
     """Goals by endpoint id, of those that have any."""
     rows = connection.execute(select(endpoint_goals.c.endpoint_id, endpoint_goals.c.goals))
-    return {row[0]: _goals(row[1]) for row in rows}
+    return {row[0]: Goals.from_given(row[1]) for row in rows}
 
 
 def set_goals(connection: Connection, endpoint_id: str, goals: Goals) -> None:
     connection.execute(delete(endpoint_goals).where(endpoint_goals.c.endpoint_id == endpoint_id))
     if goals != NO_GOALS:
         connection.execute(insert(endpoint_goals).values(endpoint_id=endpoint_id, goals=asdict(goals)))
-
-
-def _goals(given: Mapping[str, Any]) -> Goals:
-    deadline, budget, forecast = (given.get(name) for name in ("deadline", "budget", "forecast"))
-    return Goals(
-        deadline=Deadline(**deadline) if deadline else None,
-        budget=Budget(**budget) if budget else None,
-        forecast=Forecast(**forecast) if forecast else None,
-    )
 
 
 def scaled(
