@@ -32,10 +32,18 @@ def test_a_files_arrivals_are_compared_in_a_table(run_ebbtide, tmp_path):
     assert "target=2 cooldown=30" in done.stdout
 
 
-def test_an_endpoints_own_requests_meet_its_own_policy(run_ebbtide, tmp_path):
+def test_an_endpoints_own_requests_meet_its_own_policy(ebbtide, run_ebbtide, tmp_path):
     """Deployed by our own command, so that it scales by its backlog."""
     (tmp_path / "article.txt").write_text("A sentence of some words. " * 20)
     run_ebbtide("deploy", "ebbtide/extractive", "--name", "simulated")
+    ebbtide.client("application-autoscaling").put_scheduled_action(
+        ServiceNamespace="sagemaker",
+        ResourceId="endpoint/simulated/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        ScheduledActionName="some-day",
+        Schedule="cron(0 6 1 1 ? 2150)",
+        ScalableTargetAction={"MinCapacity": 4},
+    )
     run_ebbtide("summarize", tmp_path / "article.txt", "--endpoint", "simulated")
 
     done = run_ebbtide("simulate", "--endpoint", "simulated", "--policy", "always=1", "--json")

@@ -1,6 +1,7 @@
 """Loads through the real rules in virtual time."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from ebbtide.queue.fairness import Waiting, share
 from ebbtide.scaling.goals import Deadline, Goals
 from ebbtide.scaling.policies import Limits, TargetTracking
-from ebbtide.simulation.engine import Fleet, Run, Scaling, simulate
+from ebbtide.scaling.schedules import parse
+from ebbtide.simulation.engine import Fleet, Run, Scaling, Scheduled, simulate
 from ebbtide.simulation.load import Arrival, Load, load, storm
 from ebbtide.simulation.outcome import outcome
 
@@ -85,6 +87,17 @@ def test_a_start_that_is_no_longer_wanted_is_given_up_and_paid_for_so_far():
     [life] = run.lives
     assert life.in_service_at is None
     assert life.ended_at == pytest.approx(4.0, abs=1.0)
+
+
+def test_scheduled_actions_move_the_limits_when_they_are_due():
+    morning = Scheduled(parse("at(1970-01-01T00:01:00)"), min_capacity=2)
+    evening = Scheduled(parse("at(1970-01-01T00:05:00)"), min_capacity=0, max_capacity=1)
+    scaling = replace(POST, scheduled=(morning, evening))
+
+    _, run = let_through([Arrival(0.5, 0.1), Arrival(600.0, 0.1)], scaling, starting_s=0.0)
+
+    desired = {look.at: look.desired for look in run.looks}
+    assert (desired[59.0], desired[60.0], desired[299.0], desired[300.0]) == (1, 2, 2, 1)
 
 
 def test_running_work_is_never_cut():

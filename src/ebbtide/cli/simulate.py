@@ -1,9 +1,10 @@
 """`ebbtide simulate`: what other policies would have made of the same requests, in seconds, not days."""
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from ebbtide.cli.options import Json, OfServer, Since, Until
 
 if TYPE_CHECKING:
     from ebbtide.cli.running import RunningServer
-    from ebbtide.simulation.engine import Fleet, Look, Run, Scaling
+    from ebbtide.simulation.engine import Fleet, Look, Run, Scaling, Scheduled
     from ebbtide.simulation.load import Arrival, Load
     from ebbtide.simulation.outcome import Outcome
 
@@ -61,8 +62,13 @@ def simulate(
         float | None,
         typer.Option(min=0, help="Seconds that an instance takes to start. [default: as recorded]"),
     ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Requests at a time on an instance.")] = 1,
-    instance_type: Annotated[str, typer.Option(help="Gives the price.")] = "ml.m5.xlarge",
+    slots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests at a time on an instance. [default: the endpoint's, or 1]"),
+    ] = None,
+    instance_type: Annotated[
+        str | None, typer.Option(help="Gives the price. [default: the endpoint's, or ml.m5.xlarge]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is made up or drawn.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Where to write the graphs, as PNG.")] = None,
     data: OfServer = None,
@@ -85,8 +91,9 @@ def simulate(
             server = choose(data)
             listed = _history(server, endpoint, since, until)
             scalings = [_own_scaling(server, endpoint), *scalings]
-            known_s = server.own().endpoint(endpoint)["starting_s"]
-            starting = known_s if starting is None else starting
+            starting = server.own().endpoint(endpoint)["starting_s"] if starting is None else starting
+            slots = _slots(server, endpoint) if slots is None else slots
+            instance_type = _instance_type(server, endpoint) if instance_type is None else instance_type
         elif arrivals is not None:
             listed = loads.read(arrivals)
         else:
@@ -95,8 +102,12 @@ def simulate(
         made = loads.load(listed, service_s=service, seed=seed)
     except loads.LoadError as error:
         raise CommandError(str(error)) from error
-    hourly = InstanceTypes().get(instance_type).price_per_hour
-    fleet = Fleet(slots, 1.0 if starting is None else starting, None if hourly is None else hourly / 3600)
+    own_types = os.environ.get("EBBTIDE_INSTANCE_TYPES_FILE")
+    types = InstanceTypes(Path(own_types) if own_types else None)
+    hourly = types.get(instance_type or "ml.m5.xlarge").price_per_hour
+    fleet = Fleet(
+        slots or 1, 1.0 if starting is None else starting, None if hourly is None else hourly / 3600
+    )
     compare(made, fleet, scalings or [parse(each) for each in POLICIES], picture, as_json)
 
 
@@ -171,6 +182,7 @@ def _history(server: "RunningServer", endpoint: str, since: str | None, until: s
 def _own_scaling(server: "RunningServer", endpoint: str) -> "Scaling":
     """What scales the endpoint now. Raises CommandError where it is not all about the backlog."""
     from ebbtide.scaling.configurations import Resource, follows_backlog, target_tracking
+    from ebbtide.scaling.goals import Goals
     from ebbtide.scaling.policies import Limits
     from ebbtide.simulation.engine import Scaling
 
@@ -178,26 +190,73 @@ def _own_scaling(server: "RunningServer", endpoint: str) -> "Scaling":
     variants = server.client("sagemaker").describe_endpoint(EndpointName=endpoint)["ProductionVariants"]
     if len(variants) != 1:
         raise CommandError(f"{endpoint} has {len(variants)} variants; one can be simulated")
-    resource = f"endpoint/{endpoint}/variant/{variants[0]['VariantName']}"
+    resource = Resource(endpoint, variants[0]["VariantName"])
     asked = {"ServiceNamespace": "sagemaker"}
-    targets = autoscaling.describe_scalable_targets(**asked, ResourceIds=[resource])["ScalableTargets"]
+    resource_id = f"endpoint/{endpoint}/variant/{resource.variant}"
+    targets = autoscaling.describe_scalable_targets(**asked, ResourceIds=[resource_id])["ScalableTargets"]
     if not targets:
         count = variants[0]["DesiredInstanceCount"]
         return Scaling(f"{endpoint}: {count} always on", Limits(count, count))
-    put = autoscaling.describe_scaling_policies(**asked, ResourceId=resource)["ScalingPolicies"]
     tracking = []
-    for each in put:
+    for each in _all(autoscaling, "describe_scaling_policies", "ScalingPolicies", resource_id):
         configuration: Mapping[str, Any] = each.get("TargetTrackingScalingPolicyConfiguration", {})
-        if not follows_backlog(
-            configuration, Resource(endpoint, variants[0]["VariantName"]), asynchronous=True
-        ):
+        if not follows_backlog(configuration, resource, asynchronous=True):
             raise CommandError(
                 f"{each['PolicyName']} of {endpoint} follows a metric that arrivals do not tell: "
                 "leave --endpoint out, and give the arrivals as a file"
             )
         tracking.append(target_tracking(each["PolicyName"], configuration, since=0.0))
-    limits = Limits(targets[0]["MinCapacity"], targets[0]["MaxCapacity"])
-    return Scaling(f"{endpoint} as it is", limits, tuple(tracking))
+    return Scaling(
+        f"{endpoint} as it is",
+        Limits(targets[0]["MinCapacity"], targets[0]["MaxCapacity"]),
+        tuple(tracking),
+        Goals.from_given(server.own().goals(endpoint)),
+        tuple(
+            _scheduled(each)
+            for each in _all(autoscaling, "describe_scheduled_actions", "ScheduledActions", resource_id)
+        ),
+    )
+
+
+def _all(client: Any, operation: str, member: str, resource_id: str) -> Iterator[dict[str, Any]]:
+    """Everything of a resource that a Describe operation tells, page after page."""
+    pages = client.get_paginator(operation).paginate(ServiceNamespace="sagemaker", ResourceId=resource_id)
+    for page in pages:
+        yield from page[member]
+
+
+def _scheduled(given: Mapping[str, Any]) -> "Scheduled":
+    from ebbtide.scaling.schedules import parse
+    from ebbtide.simulation.engine import Scheduled
+
+    limits = given.get("ScalableTargetAction", {})
+    bounds = (given[name].timestamp() if name in given else None for name in ("StartTime", "EndTime"))
+    return Scheduled(
+        parse(given["Schedule"], given.get("Timezone")),
+        limits.get("MinCapacity"),
+        limits.get("MaxCapacity"),
+        *bounds,
+    )
+
+
+def _slots(server: "RunningServer", endpoint: str) -> int:
+    """Invocations at a time on an instance: as asked for, else as the endpoint's instances last found."""
+    given = server.client("sagemaker").describe_endpoint(EndpointName=endpoint)
+    asked: int | None = (
+        given.get("AsyncInferenceConfig", {})
+        .get("ClientConfig", {})
+        .get("MaxConcurrentInvocationsPerInstance")
+    )
+    found = [one["limit"] for one in server.own().concurrency(endpoint) if one["limit"] is not None]
+    return asked or (found[-1] if found else 1)
+
+
+def _instance_type(server: "RunningServer", endpoint: str) -> str:
+    sagemaker = server.client("sagemaker")
+    name = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    found: str = config["ProductionVariants"][0]["InstanceType"]
+    return found
 
 
 def _print(found: "Mapping[str, Outcome]") -> None:

@@ -10,7 +10,7 @@ import heapq
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from ebbtide.instances.plan import Drain, plan
@@ -19,6 +19,7 @@ from ebbtide.queue.fairness import Waiting, share
 from ebbtide.scaling import goals, policies
 from ebbtide.scaling.goals import NO_GOALS, Goals, Measured
 from ebbtide.scaling.policies import Decision, Limits, Observation, Peaks, TargetTracking
+from ebbtide.scaling.schedules import Schedule, next_after
 from ebbtide.simulation.load import Load
 
 ACTIVE_S, IDLE_S = 1.0, 60.0
@@ -31,13 +32,35 @@ DAY_S, WEEK_S = 86_400.0, goals.WEEK_S
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduled:
+    """Limits from each time that a schedule is due on; None leaves a bound as it is. Start and end bound the
+    times, in epoch seconds; a rate counts from the start, else from the first request.
+    """
+
+    schedule: Schedule
+    min_capacity: int | None = None
+    max_capacity: int | None = None
+    start_at: float | None = None
+    end_at: float | None = None
+
+    def next_at(self, after: float, *, origin: float) -> float | None:
+        """When it is due next."""
+        origin = origin if self.start_at is None else self.start_at
+        if self.start_at is not None:
+            after = max(after, self.start_at - 1.0)
+        at = next_after(self.schedule, after, origin=origin)
+        return None if at is None or (self.end_at is not None and at > self.end_at) else at
+
+
+@dataclass(frozen=True, slots=True)
 class Scaling:
-    """What is compared: policies of one scalable target, and the goals of its endpoint."""
+    """What is compared: policies and scheduled actions of one scalable target, the goals of its endpoint."""
 
     name: str
     limits: Limits
     tracking: tuple[TargetTracking, ...] = ()
     goals: Goals = NO_GOALS
+    scheduled: tuple[Scheduled, ...] = ()
 
     @property
     def longest_cooldown_s(self) -> float:
@@ -136,6 +159,8 @@ class _Simulation:
         self._peaks = Peaks(self._now)
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._last_end_at = self._now
+        self._limits = scaling.limits
+        self._due = {each: each.next_at(self._now, origin=load.at[0]) for each in scaling.scheduled}
 
     @property
     def _backlog(self) -> int:
@@ -164,14 +189,14 @@ class _Simulation:
                     break
                 every_s = ACTIVE_S if self._backlog or self._instances or self._desired else IDLE_S
                 # On the second, as the scaler does.
-                look_at = (now // every_s + 1) * every_s
+                look_at = min([(now // every_s + 1) * every_s, *filter(None, self._due.values())])
         self._run.ended_at = self._now
         return self._run
 
     def _over(self) -> bool:
         if self._arrived < len(self._load) or self._backlog:
             return False
-        if len(self._instances) <= self._scaling.limits.min_capacity:
+        if len(self._instances) <= self._limits.min_capacity:
             return True
         return self._now > self._last_end_at + self._scaling.longest_cooldown_s + 60.0
 
@@ -259,9 +284,10 @@ class _Simulation:
 
     def _look(self) -> None:
         self._expire()
+        self._schedule()
         seen = self._observe()
         readings = [(policy, policies.read_backlog(policy, seen)) for policy in self._scaling.tracking]
-        decision = goals.decide(self._scaling.goals, self._measure(), self._scaling.limits, readings, seen)
+        decision = goals.decide(self._scaling.goals, self._measure(), self._limits, readings, seen)
         if decision.desired != self._desired:
             self._scale(decision)
         self._run.looks.append(
@@ -273,6 +299,15 @@ class _Simulation:
                 0.0 if (oldest := self._oldest_accepted_at()) is None else self._now - oldest,
             )
         )
+
+    def _schedule(self) -> None:
+        """Move the limits to those of the scheduled actions that are due."""
+        for each, at in self._due.items():
+            if at is not None and at <= self._now:
+                least = self._limits.min_capacity if each.min_capacity is None else each.min_capacity
+                most = self._limits.max_capacity if each.max_capacity is None else each.max_capacity
+                self._limits = replace(self._limits, min_capacity=min(least, most), max_capacity=most)
+                self._due[each] = each.next_at(self._now, origin=self._load.at[0])
 
     def _observe(self) -> Observation:
         # As the scaler does: what came and went between two looks was a backlog of one.
