@@ -5,6 +5,7 @@ positions for those of self attention. Slots lie side by side, so that a step re
 leaves is replaced by the last. Positions that no living hypothesis descends from are written over.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,11 +67,11 @@ class Batch:
         """What a source's token takes in all layers."""
         model = self._model
         by_position = (
-            np.dtype(dtype).itemsize * np.prod([size for size in shape if size != "positions"])
+            np.dtype(dtype).itemsize * math.prod(size for size in shape if isinstance(size, int))
             for dtype, shape in model.cross.values()
             if "positions" in shape
         )
-        return int(model.layers * sum(by_position))
+        return model.layers * sum(by_position)
 
     @property
     def pool_position_bytes(self) -> int:
@@ -151,7 +152,7 @@ class Batch:
         first = 0
         for each, new in zip(decodings, places, strict=True):
             last = first + len(each.tokens)
-            if not self._advance(each, new, Scores(*(of_rows[first:last] for of_rows in scores))):
+            if not self._advance(each, new, scores.of_rows(first, last)):
                 done.append(each)
             first = last
         return done
@@ -174,16 +175,14 @@ class Batch:
             for ancestors in each.ancestors:
                 living[ancestors] = True
             free.append(np.flatnonzero(~living)[: len(each.tokens)])
-        lacking = max(
-            len(each.tokens) - len(found) for each, found in zip(self.decodings, free, strict=True)
-        )
+        lacking = max(len(each.tokens) - len(found) for each, found in zip(self.decodings, free, strict=True))
         if lacking <= 0:
             return free
         self._arrange(pool=_rounded_up(self._pool_size + lacking))
         return self._places()
 
-    def _run(self, given: Mapping[str, np.ndarray], rows: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """The rows' scores, as `Scores` has them, and their tokens' keys and values, as the pool has them."""
+    def _run(self, given: Mapping[str, np.ndarray], rows: int) -> tuple[Scores, np.ndarray]:
+        """The rows' scores, and their tokens' keys and values as the pool has them, rows first."""
         model, binding = self._model, self._binding
         self._bind_caches()
         for name, array in given.items():
@@ -191,18 +190,24 @@ class Batch:
         if len(self._logits) < rows:
             self._logits = np.empty((rows, model.vocabulary), np.float32)
         best = int(given["best"][0])
+        scores = Scores(
+            self._logits[:rows],
+            np.empty(rows, np.float32),
+            np.empty((rows, best), np.float32),
+            np.empty((rows, best), np.int64),
+        )
+        newest = np.empty((rows, model.layers, 2, model.heads, model.head_width), np.float32)
         results = {
-            "logits": self._logits[:rows],
-            "total": np.empty(rows, np.float32),
-            "best_logits": np.empty((rows, best), np.float32),
-            "best_tokens": np.empty((rows, best), np.int64),
-            "newest": np.empty((rows, model.layers, 2, model.heads * model.head_width), np.float32),
+            "logits": scores.logits,
+            "total": scores.total,
+            "best_logits": scores.best_logits,
+            "best_tokens": scores.best_tokens,
+            "newest": newest.reshape(rows, model.layers, 2, -1),
         }
         for name, array in results.items():
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
         model.decoder.run_with_iobinding(binding)
-        *scores, newest = results.values()
-        return tuple(scores), newest.reshape(rows, model.layers, 2, model.heads, model.head_width)
+        return scores, newest
 
     def _bind_caches(self) -> None:
         """Tell ONNX Runtime where the caches are, when they or the number of slots have changed."""
@@ -213,7 +218,10 @@ class Batch:
         count = len(self.decodings)
         for layer in range(self._model.layers):
             arrays = {f"{name}.{layer}": array[layer] for name, array in self._cross.items()}
-            arrays |= {f"pool_keys.{layer}": self._pool[layer, 0], f"pool_values.{layer}": self._pool[layer, 1]}
+            arrays |= {
+                f"pool_keys.{layer}": self._pool[layer, 0],
+                f"pool_values.{layer}": self._pool[layer, 1],
+            }
             for name, array in arrays.items():
                 self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
 
@@ -237,12 +245,14 @@ class Batch:
             self._pool_size = pool
             self._pool = _copied(self._pool, self._pool_array())
         for each in self.decodings:
-            each.written_at = np.resize(each.written_at, pool) if len(each.written_at) != pool else each.written_at
+            each.written_at = (
+                np.resize(each.written_at, pool) if len(each.written_at) != pool else each.written_at
+            )
 
     def _cross_array(self, name: str) -> np.ndarray:
         """[layers, slots, ...]."""
         dtype, shape = self._model.cross[name]
-        sizes = [self._positions if size == "positions" else size for size in shape]
+        sizes = [size if isinstance(size, int) else self._positions for size in shape]
         return np.zeros((self._model.layers, self._capacity, *sizes), dtype)
 
     def _pool_array(self) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Which tokens may come next in a hypothesis and at what score: transformers' logits processors, a row at a time.
+"""Which tokens may come next in a hypothesis and at what score: transformers' logits processors, a row at a
+time.
 
-They touch few tokens of a large vocabulary, so they are told as edits: a token's new score, or that it alone may
-come. The order is transformers' (repetition_penalty, n-grams, bad words, least length, forced tokens, suppressed
-tokens). Source: generation/logits_process.py and GenerationMixin._get_logits_processor of transformers 5.23.
+They touch few tokens of a large vocabulary, so they are told as edits: a token's new score, or that it alone
+may come. The order is transformers' (repetition_penalty, n-grams, bad words, least length, forced tokens,
+suppressed tokens). Source: generation/logits_process.py and GenerationMixin._get_logits_processor of
+transformers 5.23.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,14 +33,16 @@ class Constraints:
         self._generation = generation
         self._source = source
         # A bad word that is an end token is let be, as in transformers.
-        words = [word for word in generation.bad_words_ids if word not in {(e,) for e in generation.eos_token_ids}]
+        words = [
+            word for word in generation.bad_words_ids if word not in {(e,) for e in generation.eos_token_ids}
+        ]
         self._bad_words = [word for word in words if len(word) > 1]
         self._never = {word[0] for word in words if len(word) == 1} | set(generation.suppress_tokens)
         # transformers counts from the start token, and from the forced first one where there is one.
         self._begin = 1 if generation.forced_bos_token_id is None else 2
 
-    def edits(self, tokens: Sequence[int], scores: np.ndarray) -> Edits:
-        """tokens: the hypothesis so far, with the start token. scores: float32 [vocabulary], of its next."""
+    def edits(self, tokens: Sequence[int], score: Callable[[int], np.float32]) -> Edits:
+        """tokens: the hypothesis so far, with the start token. score: of a next token."""
         wanted = self._generation
         length = len(tokens)
         if wanted.forced_bos_token_id is not None and length == 1:
@@ -56,8 +60,8 @@ class Constraints:
         if wanted.repetition_penalty != 1:
             penalty = np.float32(wanted.repetition_penalty)
             for token in set(tokens):
-                score = scores[token]
-                edited[token] = float(score * penalty if score < 0 else score / penalty)
+                before = score(token)
+                edited[token] = float(before * penalty if before < 0 else before / penalty)
         forbidden = self._never | suppressed
         if wanted.no_repeat_ngram_size:
             forbidden |= _completions(_ngrams(tokens, wanted.no_repeat_ngram_size), tokens)

@@ -1,13 +1,13 @@
 """The engine: one thread that decodes for all callers, a step at a time.
 
-Between two steps sources join and leave: who is cancelled, who is done, and in their place who waits. Requests of
-any settings share a step, since the step is the same for all and the searches differ outside of it. A source is
-encoded alone, so nothing is padded there; those that are decoded meanwhile wait for at most `ENCODED_AT_ONCE`
-tokens, or one source, between two of their steps.
+Between two steps sources join and leave: who is cancelled, who is done, and in their place who waits.
+Requests of any settings share a step, since the step is the same for all and the searches differ outside of
+it. A source is encoded alone, so nothing is padded there; those that are decoded meanwhile wait for at most
+`ENCODED_AT_ONCE` tokens, or one source, between two of their steps.
 
-Turns are start-time fair queueing over callers, by tokens, as in batching.py: a list of five hundred texts does
-not hold up the one text that comes after it. Memory is bounded by admitting no more than the caches have room for;
-whose turn it is waits for that room and is not overtaken.
+Turns are start-time fair queueing over callers, by tokens, as in batching.py: a list of five hundred texts
+does not hold up the one text that comes after it. Memory is bounded by admitting no more than the caches have
+room for; whose turn it is waits for that room and is not overtaken.
 """
 
 import itertools

@@ -1,4 +1,5 @@
-"""What the families' checkpoints call their weights, and how their layers differ: PEGASUS, BART, mBART and T5.
+"""What the families' checkpoints call their weights, and how their layers differ: PEGASUS, BART, mBART and
+T5.
 
 One vocabulary of parts for all: projections, norms, attention, feed-forward. Weights are read when a part is
 asked for, so that no more than a layer is in memory at once. Source: modeling_{pegasus,bart,mbart,t5}.py of

@@ -7,13 +7,14 @@ sample) of all sources that are decoded at the time:
 - Products with weights see the rows one under the other, [rows, width].
 - Attention sees a grid [sources, beams], so that the beams of a source read its keys and values together:
   `grid` names the row at each place (any, where a source has fewer beams), `places` each row's place.
-- Self attention reads a pool of positions that the beams of a source share; the mask says whose ancestors they
+  - Self attention reads a pool of positions that the beams of a source share; the mask says whose ancestors
+  they
   are. Beams can therefore be reordered without copying anything. The newest tokens' keys and values are given
   out, for the caller to put into the pool.
 
-int8: weights by output channel, activations by row, as they come: a row's result does not depend on what is in
-the batch beside it. The products are u8 x s8 with 32-bit sums, exact where the processor has VNNI. Keys of cross
-attention are kept by position, values by channel. What is between the products stays float32.
+int8: weights by output channel, activations by row, as they come: a row's result does not depend on what is
+in the batch beside it. The products are u8 x s8 with 32-bit sums, exact where the processor has VNNI. Keys of
+cross attention are kept by position, values by channel. What is between the products stays float32.
 """
 
 from collections.abc import Sequence
@@ -52,29 +53,30 @@ class _Writer:
         return self.graph.node("Reshape", value, self.constant(shape, np.int64))
 
     def operand(self, value: str) -> _Operand:
-        if not self.is_int8:
-            return _Operand(value)
-        quantised, scales = self.quantised_rows(value)
-        return _Operand(quantised, self.graph.node("Unsqueeze", scales, self.constant([1], np.int64)))
+        return _Operand(*self.quantised(value)) if self.is_int8 else _Operand(value)
 
-    def quantised_rows(self, value: str) -> tuple[str, str]:
-        """u8 around 128 [rows, columns], and the scales [rows]."""
-        graph = self.graph
-        scales = self._row_scales(graph.node("Abs", value), 127)
-        shape = graph.node("Shape", scales)
-        zeros = graph.node("ConstantOfShape", shape, value=np.array([128], np.uint8))
-        return graph.node("QuantizeLinear", value, scales, zeros, axis=0), scales
+    def quantised(self, value: str, axis: int = -1) -> tuple[str, str]:
+        """u8 around 128, and the scales: of each row, or along another axis."""
+        return self._quantised(value, self.graph.node("Abs", value), axis, np.uint8(128), 127)
+
+    def quantised_signed(self, value: str, axis: int) -> tuple[str, str]:
+        """s8, for the right side of products."""
+        return self._quantised(value, self.graph.node("Abs", value), axis, np.int8(0), 127)
 
     def quantised_shares(self, value: str) -> tuple[str, str]:
-        """For rows of nothing negative: u8 from 0 [rows, columns], and the scales [rows]."""
-        scales = self._row_scales(value, 255)
-        return self.graph.node("QuantizeLinear", value, scales, axis=0), scales
+        """u8 from 0, for rows of nothing negative."""
+        return self._quantised(value, value, -1, np.uint8(0), 255)
 
-    def _row_scales(self, value: str, levels: int) -> str:
+    def _quantised(self, value: str, sizes: str, axis: int, zero: np.generic, levels: int) -> tuple[str, str]:
+        # Stretched first and rounded with one scale for all: QuantizeLinear with a scale for each row
+        # uses one thread, and with one for each column takes them one by one.
         graph = self.graph
-        largest = graph.node("ReduceMax", value, self.constant([-1], np.int64), keepdims=0)
-        largest = graph.node("Max", largest, graph.constant(_TINY))
-        return graph.node("Mul", largest, self.constant(1 / levels, np.float32))
+        largest = graph.node("ReduceMax", sizes, self.constant([axis], np.int64), keepdims=1)
+        largest = graph.node("Max", largest, graph.constant(np.asarray(_TINY)))
+        stretched = graph.node("Mul", value, graph.node("Div", self.constant(levels, np.float32), largest))
+        one = self.constant(1, np.float32)
+        rounded = graph.node("QuantizeLinear", stretched, one, graph.constant(np.asarray(zero)))
+        return rounded, graph.node("Mul", largest, self.constant(1 / levels, np.float32))
 
     def product(self, operand: _Operand, *projections: Projection) -> str:
         """[rows, the projections' outputs side by side]."""
@@ -101,7 +103,9 @@ class _Writer:
     def norm(self, value: str, norm: Norm) -> str:
         weight = self.graph.constant(norm.weight)
         if norm.bias is None:
-            return self.graph.node("SimplifiedLayerNormalization", value, weight, epsilon=norm.epsilon, axis=-1)
+            return self.graph.node(
+                "SimplifiedLayerNormalization", value, weight, epsilon=norm.epsilon, axis=-1
+            )
         bias = self.graph.constant(norm.bias)
         return self.graph.node("LayerNormalization", value, weight, bias, epsilon=norm.epsilon, axis=-1)
 
@@ -191,30 +195,15 @@ def _keep(writer: _Writer, layer: int, keys: str, values: str) -> None:
     heads, width = family.heads("decoder"), family.head_width
     kept: dict[str, str] = {}
     if writer.is_int8:
-        by_position = writer.shaped(keys, -1, width)
-        scales = writer._row_scales(graph.node("Abs", by_position), 127)
-        rounded = graph.node("QuantizeLinear", by_position, scales, axis=0, output_dtype=3)
-        kept["keys"] = graph.node(
-            "Transpose", writer.shaped(rounded, 1, -1, heads, width), perm=[0, 2, 3, 1]
-        )
-        kept["key_scales"] = graph.node(
-            "Transpose", writer.shaped(scales, 1, -1, heads, 1), perm=[0, 2, 3, 1]
-        )
-        largest = graph.node(
-            "ReduceMax", graph.node("Abs", values), writer.constant([0], np.int64), keepdims=0
-        )
-        scales = graph.node("Max", largest, graph.constant(_TINY))
-        scales = graph.node("Mul", scales, writer.constant(1 / 127, np.float32))
-        rounded = graph.node("QuantizeLinear", values, scales, axis=1, output_dtype=3)
-        kept["values"] = graph.node(
-            "Transpose", writer.shaped(rounded, 1, -1, heads, width), perm=[0, 2, 1, 3]
-        )
-        kept["value_scales"] = writer.shaped(scales, 1, heads, 1, width)
+        by_position = writer.shaped(keys, 1, -1, heads, width)
+        for name, value in zip(("keys", "key_scales"), writer.quantised_signed(by_position, -1), strict=True):
+            kept[name] = graph.node("Transpose", value, perm=[0, 2, 3, 1])
+        rounded, scales = writer.quantised_signed(writer.shaped(values, 1, -1, heads, width), 1)
+        kept["values"] = graph.node("Transpose", rounded, perm=[0, 2, 1, 3])
+        kept["value_scales"] = graph.node("Transpose", scales, perm=[0, 2, 1, 3])
     else:
         for name, value in (("keys", keys), ("values", values)):
-            kept[name] = graph.node(
-                "Transpose", writer.shaped(value, 1, -1, heads, width), perm=[0, 2, 1, 3]
-            )
+            kept[name] = graph.node("Transpose", writer.shaped(value, 1, -1, heads, width), perm=[0, 2, 1, 3])
     for name, (dtype, shape) in cross_shapes(family, "int8" if writer.is_int8 else "float32").items():
         graph.output(f"{name}.{layer}", kept[name], dtype, [1, *shape])
 
@@ -256,7 +245,7 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
         return graph.node("Gather", at_places, places)
 
     def self_attention(layer: int, query: str, key: str, value: str) -> str:
-        shape = ["sources", heads, "pool", width]
+        shape: list[int | str] = ["sources", heads, "pool", width]
         pool_keys = graph.input(f"pool_keys.{layer}", "float32", shape)
         pool_values = graph.input(f"pool_values.{layer}", "float32", shape)
         query, key, value = to_grid(query), to_grid(key), to_grid(value)
@@ -276,21 +265,12 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
         if not writer.is_int8:
             scores = graph.node("FusedMatMul", to_grid(query), kept["keys"], domain=CONTRIB, transB=1)
             return to_rows(graph.node("MatMul", _shares(graph, scores, cross_mask), kept["values"]))
-        at_grid = to_grid(query)
-        shape = graph.node("Shape", at_grid, start=0, end=3)
-        by_row = graph.node("Concat", shape, writer.constant([-1], np.int64), axis=0)
-        rounded, scales = writer.quantised_rows(writer.shaped(at_grid, -1, width))
-        scores = writer.integer_product(
-            graph.node("Reshape", rounded, by_row), kept["keys"], kept["key_scales"], zero=128
-        )
-        scores = graph.node("Mul", scores, graph.node("Reshape", scales, by_row))
-        shares = _shares(graph, scores, cross_mask)
-        flat = graph.node("Flatten", shares, axis=3)
-        rounded, scales = writer.quantised_shares(flat)
-        attended = writer.integer_product(
-            graph.node("Reshape", rounded, by_row), kept["values"], kept["value_scales"], zero=0
-        )
-        return to_rows(graph.node("Mul", attended, graph.node("Reshape", scales, by_row)))
+        rounded, scales = writer.quantised(to_grid(query))
+        scores = writer.integer_product(rounded, kept["keys"], kept["key_scales"], zero=128)
+        shares = _shares(graph, graph.node("Mul", scores, scales), cross_mask)
+        rounded, scales = writer.quantised_shares(shares)
+        attended = writer.integer_product(rounded, kept["values"], kept["value_scales"], zero=0)
+        return to_rows(graph.node("Mul", attended, scales))
 
     if norm := family.embedding_norm("decoder"):
         x = writer.norm(x, norm)
@@ -314,11 +294,15 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
         x = writer.norm(x, norm)
     logits = writer.product(writer.operand(x), family.head())
     graph.output("logits", logits, "float32", ["rows", family.vocabulary])
-    total = graph.node("ReduceLogSumExp", logits, writer.constant([-1], np.int64), keepdims=0)
-    graph.output("total", total, "float32", ["rows"])
     best_logits, best_tokens = graph.nodes("TopK", logits, best, outputs=2, axis=-1)
     graph.output("best_logits", best_logits, "float32", ["rows", "best"])
     graph.output("best_tokens", best_tokens, "int64", ["rows", "best"])
+    # By way of the likeliest token: LogSoftmax is one pass in vectors, ReduceLogSumExp several without.
+    first = [writer.constant(bounds, np.int64) for bounds in ([0], [1], [1])]
+    shares = graph.node("LogSoftmax", logits, axis=-1)
+    share = graph.node("GatherElements", shares, graph.node("Slice", best_tokens, *first), axis=1)
+    total = graph.node("Sub", graph.node("Slice", best_logits, *first), share)
+    graph.output("total", writer.shaped(total, -1), "float32", ["rows"])
     stacked = writer.shaped(graph.node("Concat", *newest, axis=1), 0, family.layers("decoder"), 2, inner)
     graph.output("newest", stacked, "float32", ["rows", family.layers("decoder"), 2, inner])
     graph.save()

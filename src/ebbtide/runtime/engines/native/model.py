@@ -1,16 +1,18 @@
-"""A prepared model, loaded: token ids to embeddings, a source to what the decoder keeps of it, a decoding step."""
+"""A prepared model, loaded: ids to embeddings, a source to what the decoder keeps of it, a decoding step."""
 
 import json
 import math
+import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from ebbtide.runtime.engines.native.preparation import DESCRIPTION, SIDES
+from ebbtide.runtime.engines.native.preparation import DESCRIPTION, EMBEDDINGS, SIDES
 from ebbtide.runtime.engines.native.processor import processor
 from ebbtide.runtime.errors import LoadFailure, one_line
 
@@ -22,8 +24,8 @@ half of the speed when a neighbour is busy on the same cores; 0 costs a fifth of
 class Model:
     """Weights are mapped from the files and shared with other processes that load the same ones.
 
-    Not for several threads at once. `layers`, `heads`, `head_width`: the decoder's. `cross`: what a layer keeps
-    of a source, see graphs.cross_shapes.
+    Not for several threads at once. `layers`, `heads`, `head_width`: the decoder's. `cross`: what a layer
+    keeps of a source, see graphs.cross_shapes.
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -40,7 +42,7 @@ class Model:
         self.has_buckets: bool = described["buckets"] > 0
         self._described = described
         self._scale = np.float32(described["embedding_scale"])
-        self._embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+        self._embeddings = self._mapped(folder / EMBEDDINGS)
         self._positions = {
             side: np.load(path, mmap_mode="r")
             for side in SIDES
@@ -53,6 +55,14 @@ class Model:
         except Exception as error:  # ONNX Runtime's own kinds, one for each of its status codes
             raise LoadFailure(f"ONNX Runtime cannot load the model: {one_line(error)}") from error
         self._kept = [output.name for output in self._encoder.get_outputs()]
+
+    def _mapped(self, path: Path) -> np.ndarray:
+        """[vocabulary, width]: a token costs the page it is on, and no reading ahead."""
+        dtype = np.float16 if self.compute_type == "int8" else np.float32
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapping, dtype).reshape(self.vocabulary, self._described["width"])
 
     def encode(self, source: Sequence[int]) -> Mapping[str, np.ndarray]:
         """What the decoder's layers keep of a source, by the names of graphs.write_encoder."""
@@ -89,10 +99,22 @@ class Model:
         far = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
         far = far / np.float32(math.log(self._described["max_distance"] / exact)) * np.float32(count - exact)
         buckets = np.where(distance < exact, distance, np.minimum(exact + far.astype(np.int64), count - 1))
-        return start + buckets
+        found: np.ndarray = start + buckets
+        return found
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for both sessions, which never run at once. It grows by what is asked for, not twofold."""
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(place, as_requested)
 
 
 def _session(path: Path, threads: int) -> Any:
+    _share_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -100,4 +122,5 @@ def _session(path: Path, threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     options.add_session_config_entry("session.dynamic_block_base", "4")
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -28,16 +28,17 @@ Shape = Sequence[int | str]
 
 
 class Graph:
-    """One model. Values are known by names that are made here; `path` gets the model, `path`.data its weights."""
+    """One model. Values are known by names that are made here. Weights go into a file .data beside `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._data = path.with_suffix(".data").open("wb")
-        self._nodes: list[bytes] = []
+        self._nodes: list[tuple[str, Sequence[str], Sequence[str], str, dict[str, Attribute]]] = []
         self._constants: list[bytes] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._inputs: list[bytes] = []
         self._outputs: list[bytes] = []
+        self._output_names: dict[str, str] = {}
         self._count = 0
 
     def input(self, name: str, dtype: str, shape: Shape) -> str:
@@ -46,7 +47,8 @@ class Graph:
         return name
 
     def output(self, name: str, value: str, dtype: str, shape: Shape) -> None:
-        self._nodes.append(_node("Identity", [value], [name], "", {}))
+        # Named as it is made: a node that passes it on would copy it.
+        self._output_names[value] = name
         self._outputs.append(_value_info(name, dtype, shape))
 
     def constant(self, array: np.ndarray) -> str:
@@ -79,17 +81,26 @@ class Graph:
         self, op: str, *inputs: str, outputs: int, domain: str = "", **attributes: Attribute
     ) -> list[str]:
         names = [self._name() for _ in range(outputs)]
-        self._nodes.append(_node(op, inputs, names, domain, attributes))
+        self._nodes.append((op, inputs, names, domain, attributes))
         return names
 
     def save(self) -> None:
         self._data.close()
-        graph = b"".join(_message(1, node) for node in self._nodes) + _text(2, self._path.stem)
+        graph = b"".join(
+            _message(1, _node(op, self._final(inputs), self._final(outputs), domain, attributes))
+            for op, inputs, outputs, domain, attributes in self._nodes
+        )
+        graph += _text(2, self._path.stem)
         graph += b"".join(_message(5, constant) for constant in self._constants)
         graph += b"".join(_message(11, info) for info in self._inputs)
         graph += b"".join(_message(12, info) for info in self._outputs)
-        opsets = _message(8, _text(1, "") + _integer(2, OPSET)) + _message(8, _text(1, CONTRIB) + _integer(2, 1))
+        opsets = _message(8, _text(1, "") + _integer(2, OPSET)) + _message(
+            8, _text(1, CONTRIB) + _integer(2, 1)
+        )
         self._path.write_bytes(_integer(1, _IR_VERSION) + opsets + _message(7, graph))
+
+    def _final(self, names: Sequence[str]) -> list[str]:
+        return [self._output_names.get(name, name) for name in names]
 
     @property
     def _data_name(self) -> str:

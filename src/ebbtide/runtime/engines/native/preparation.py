@@ -1,7 +1,7 @@
 """From a checkpoint to the files that the engine loads: once, without torch.
 
-The graphs are written, then ONNX Runtime optimises them and packs their weights as its products want them; both
-go into files that are mapped at load. Packing depends on the processor: `processor.py` names it.
+The graphs are written, then ONNX Runtime optimises them and packs their weights as its products want them;
+both go into files that are mapped at load. Packing depends on the processor: `processor.py` names it.
 """
 
 import json
@@ -14,7 +14,7 @@ import onnxruntime
 
 from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.engines.native import graphs
-from ebbtide.runtime.engines.native.families import FAMILIES, Family
+from ebbtide.runtime.engines.native.families import FAMILIES, Family, Side
 from ebbtide.runtime.engines.native.processor import processor
 from ebbtide.runtime.errors import LoadFailure
 
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 COMPUTE_TYPES = ("int8", "float32")
 DESCRIPTION = "native.json"
-SIDES = ("encoder", "decoder")
+EMBEDDINGS = "embeddings.data"
+SIDES: tuple[Side, ...] = ("encoder", "decoder")
 
 
 def prepare(checkpoint: Checkpoint, folder: Path, compute_type: str) -> None:
@@ -33,7 +34,9 @@ def prepare(checkpoint: Checkpoint, folder: Path, compute_type: str) -> None:
     if checkpoint.model_type not in FAMILIES:
         raise LoadFailure(f"The engine native serves {', '.join(FAMILIES)}, not {checkpoint.model_type}")
     if compute_type not in COMPUTE_TYPES:
-        raise LoadFailure(f"The engine native computes in {' and '.join(COMPUTE_TYPES)}, not in {compute_type}")
+        raise LoadFailure(
+            f"The engine native computes in {' and '.join(COMPUTE_TYPES)}, not in {compute_type}"
+        )
     family = FAMILIES[checkpoint.model_type](checkpoint)
     for side, write in (("encoder", graphs.write_encoder), ("decoder", graphs.write_decoder)):
         written = folder / f"{side}.written.onnx"
@@ -61,7 +64,7 @@ def _pack(written: Path, packed: Path) -> None:
 def _write_tables(family: Family, folder: Path, compute_type: str) -> None:
     # Looked up row by row from the mapped file: a token costs a page, not the table.
     dtype = np.float16 if compute_type == "int8" else np.float32
-    np.save(folder / "embeddings.npy", family.embeddings().astype(dtype, copy=False))
+    family.embeddings().astype(dtype, copy=False).tofile(folder / EMBEDDINGS)
     for side in SIDES:
         if (positions := family.positions(side)) is not None:
             np.save(folder / f"{side}_positions.npy", positions)

@@ -1,11 +1,12 @@
 """Greedy search, sampling and beam search over the scores that the decoder gives: transformers' algorithms.
 
-A search holds the hypotheses of one source. At each step it is shown the scores of its rows' next tokens and says
-which rows go on with which token. It knows nothing of models and batches, so that searches of any settings can
-stand in one batch.
+A search holds the hypotheses of one source. At each step it is shown the scores of its rows' next tokens and
+says which rows go on with which token. It knows nothing of models and batches, so that searches of any
+settings can stand in one batch.
 
 Scores come with each row's likeliest tokens. A search looks at those, and at the whole row only where its
-constraints leave too few of them: the vocabulary is some hundred thousand wide and the step is paid by everyone.
+constraints leave too few of them: the vocabulary is some hundred thousand wide and the step is paid by
+everyone.
 """
 
 from abc import ABC, abstractmethod
@@ -27,13 +28,17 @@ _MARGIN = 8
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of one source's rows. logits: float32 [rows, vocabulary]; total [rows]: the logarithm of the sum of their
-    exponentials; best_logits, best_tokens [rows, best]: the largest, in falling order."""
+    """Of one source's rows. logits: float32 [rows, vocabulary]; total [rows]: the logarithm of the sum of
+    their exponentials; best_logits, best_tokens [rows, best]: the largest, in falling order."""
 
     logits: np.ndarray
     total: np.ndarray
     best_logits: np.ndarray
     best_tokens: np.ndarray
+
+    def of_rows(self, first: int, last: int) -> "Scores":
+        rows = slice(first, last)
+        return Scores(self.logits[rows], self.total[rows], self.best_logits[rows], self.best_tokens[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Continuations:
 
 
 class Search(ABC):
-    """`best`: how many of each row's likeliest tokens it wants to see. `max_rows`: at most at a step; the first
-    step has `first_rows`, each of them the start token."""
+    """`best`: how many of each row's likeliest tokens it wants to see. `max_rows`: at most at a step; the
+    first step has `first_rows`, each of them the start token."""
 
     best: int
     max_rows: int
@@ -71,8 +76,7 @@ class Search(ABC):
         In falling order; fewer where fewer are allowed.
         """
         logits = scores.logits[row]
-        shifted = _Shifted(logits, np.float32(shift))
-        edits = self._constraints.edits(tokens, shifted)
+        edits = self._constraints.edits(tokens, lambda token: logits[token] - np.float32(shift))
         if edits.only is not None:
             score = np.float32(edits.scores.get(edits.only, 0.0))
             return np.array([edits.only]), np.array([score], np.float32)
@@ -96,18 +100,7 @@ class Search(ABC):
     def _whole(self, tokens: Sequence[int], scores: Scores, row: int, shift: float) -> np.ndarray:
         """All of the row's scores under the constraints: float32 [vocabulary]."""
         whole: np.ndarray = scores.logits[row] - np.float32(shift)
-        return _edited(whole, self._constraints.edits(tokens, whole))
-
-
-class _Shifted:
-    """logits less a number, read one at a time: the row itself need not be computed."""
-
-    def __init__(self, logits: np.ndarray, shift: np.float32) -> None:
-        self._logits, self._shift = logits, shift
-
-    def __getitem__(self, token: int) -> np.float32:
-        score: np.float32 = self._logits[token] - self._shift
-        return score
+        return _edited(whole, self._constraints.edits(tokens, whole.__getitem__))
 
 
 def _edited(scores: np.ndarray, edits: Edits) -> np.ndarray:
@@ -144,7 +137,10 @@ class _Rows(Search):
         parents, tokens, running = [], [], []
         for row, (place, token) in enumerate(zip(self._running, next_tokens, strict=True)):
             self._all[place].append(token)
-            if token in self.generation.eos_token_ids or len(self._all[place]) > self.generation.max_new_tokens:
+            if (
+                token in self.generation.eos_token_ids
+                or len(self._all[place]) > self.generation.max_new_tokens
+            ):
                 continue
             parents.append(row)
             tokens.append(token)
@@ -241,7 +237,9 @@ class _BeamSearch(Search):
         whole = np.stack(
             [
                 _warped_scores(
-                    self._whole(hypothesis, scores, row, scores.total[row]), wanted, len(wanted.eos_token_ids) + 1
+                    self._whole(hypothesis, scores, row, scores.total[row]),
+                    wanted,
+                    len(wanted.eos_token_ids) + 1,
                 )
                 for row, hypothesis in enumerate(self._running)
             ]
@@ -251,8 +249,7 @@ class _BeamSearch(Search):
         drawn = np.argsort(-(totals + self._draw.gumbel(size=totals.size)), kind="stable")
         drawn = drawn[: self._beams_to_keep]
         drawn = drawn[np.isfinite(totals[drawn])]
-        rows, tokens = np.divmod(drawn, whole.shape[1])
-        return rows, tokens, totals[drawn]
+        return drawn // whole.shape[1], drawn % whole.shape[1], totals[drawn]
 
     def _is_done(self) -> bool:
         wanted = self.generation
@@ -283,7 +280,7 @@ def _log_shares(scores: np.ndarray) -> np.ndarray:
 def _warped(logits: np.ndarray, generation: Generation, keep: int) -> np.ndarray:
     """Shares of candidates in falling order after temperature and top_p; `keep` of them at least."""
     scaled = logits.astype(np.float64) / generation.temperature
-    shares = np.exp(scaled - scaled[0])
+    shares: np.ndarray = np.exp(scaled - scaled[0])
     shares /= shares.sum()
     if generation.top_p < 1:
         # What the candidate and all less likely ones make together.

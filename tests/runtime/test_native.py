@@ -1,0 +1,136 @@
+"""The engine native beyond the answers that test_parity.py compares: its batch, its room, its randomness."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests import checkpoints
+
+from ebbtide.runtime.checkpoint import Checkpoint
+from ebbtide.runtime.engine import Cancelled, Hypothesis
+from ebbtide.runtime.engines.native import engine as native
+from ebbtide.runtime.engines.native.preparation import DESCRIPTION, prepare
+from ebbtide.runtime.errors import BadRequest, LoadFailure
+from ebbtide.runtime.parameters import Generation
+
+GREEDY = Generation(decoder_start_token_id=0, eos_token_ids=(1,), pad_token_id=0, max_new_tokens=24)
+BEAMS = replace(GREEDY, num_beams=4)
+ENDLESS = replace(BEAMS, max_new_tokens=100_000, min_new_tokens=100_000)
+SAMPLED = replace(GREEDY, do_sample=True, temperature=2.0, seed=7)
+SOURCES = [[300 - 7 * place, *range(110, 114 + 3 * place), 1] for place in range(9)]
+
+
+@pytest.fixture(scope="module")
+def prepared(trained: checkpoints.Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    # T5's decoder counts without end, so that a search can be made to last.
+    prepare(Checkpoint(trained("t5")), folder, "float32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(prepared: Path) -> native.NativeEngine:
+    return native.NativeEngine(prepared, threads=1)
+
+
+def answers(
+    engine: native.NativeEngine, sources: list[list[int]], generation: Generation
+) -> list[list[Hypothesis]]:
+    return engine.generate(sources, generation, threading.Event())
+
+
+def tokens(several: list[list[Hypothesis]]) -> list[list[tuple[int, ...]]]:
+    return [[hypothesis.tokens for hypothesis in each] for each in several]
+
+
+def test_requests_of_different_settings_answer_together_as_each_does_alone(engine: native.NativeEngine):
+    settings = [
+        GREEDY,
+        BEAMS,
+        replace(BEAMS, num_beams=7, max_new_tokens=5),
+        replace(GREEDY, min_new_tokens=20),
+    ]
+    asked = [(source, settings[place % len(settings)]) for place, source in enumerate(SOURCES)]
+    alone = [tokens(answers(engine, [source], generation)) for source, generation in asked]
+
+    with ThreadPoolExecutor(len(asked)) as callers:
+        together = list(callers.map(lambda each: tokens(answers(engine, [each[0]], each[1])), asked))
+
+    assert together == alone
+
+
+def test_int8_answers_do_not_depend_on_what_is_decoded_beside(trained: checkpoints.Trained, tmp_path: Path):
+    prepare(Checkpoint(trained("pegasus")), tmp_path, "int8")
+    engine = native.NativeEngine(tmp_path, threads=1)
+
+    alone = [answers(engine, [source], BEAMS)[0] for source in SOURCES]
+
+    assert tokens(answers(engine, SOURCES, BEAMS)) == tokens(alone)
+
+
+def test_a_cancelled_search_ends_and_others_go_on(engine: native.NativeEngine):
+    cancelled = threading.Event()
+    with ThreadPoolExecutor(1) as callers:
+        endless = callers.submit(engine.generate, SOURCES[:2], ENDLESS, cancelled)
+        beside = answers(engine, SOURCES, BEAMS)
+        cancelled.set()
+
+        with pytest.raises(Cancelled):
+            endless.result()
+    assert tokens(answers(engine, SOURCES, BEAMS)) == tokens(beside)
+
+
+def test_more_than_there_is_room_for_waits_its_turn(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, engine: native.NativeEngine
+):
+    expected = tokens(answers(engine, SOURCES, BEAMS))
+    monkeypatch.setattr(native, "MAX_ROWS", 9)
+    monkeypatch.setattr(native, "CACHE_BYTES", 1)
+    monkeypatch.setattr(native, "ENCODED_AT_ONCE", 1)
+
+    assert tokens(answers(native.NativeEngine(prepared, threads=1), SOURCES, BEAMS)) == expected
+
+
+def test_a_seed_draws_the_same_answers_whatever_is_decoded_beside(engine: native.NativeEngine):
+    once = tokens(answers(engine, SOURCES, SAMPLED))
+    other = tokens(answers(engine, SOURCES, replace(SAMPLED, seed=8)))
+
+    assert tokens(answers(engine, SOURCES[:3], SAMPLED)) == once[:3]
+    assert other != once
+
+
+def test_samples_of_one_source_are_drawn_independently(engine: native.NativeEngine):
+    (several,) = answers(engine, SOURCES[:1], replace(SAMPLED, num_return_sequences=6))
+
+    assert len({hypothesis.tokens for hypothesis in several}) > 1
+
+
+def test_sampled_beams_with_all_but_one_token_cut_off_are_greedy(engine: native.NativeEngine):
+    # Each beam keeps num_beams continuations at least, so one beam of two tokens is the smallest such search.
+    (best,), *_ = answers(engine, SOURCES[:1], replace(BEAMS, do_sample=True, temperature=1e-4, seed=1))
+
+    assert best.tokens == answers(engine, SOURCES[:1], BEAMS)[0][0].tokens
+
+
+def test_tokens_that_the_model_has_not_are_refused(engine: native.NativeEngine):
+    with pytest.raises(BadRequest, match="suppress_tokens has an id beyond"):
+        answers(engine, SOURCES, replace(GREEDY, suppress_tokens=(99_999,)))
+
+
+def test_weights_packed_on_another_processor_are_not_loaded(prepared: Path, tmp_path: Path):
+    for file in prepared.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    described = json.loads((prepared / DESCRIPTION).read_text())
+    (tmp_path / DESCRIPTION).unlink()
+    (tmp_path / DESCRIPTION).write_text(json.dumps({**described, "processor": "abacus"}))
+
+    with pytest.raises(LoadFailure, match="of abacus"):
+        native.NativeEngine(tmp_path, threads=1)
+
+
+def test_a_family_that_is_not_served_is_named(trained: checkpoints.Trained, tmp_path: Path):
+    with pytest.raises(LoadFailure, match="not marian"):
+        prepare(Checkpoint(trained("marian")), tmp_path, "float32")
