@@ -153,12 +153,14 @@ def weights(connection: Connection) -> dict[str, float]:
     return {row[0]: row[1] for row in connection.execute(select(accounts.c.account, accounts.c.weight))}
 
 
+_QUEUED_QUOTAS = select(accounts.c.account, accounts.c.queued_quota).where(
+    accounts.c.queued_quota.is_not(None)
+)
+
+
 def queued_quotas(connection: Connection) -> dict[str, int]:
     """Account -> most invocations it may have queued; accounts that are absent have no limit."""
-    rows = connection.execute(
-        select(accounts.c.account, accounts.c.queued_quota).where(accounts.c.queued_quota.is_not(None))
-    )
-    return {row[0]: row[1] for row in rows}
+    return {row[0]: row[1] for row in connection.execute(_QUEUED_QUOTAS)}
 
 
 def add_key(connection: Connection, account: str, *, label: str, now: float) -> Key:

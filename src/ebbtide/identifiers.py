@@ -61,11 +61,12 @@ def parse_location(uri: str) -> Location:
     `https://s3.REGION.amazonaws.com/BUCKET/KEY` and `http[s]://any.host:port/BUCKET/KEY` (path style).
     Raises ValueError when no bucket is named. Source: InputLocation, SageMaker Runtime 2017-05-13.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
+    scheme, _, rest = uri.partition("://")
+    if scheme == "s3":
         # Keys may hold "?" and "#", which are nothing special in an s3:// URI.
-        bucket, _, key = uri[len("s3://") :].partition("/")
-    elif parts.scheme in ("http", "https"):
+        bucket, _, key = rest.partition("/")
+    elif scheme in ("http", "https"):
+        parts = urlsplit(uri)
         path = unquote(parts.path).removeprefix("/")
         host = parts.hostname or ""
         virtual = None if _PATH_HOST.match(host) else _VIRTUAL_HOST.match(host)

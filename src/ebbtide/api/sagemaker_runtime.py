@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from dataclasses import replace
 
 from ebbtide import clock, metrics
 from ebbtide.api import submission
@@ -42,9 +41,7 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     accepted = await call.parts.intake.accept(
         call.account,
         params["EndpointName"],
-        lambda endpoint: replace(
-            invocation(params, endpoint, call.submitter, call.now), priority=wanted.priority
-        ),
+        lambda endpoint: invocation(params, endpoint, call.submitter, call.now, priority=wanted.priority),
         tags=wanted.tags,
         may_share=wanted.deduplicate,
     )
@@ -116,7 +113,9 @@ _TIMED_OUT = (
 _FILENAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]*)?")
 
 
-def invocation(params: Params, endpoint: Endpoint, account: str, now: float) -> Invocation:
+def invocation(
+    params: Params, endpoint: Endpoint, account: str, now: float, *, priority: int = 0
+) -> Invocation:
     """What InvokeEndpointAsync makes of its parameters. Raises ValidationError."""
     config = endpoint.async_config
     if config is None:
@@ -161,6 +160,7 @@ def invocation(params: Params, endpoint: Endpoint, account: str, now: float) -> 
         output_uri=_join(config.output_uri, extension, name or f"{identity}.out"),
         failure_uri=config.failure_uri and _join(config.failure_uri, f"{identity}-error.out"),
         body=body,
+        priority=priority,
     )
 
 

@@ -8,17 +8,19 @@ Stretches are a second long at first and grow as they age (`TIERS`).
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, String, Table, text
 
-from ebbtide.database import for_drivers, metadata
+from ebbtide.database import Rows, metadata
 
 Dimensions = tuple[tuple[str, str], ...]
+
+Series = tuple[int, str, str, str, str]
+"""A series' row: its id, namespace, name, dimensions as they are stored, and unit."""
 
 _Big = BigInteger().with_variant(Integer, "sqlite")
 
@@ -104,12 +106,12 @@ class _Sums:
     """Samples on their way into the database; those of one series, second and bucket go there together."""
 
     def __init__(self) -> None:
-        self._series: dict[int, Mapping[str, Any]] = {}
+        self._series: dict[int, Series] = {}
         self._points: dict[tuple[int, int, int], tuple[float, float, float, float]] = {}
 
     def add(
         self,
-        series: Mapping[str, Any],
+        series: Series,
         starts_at: int,
         bucket: int,
         count: float,
@@ -117,7 +119,7 @@ class _Sums:
         minimum: float,
         maximum: float,
     ) -> None:
-        series_id: int = series["series_id"]
+        series_id = series[0]
         self._series[series_id] = series
         at = (series_id, starts_at, bucket)
         if (known := self._points.get(at)) is not None:
@@ -130,21 +132,8 @@ class _Sums:
     def write(self, connection: Connection) -> None:
         if not self._points:
             return
-        rows = [
-            {
-                "series_id": series_id,
-                "starts_at": starts_at,
-                "bucket": bucket,
-                "sample_count": count,
-                "total": total,
-                "minimum": minimum,
-                "maximum": maximum,
-            }
-            for (series_id, starts_at, bucket), (count, total, minimum, maximum) in self._points.items()
-        ]
-        # Straight to the driver: every invocation pays for this, half of it for parameters otherwise.
-        connection.exec_driver_sql(ADD_SERIES[connection.dialect.name], list(self._series.values()))
-        connection.exec_driver_sql(ADD_POINTS[connection.dialect.name], rows)
+        ADD_SERIES.execute(connection, list(self._series.values()))
+        ADD_POINTS.execute(connection, [(*at, *sums) for at, sums in self._points.items()])
 
 
 STRETCHES_AT_ONCE = 5
@@ -192,26 +181,19 @@ def encode(dimensions: Iterable[tuple[str, str]]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> dict[str, Any]:
+def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> Series:
     encoded = encode(dimensions)
     # The id is a hash, so that recording needs no look-up; at a million series the odds that any two
     # share one are 1 to 18 million.
     identity = f"{namespace}\0{name}\0{encoded}\0{unit}".encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
-    return {
-        "series_id": int.from_bytes(digest) >> 1,
-        "namespace": namespace,
-        "name": name,
-        "dimensions": encoded,
-        "unit": unit,
-    }
+    return int.from_bytes(digest) >> 1, namespace, name, encoded, unit
 
 
-ADD_SERIES = for_drivers("""
-INSERT INTO metric_series (id, namespace, name, dimensions, unit)
-VALUES (:series_id, :namespace, :name, :dimensions, :unit)
-ON CONFLICT DO NOTHING
-""")
+ADD_SERIES = Rows(
+    "INSERT INTO metric_series (id, namespace, name, dimensions, unit) VALUES {} ON CONFLICT DO NOTHING",
+    "(?, ?, ?, ?, ?)",
+)
 
 _MERGE = """
 ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
@@ -223,13 +205,14 @@ ON CONFLICT (series_id, resolution_s, starts_at, bucket) DO UPDATE SET
                  THEN excluded.maximum ELSE metric_points.maximum END
 """
 
-ADD_POINTS = for_drivers(
+ADD_POINTS = Rows(
     """
 INSERT INTO metric_points
        (series_id, resolution_s, starts_at, bucket, sample_count, total, minimum, maximum)
-VALUES (:series_id, 1, :starts_at, :bucket, :sample_count, :total, :minimum, :maximum)
+VALUES {}
 """
-    + _MERGE
+    + _MERGE,
+    "(?, 1, ?, ?, ?, ?, ?, ?)",
 )
 
 # Naming every series lets the primary key find each one's old points; without, all points are scanned.

@@ -31,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 
-from ebbtide.database import for_drivers, metadata
+from ebbtide.database import Rows, metadata
 from ebbtide.errors import ServiceError
 from ebbtide.objects import events
 from ebbtide.objects.buckets import buckets
@@ -153,8 +153,10 @@ _DESTINATION = (
     .where(buckets.c.name == bindparam("in_bucket"))
 )
 _BUCKET = select(buckets.c.account, buckets.c.watches).where(buckets.c.name == bindparam("in_bucket"))
-_TAKEN = select(objects.c.key).where(
-    objects.c.bucket == bindparam("in_bucket"), objects.c.key.in_(bindparam("of_keys", expanding=True))
+_TAKEN = Rows(
+    "WITH wanted (bucket, key) AS (VALUES {}) SELECT objects.key FROM wanted "
+    "JOIN objects ON objects.bucket = wanted.bucket AND objects.key = wanted.key",
+    "(?, ?)",
 )
 _IN_ORDER = (
     select(objects)
@@ -175,14 +177,14 @@ _REMOVE = delete(objects).where(
 )
 _ADD_PIECE = insert(pieces)
 # Straight to the driver, for what every invocation pays for.
-_ADD_PUBLISHED = for_drivers(
-    "INSERT INTO objects (bucket, key, content_id, size_bytes, etag, content_type, modified_at, metadata, "
-    "headers, checksums, checksum_type, tags) VALUES (:bucket, :key, :content_id, :size_bytes, :etag, "
-    ":content_type, :modified_at, '{}', '{}', :checksums, 'FULL_OBJECT', '{}')"
+_ADD_PUBLISHED = Rows(
+    "INSERT INTO objects (bucket, key, content_id, size_bytes, etag, content_type, modified_at, checksums, "
+    "checksum_type, metadata, headers, tags) VALUES {}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, 'FULL_OBJECT', '{}', '{}', '{}')",
 )
-_ADD_PUBLISHED_PIECE = for_drivers(
-    "INSERT INTO object_pieces (content_id, position, size_bytes, file_name, data) "
-    "VALUES (:content_id, :position, :size_bytes, :file_name, :data)"
+_ADD_PUBLISHED_PIECE = Rows(
+    "INSERT INTO object_pieces (content_id, position, size_bytes, file_name, data) VALUES {}",
+    "(?, 1, ?, ?, ?)",
 )
 _DISCARD_FILES = insert(discarded_files).from_select(
     ["file_name", "content_id", "discarded_at"],
@@ -315,11 +317,8 @@ def publish_many(connection: Connection, publications: Sequence[Publication]) ->
             if watches:
                 watched.append((watches, _created(_published(each), OWN_WORK)))
     if new:
-        dialect = connection.dialect.name
-        connection.exec_driver_sql(_ADD_PUBLISHED[dialect], [_row(each) for each in new])
-        connection.exec_driver_sql(
-            _ADD_PUBLISHED_PIECE[dialect], [_piece_values(each.staged.id, 1, each.staged) for each in new]
-        )
+        _ADD_PUBLISHED.execute(connection, [_row(each) for each in new])
+        _ADD_PUBLISHED_PIECE.execute(connection, [_piece_row(each.staged) for each in new])
     for watches, happening in watched:
         events.record(connection, watches, [happening])
     for each in replacing:
@@ -341,18 +340,22 @@ def _published(publication: Publication) -> ObjectRecord:
     )
 
 
-def _row(publication: Publication) -> dict[str, Any]:
+def _row(publication: Publication) -> tuple[Any, ...]:
     staged = publication.staged
-    return {
-        "bucket": publication.bucket,
-        "key": publication.key,
-        "content_id": staged.id,
-        "size_bytes": staged.size_bytes,
-        "etag": staged.etag,
-        "content_type": publication.content_type or DEFAULT_CONTENT_TYPE,
-        "modified_at": publication.at,
-        "checksums": json.dumps(dict(staged.checksums)) if staged.checksums else "{}",
-    }
+    return (
+        publication.bucket,
+        publication.key,
+        staged.id,
+        staged.size_bytes,
+        staged.etag,
+        publication.content_type or DEFAULT_CONTENT_TYPE,
+        publication.at,
+        json.dumps(dict(staged.checksums)) if staged.checksums else "{}",
+    )
+
+
+def _piece_row(staged: Staged) -> tuple[Any, ...]:
+    return staged.id, staged.size_bytes, staged.file_name, staged.data
 
 
 def _taken_keys(
@@ -362,8 +365,8 @@ def _taken_keys(
     found = connection.execute(_BUCKET, {"in_bucket": bucket}).first()
     if found is None:
         return None
-    taken = connection.execute(_TAKEN, {"in_bucket": bucket, "of_keys": list(keys)}).scalars()
-    return found.account, found.watches, set(taken)
+    taken = _TAKEN.execute(connection, [(bucket, key) for key in keys])
+    return found.account, found.watches, {key for (key,) in taken}
 
 
 def _values(record: ObjectRecord) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import Boolean, Column, Connection, Float, String, Table, select, text
+from sqlalchemy import Boolean, Column, Connection, Float, String, Table, bindparam, select, text
 
 from ebbtide.database import metadata
 from ebbtide.endpoints import Endpoint
@@ -44,6 +44,10 @@ class Twin:
     failure_uri: str | None
 
 
+_SWITCH = select(switches.c.enabled, switches.c.retention_s).where(
+    switches.c.endpoint_id == bindparam("of_endpoint")
+)
+
 _TWIN = text(
     """
 SELECT inference_id, output_uri, failure_uri FROM invocations
@@ -56,9 +60,7 @@ SELECT inference_id, output_uri, failure_uri FROM invocations
 
 def switch(connection: Connection, endpoint_id: str) -> Switch:
     """The endpoint's switch; off when nobody has set it."""
-    row = connection.execute(
-        select(switches.c.enabled, switches.c.retention_s).where(switches.c.endpoint_id == endpoint_id)
-    ).one_or_none()
+    row = connection.execute(_SWITCH, {"of_endpoint": endpoint_id}).one_or_none()
     return Switch(*row) if row else Switch()
 
 

@@ -6,6 +6,7 @@ agent that lost its lease cannot undo the work of the one that replaced it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -19,14 +20,13 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
-    bindparam,
     event,
     insert,
     text,
 )
 
 from ebbtide import accounts
-from ebbtide.database import for_drivers, metadata
+from ebbtide.database import Rows, metadata
 from ebbtide.queue.fairness import Waiting, share
 
 MOVES = {
@@ -303,11 +303,11 @@ NOTHING = Backlog(0, 0, None)
 
 _COLUMNS = ", ".join(Invocation.__slots__)
 
-# What every invocation pays for goes straight to the driver.
-_ACCEPT = for_drivers(
-    f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) "
-    f"VALUES ({', '.join(f':{name}' for name in Invocation.__slots__)}, 'queued', 0, 0)"
+_ACCEPT = Rows(
+    f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) VALUES {{}}",
+    f"({', '.join('?' for _ in Invocation.__slots__)}, 'queued', 0, 0)",
 )
+_values = attrgetter(*Invocation.__slots__)
 _ADD_TAG = insert(tags)
 
 _WAITING = text(
@@ -351,16 +351,24 @@ _RENEW = text(
 )
 
 _HELD = {
-    dialect: text(
-        f"SELECT id, claim_count FROM invocations WHERE id IN :ids AND state = 'claimed' {lock}"
-    ).bindparams(bindparam("ids", expanding=True, type_=String))
+    dialect: Rows(
+        f"SELECT id, claim_count FROM invocations WHERE id IN ({{}}) AND state = 'claimed' {lock}", "?"
+    )
     for dialect, lock in {"sqlite": "", "postgresql": "FOR UPDATE"}.items()
 }
 
-_FINISH = for_drivers(
-    "UPDATE invocations SET state = :state, finished_at = :at, failure_reason = :reason, lease_until = NULL, "
-    "opened_at = :opened_at, sent_at = :sent_at, answered_at = :answered_at, "
-    "body = CASE WHEN :state = 'succeeded' THEN NULL ELSE body END WHERE id = :id"
+_FINISH = Rows(
+    """
+WITH ended (id, state, at, reason, opened_at, sent_at, answered_at) AS (VALUES {})
+UPDATE invocations
+   SET state = ended.state, finished_at = ended.at, failure_reason = ended.reason, lease_until = NULL,
+       opened_at = ended.opened_at, sent_at = ended.sent_at, answered_at = ended.answered_at,
+       body = CASE WHEN ended.state = 'succeeded' THEN NULL ELSE body END
+  FROM ended WHERE invocations.id = ended.id
+""",
+    # PostgreSQL takes the types of such values for text otherwise.
+    "(?, ?, CAST(? AS double precision), ?, CAST(? AS double precision), CAST(? AS double precision), "
+    "CAST(? AS double precision))",
 )
 
 # The TTL counts queue time: while it was claimed it did not run.
@@ -428,10 +436,7 @@ def accept(
     tagged: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
     """Queue them. The caller has found their endpoints in the same transaction. tagged: id -> its tags."""
-    connection.exec_driver_sql(
-        _ACCEPT[connection.dialect.name],
-        [{name: getattr(one, name) for name in Invocation.__slots__} for one in accepted],
-    )
+    _ACCEPT.execute(connection, [_values(one) for one in accepted])
     rows = [
         {"invocation_id": id_, "key": key, "value": value}
         for id_, each in tagged.items()
@@ -515,28 +520,25 @@ def renew(connection: Connection, claims: list[Claim], *, lease_s: float, now: f
 def still_held(connection: Connection, claims: Iterable[Claim]) -> set[str]:
     """The ids of those that nobody took away, to be ended in this transaction."""
     counts = {held.invocation.id: held.count for held in claims}
-    rows = connection.execute(_HELD[connection.dialect.name], {"ids": list(counts)})
+    rows = _HELD[connection.dialect.name].execute(connection, [(id_,) for id_ in counts])
     return {id_ for id_, count in rows if counts[id_] == count}
 
 
 def finish(connection: Connection, endings: Sequence[Ending]) -> None:
     """Move claimed invocations to their ends; the caller has seen that they are `still_held`."""
-    if endings:
-        connection.exec_driver_sql(
-            _FINISH[connection.dialect.name],
-            [
-                {
-                    "id": each.held.invocation.id,
-                    "state": each.state,
-                    "reason": each.reason,
-                    "at": each.at,
-                    "opened_at": each.phases.opened_at,
-                    "sent_at": each.phases.sent_at,
-                    "answered_at": each.phases.answered_at,
-                }
-                for each in endings
-            ],
+    rows = [
+        (
+            each.held.invocation.id,
+            each.state,
+            each.at,
+            each.reason,
+            each.phases.opened_at,
+            each.phases.sent_at,
+            each.phases.answered_at,
         )
+        for each in endings
+    ]
+    _FINISH.execute(connection, rows)
 
 
 def release(connection: Connection, held: Claim, *, reason: str, now: float, lost: bool) -> bool:
