@@ -195,7 +195,7 @@ def _build(settings: Settings, database: Database, key: Credentials, peers: Peer
     fleet = Fleet(settings, database, objects, logs, wakeups, changes, completion, fence)
     types = InstanceTypes(settings.instance_types_file)
     scaler = Scaler(database, wakeups, fleet.wake, types.price_per_s)
-    intake = Intake(database, wakeups, changes)
+    intake = Intake(database, wakeups, changes, lease_s=settings.lease_s)
     parts = Parts(
         settings=settings,
         peers=peers,

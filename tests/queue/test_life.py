@@ -13,10 +13,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from sqlalchemy import select
 
 from ebbtide.database import Database, metadata
-from ebbtide.queue import invocations, steering
+from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue, create_endpoint
+from ebbtide.queue import intake, invocations, steering
+from ebbtide.queue.intake import Request
 from ebbtide.queue.invocations import MOVES, Claim, Ending, Invocation, Phases
+from ebbtide.queue.wakeups import Reservation
 
-ENDPOINT = "endpoint"
+OWNER = "123456789012"
+NAME = "summaries"
 LEASE_S = 30.0
 TTL_S = 100.0
 
@@ -27,11 +31,32 @@ class Expected:
 
     account: str
     expires_at: float
+    claimed_at: float = 0.0
     state: str = "queued"
     claim_count: int = 0
     lost_count: int = 0
     lease_until: float = 0.0
     outcomes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Whose slots are reserved while requests arrive."""
+
+    endpoint: Endpoint
+    instance_id: str
+
+
+def deploy(connection):
+    """An asynchronous endpoint."""
+    variant = {"VariantName": "v", "ModelName": NAME, "InstanceType": "ml.m5.large"}
+    output = {"OutputConfig": {"S3OutputPath": "s3://out"}}
+    given = {"EndpointConfigName": NAME, "ProductionVariants": [variant], "AsyncInferenceConfig": output}
+    model = {"ModelName": NAME, "PrimaryContainer": {"Image": "x"}}
+    catalogue.create_model(connection, Model(OWNER, NAME, "arn:model", model, 0.0))
+    config = EndpointConfig(OWNER, NAME, "arn:config", given, 0.0)
+    catalogue.create_endpoint_config(connection, config)
+    return create_endpoint(connection, config, NAME, region="us-east-1", at=0.0)
 
 
 class Life(RuleBasedStateMachine):
@@ -46,6 +71,7 @@ class Life(RuleBasedStateMachine):
         self.database = Database(self.directory / "ebbtide.db")
         with self.database.engine.begin() as connection:
             metadata.create_all(connection)
+        self.endpoint = self.write(deploy)
         self.now = 1000.0
         self.expected: dict[str, Expected] = {}
 
@@ -61,14 +87,15 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.now += seconds
 
-    @rule(account=st.sampled_from(["a", "b"]), priority=st.integers(-1, 1))
-    def accept(self, account, priority):
+    def made(self, account, priority):
+        """One more invocation, that the model knows of."""
         id_ = f"{len(self.expected):06}"
-        accepted = Invocation(
+        self.expected[id_] = Expected(account, self.now + TTL_S)
+        return Invocation(
             id=id_,
             inference_id=id_,
             account=account,
-            endpoint_id=ENDPOINT,
+            endpoint_id=self.endpoint.id,
             accepted_at=self.now,
             expires_at=self.now + TTL_S,
             timeout_s=900,
@@ -81,15 +108,36 @@ class Life(RuleBasedStateMachine):
             body=None,
             priority=priority,
         )
+
+    @rule(account=st.sampled_from(["a", "b"]), priority=st.integers(-1, 1))
+    def accept(self, account, priority):
+        accepted = self.made(account, priority)
         self.write(lambda connection: invocations.accept(connection, [accepted]))
-        self.expected[id_] = Expected(account, accepted.expires_at)
+
+    @rule(
+        target=claims,
+        asked=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(-1, 1)), min_size=1, max_size=3),
+        slots=st.integers(1, 3),
+        alone=st.booleans(),
+        instance=st.sampled_from("xy"),
+    )
+    def accept_with_slots_free(self, asked, slots, alone, instance):
+        """The claims come with the acceptance, by the rules of any others."""
+        made = [self.made(*each) for each in asked]
+        requests = [Request(OWNER, NAME, lambda _, one=one: one, {}, may_share=True) for one in made]
+        reserved = Reservation(Instance(self.endpoint, instance), slots, alone)
+        outcomes, [taken] = self.write(
+            lambda connection: intake.accept(connection, requests, [reserved], lease_s=LEASE_S, now=self.now)
+        )
+        assert all(isinstance(each, Invocation) for each in outcomes)
+        return self.took(taken, limit=slots, alone=alone)
 
     @rule(target=claims, limit=st.integers(1, 3), alone=st.booleans(), instance=st.sampled_from("xy"))
     def claim(self, limit, alone, instance):
         taken = self.write(
             lambda connection: invocations.claim(
                 connection,
-                endpoint_id=ENDPOINT,
+                endpoint_id=self.endpoint.id,
                 instance_id=instance,
                 limit=limit,
                 lease_s=LEASE_S,
@@ -97,6 +145,10 @@ class Life(RuleBasedStateMachine):
                 alone=alone,
             )
         )
+        return self.took(taken, limit=limit, alone=alone)
+
+    def took(self, taken, *, limit, alone):
+        """Check what was claimed, and have the model follow."""
         assert len(taken) <= limit
         suspects = [held for held in taken if held.lost_count]
         assert not suspects or (alone and len(taken) == 1), "a suspect comes alone, to who has nothing else"
@@ -107,10 +159,16 @@ class Life(RuleBasedStateMachine):
             one = self.expected[held.invocation.id]
             assert one.state == "queued"
             assert one.expires_at > self.now
-            one.state, one.lease_until = "claimed", self.now + LEASE_S
+            one.state, one.claimed_at, one.lease_until = "claimed", self.now, self.now + LEASE_S
             one.claim_count += 1
             assert (held.count, held.lost_count) == (one.claim_count, one.lost_count)
         return multiple(*taken)
+
+    def put_back(self, one, *, lost):
+        """The model's own release: the time to live goes on where it stood."""
+        one.state = "queued"
+        one.expires_at += self.now - one.claimed_at
+        one.lost_count += lost
 
     def holds(self, held: Claim) -> bool:
         one = self.expected[held.invocation.id]
@@ -148,9 +206,7 @@ class Life(RuleBasedStateMachine):
         )
         assert put_back == self.holds(held)
         if put_back:
-            one = self.expected[held.invocation.id]
-            one.state = "queued"
-            one.lost_count += lost
+            self.put_back(self.expected[held.invocation.id], lost=lost)
 
     @rule()
     def reap(self):
@@ -163,8 +219,7 @@ class Life(RuleBasedStateMachine):
                     connection, held, reason="r", now=self.now, lost=True
                 )
             )
-            one.state = "queued"
-            one.lost_count += 1
+            self.put_back(one, lost=True)
         assert not any(e.state == "claimed" and e.lease_until <= self.now for e in self.expected.values()), (
             "no claim outlives its lease"
         )
@@ -187,7 +242,7 @@ class Life(RuleBasedStateMachine):
         self.write(lambda connection: invocations.release_all(connection, now=self.now))
         for one in self.expected.values():
             if one.state == "claimed":
-                one.state = "queued"
+                self.put_back(one, lost=False)
 
     @rule(place=st.integers(0, 1000))
     def cancel(self, place):

@@ -35,7 +35,7 @@ class Followed:
 
     def restart(self):
         """What a server that starts again on the same database has."""
-        intake = Intake(self.database, Wakeups(), Changes())
+        intake = Intake(self.database, Wakeups(), Changes(), lease_s=30.0)
         self.followers = Followers(self.database, {upload_rules.CONSUMER: Uploads(intake, invocation).invoke})
 
     async def add(self, rule):

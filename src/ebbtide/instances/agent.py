@@ -24,11 +24,11 @@ from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations, reaper
 from ebbtide.queue.changes import Change, Changes
-from ebbtide.queue.completion import Completion, Worker, claimed
+from ebbtide.queue.completion import Completion, claimed
 from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
 from ebbtide.queue.outcomes import Outcome, Response, deliver, includable, stage_failure
-from ebbtide.queue.wakeups import Wakeups
+from ebbtide.queue.wakeups import Reservation, Wakeups
 from ebbtide.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,8 @@ class Agent:
     ) -> None:
         self.in_flight = 0
         self.replace_requested = asyncio.Event()
-        self._instance_id = instance_id
-        self._endpoint = endpoint
+        self.instance_id = instance_id
+        self.endpoint = endpoint
         self._model_server = model_server
         self.concurrency = concurrency
         self._settings = settings
@@ -107,13 +107,15 @@ class Agent:
         self._changes = changes
         self._completion = completion
         self._variant = variant
-        self._worker = Worker(endpoint.id, instance_id, self._start)
         self._data_log = logs.stream(
             f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
         )
         self._serving: dict[str, _Work] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._lost_work = False
+        # A claim for free slots is being committed, by this agent or by who accepts arrivals.
+        self._reserved = False
+        self._asked_meanwhile = False
         self._draining = asyncio.Event()
         self._changed = wakeups.subscribe(endpoint.id)
 
@@ -134,21 +136,25 @@ class Agent:
     async def abort(self) -> None:
         """Hand every lease back at once: its instance is going without a drain."""
         self.drain()
-        # An outcome that is being committed may still bring a next claim.
-        while tasks := [work.task for work in self._serving.values()]:
+        # What is being committed, arrivals or an outcome, may still bring a claim.
+        while self._serving or self._reserved:
+            tasks = [work.task for work in self._serving.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._reserved:
+                self._changed.event.clear()
+                await self._changed.event.wait()
 
     async def run(self) -> None:
         """Serve until drained."""
-        with self._changes.on_cancel(self._stop):
+        with self._changes.on_cancel(self._stop), self._wakeups.enlist(self):
             await self._run()
 
     async def _run(self) -> None:
         renewing = asyncio.create_task(self._renew())
         try:
-            if self._endpoint.async_config is None:
+            if self.endpoint.async_config is None:
                 await self._draining.wait()  # a real-time endpoint has no queue
             while not self._draining.is_set():
                 await self._claim()
@@ -156,7 +162,7 @@ class Agent:
                     await asyncio.wait_for(self._changed.event.wait(), POLL_S)
                 if len(self._serving) * 4 > self.concurrency.limit:
                     await asyncio.sleep(GATHER_S)
-            while self._serving or self.in_flight:
+            while self._serving or self.in_flight or self._reserved:
                 self._changed.event.clear()
                 await self._changed.event.wait()
         finally:
@@ -166,31 +172,50 @@ class Agent:
     async def _claim(self) -> None:
         """Fill the free slots with what is queued, or the whole instance with one suspect."""
         self._changed.event.clear()
-        free = self.concurrency.limit - len(self._serving)
-        if free <= 0 or self._isolated:
+        self._asked_meanwhile = self._reserved
+        free = self.free()
+        if free <= 0:
             return
+        reserved = self.reserve(free)
         take = partial(
             invocations.claim,
-            endpoint_id=self._endpoint.id,
-            instance_id=self._instance_id,
-            limit=free,
+            endpoint_id=self.endpoint.id,
+            instance_id=self.instance_id,
+            limit=reserved.slots,
             lease_s=self._settings.lease_s,
             now=clock.now(),
-            alone=not self._serving,
+            alone=reserved.alone,
         )
+        claims: Sequence[Claim] = ()
         try:
             claims = await self._database.write(take)
         except Unavailable as error:
-            log.warning("%s: claims nothing now: %s", self._instance_id, error)
-            return
-        self._start(claims)
+            log.warning("%s: claims nothing now: %s", self.instance_id, error)
+        finally:
+            self.fill(claims)
+
+    def free(self) -> int:
+        """How many slots it may reserve."""
+        if self._reserved or self._isolated or self._draining.is_set():
+            return 0
+        return max(0, self.concurrency.limit - len(self._serving))
+
+    def reserve(self, slots: int) -> Reservation:
+        self._reserved = True
+        return Reservation(self, slots, alone=not self._serving)
+
+    def fill(self, claims: Sequence[Claim]) -> None:
+        self._reserved = False
+        self.start(claims)
+        if self._asked_meanwhile or self._draining.is_set():
+            self._changed.event.set()
 
     @property
     def _isolated(self) -> bool:
         """A suspect is being worked on, and may have nothing beside it."""
         return any(work.held.lost_count for work in self._serving.values())
 
-    def _start(self, claims: Sequence[Claim]) -> None:
+    def start(self, claims: Sequence[Claim]) -> None:
         for held in claims:
             id_ = held.invocation.id
             task = asyncio.create_task(self._serve(held), name=f"invocation {id_}")
@@ -230,7 +255,7 @@ class Agent:
             try:
                 lost = await self._database.write(work)
             except Unavailable as error:
-                log.warning("%s: leases not renewed now: %s", self._instance_id, error)
+                log.warning("%s: leases not renewed now: %s", self.instance_id, error)
                 continue
             for held in lost:
                 # Another agent has it, or it was cancelled elsewhere: what we compute would be thrown away.
@@ -342,7 +367,7 @@ class Agent:
         assert invocation.input_uri is not None
         location = parse_location(invocation.input_uri)
         record, chunks = await self._objects.open(
-            location.bucket, location.key, account=self._endpoint.account
+            location.bucket, location.key, account=self.endpoint.account
         )
         if record.size_bytes > INPUT_LIMIT_BYTES:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
@@ -409,7 +434,7 @@ class Agent:
         metric: str | None = None,
     ) -> None:
         outcome = Outcome(
-            endpoint=self._endpoint,
+            endpoint=self.endpoint,
             variant=self._variant,
             region=self._settings.region,
             invocation=held.invocation,
@@ -432,7 +457,7 @@ class Agent:
                         or held.lost_count
                         or len(self._serving) > self.concurrency.limit
                     )
-                    await self._completion.publish(held, outcome, next_for=self._worker if goes_on else None)
+                    await self._completion.publish(held, outcome, next_for=self if goes_on else None)
                 except Unavailable as error:
                     unconfirmed = unconfirmed or isinstance(error, Unconfirmed)
                     # The work is done: it waits for the database or the store rather than be done again.
@@ -484,7 +509,7 @@ class Agent:
             self._changes.tell(
                 [Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)]
             )
-            self._wakeups.notify(self._endpoint.id)
+            self._wakeups.notify(self.endpoint.id)
 
     def _log(self, held: Claim, line: str) -> None:
         self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", clock.now())

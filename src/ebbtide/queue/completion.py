@@ -18,21 +18,13 @@ from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.invocations import Claim
 from ebbtide.queue.outcomes import Outcome, end_claims
+from ebbtide.queue.wakeups import Worker
 
 LINGER_S = 0.004
 """How long outcomes wait for company while much is in flight: one alone costs as much as eight together."""
 
 WORTH_A_COMMIT = 0.25
 """The part of what is in flight that waits for no company. One of one, two, three or four goes at once."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Worker:
-    """Who asks for a next claim: an instance of an endpoint, which `start`s what it gets."""
-
-    endpoint_id: str
-    instance_id: str
-    start: Callable[[Sequence[Claim]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +104,7 @@ class Completion:
                 worker,
                 invocations.claim(
                     connection,
-                    endpoint_id=worker.endpoint_id,
+                    endpoint_id=worker.endpoint.id,
                     instance_id=worker.instance_id,
                     limit=slots,
                     lease_s=self._lease_s,

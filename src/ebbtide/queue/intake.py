@@ -2,25 +2,29 @@
 
 While one group is being committed the next gathers, so that groups grow with the load and a lone request
 waits for nobody. This is the hot path of a burst: a statement a request costs several times as much.
+
+Instances here that have free slots get their claims in the same transaction: what arrives at an idle endpoint
+is in work once it is accepted, with one commit for both.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
 from sqlalchemy import Connection
 
-from ebbtide import accounts
+from ebbtide import accounts, clock
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.errors import ServiceError
 from ebbtide.queue import deduplication, invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.deduplication import Switch, Twin
-from ebbtide.queue.invocations import Invocation
-from ebbtide.queue.wakeups import Wakeups
+from ebbtide.queue.invocations import Claim, Invocation
+from ebbtide.queue.wakeups import Reservation, Wakeups
 
 
 class QuotaExceeded(ServiceError):
@@ -30,7 +34,9 @@ class QuotaExceeded(ServiceError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
+    """What asks to be queued: `make` makes an invocation of the account's endpoint."""
+
     account: str
     endpoint_name: str
     make: Callable[[Endpoint], Invocation]
@@ -38,14 +44,19 @@ class _Request:
     may_share: bool
 
 
+Outcome = Invocation | Twin | Exception
+"""What became of a request: accepted, sharing another's outcome, or why not."""
+
+
 class Intake:
     """Queues invocations, many in a transaction."""
 
-    def __init__(self, database: Database, wakeups: Wakeups, changes: Changes) -> None:
+    def __init__(self, database: Database, wakeups: Wakeups, changes: Changes, *, lease_s: float) -> None:
         self._database = database
         self._wakeups = wakeups
         self._changes = changes
-        self._gathering: list[tuple[_Request, asyncio.Future[Invocation | Twin]]] = []
+        self._lease_s = lease_s
+        self._gathering: list[tuple[Request, asyncio.Future[Invocation | Twin]]] = []
         self._committing: asyncio.Task[None] | None = None
 
     async def accept(
@@ -65,7 +76,7 @@ class Intake:
         ServiceErrors of `make`.
         """
         accepted: asyncio.Future[Invocation | Twin] = asyncio.get_running_loop().create_future()
-        self._gathering.append((_Request(account, endpoint_name, make, tags, may_share), accepted))
+        self._gathering.append((Request(account, endpoint_name, make, tags, may_share), accepted))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         return await accepted
@@ -83,7 +94,7 @@ class Intake:
 
         Returns what is to be called on the event loop after the commit. Raises what `accept` raises.
         """
-        [outcome] = _insert(connection, [_Request(account, endpoint_name, make, tags, may_share=True)])
+        [outcome] = _insert(connection, [Request(account, endpoint_name, make, tags, may_share=True)])
         if isinstance(outcome, Exception):
             raise outcome
         return partial(self._tell, [outcome])
@@ -92,13 +103,20 @@ class Intake:
         """Commit group after group until none has gathered."""
         while group := self._gathering:
             self._gathering = []
+            requests = [request for request, _ in group]
+            reserved = self._reserve(requests)
+            work = partial(
+                accept, requests=requests, reserved=reserved, lease_s=self._lease_s, now=clock.now()
+            )
+            outcomes: Sequence[Outcome]
+            claims: Sequence[Sequence[Claim]]
             try:
-                outcomes: Sequence[Invocation | Twin | Exception] = await self._database.write(
-                    partial(_insert, group=[request for request, _ in group])
-                )
+                outcomes, claims = await self._database.write(work)
             except Exception as error:  # noqa: BLE001 - each caller raises it
-                outcomes = [error] * len(group)
-            self._tell(outcomes)
+                outcomes, claims = [error] * len(group), [()] * len(reserved)
+            self._tell(outcomes, {held.invocation.id for taken in claims for held in taken})
+            for each, taken in zip(reserved, claims, strict=True):
+                each.worker.fill(taken)
             for (_, accepted), outcome in zip(group, outcomes, strict=True):
                 if accepted.cancelled():
                     continue
@@ -108,21 +126,54 @@ class Intake:
                     accepted.set_result(outcome)
         self._committing = None
 
-    def _tell(self, outcomes: Sequence[Invocation | Twin | Exception]) -> None:
-        """Wake those who work on what was accepted."""
+    def _reserve(self, requests: Sequence[Request]) -> list[Reservation]:
+        wanted = Counter((request.account, request.endpoint_name) for request in requests)
+        return [each for name, count in wanted.items() for each in self._wakeups.reserve(*name, count)]
+
+    def _tell(self, outcomes: Sequence[Outcome], claimed: Collection[str] = ()) -> None:
+        """Wake those who work on what was accepted and is not claimed yet."""
         accepted = [each for each in outcomes if isinstance(each, Invocation)]
-        for endpoint_id in {each.endpoint_id for each in accepted}:
+        for endpoint_id in {each.endpoint_id for each in accepted if each.id not in claimed}:
             self._wakeups.notify(endpoint_id)
         self._changes.tell(
             Change(each.id, each.endpoint_id, each.account, "queued", each.accepted_at) for each in accepted
         )
 
 
-def _insert(connection: Connection, group: list[_Request]) -> list[Invocation | Twin | Exception]:
+def accept(
+    connection: Connection,
+    requests: Sequence[Request],
+    reserved: Sequence[Reservation],
+    *,
+    lease_s: float,
+    now: float,
+) -> tuple[list[Outcome], list[list[Claim]]]:
+    """Queue the requests, and claim for the reserved slots what comes next: where others wait, it need not be
+    one of these.
+
+    Returns what became of each request, and the claims of each reservation.
+    """
+    outcomes = _insert(connection, requests)
+    claims = [
+        invocations.claim(
+            connection,
+            endpoint_id=each.worker.endpoint.id,
+            instance_id=each.worker.instance_id,
+            limit=each.slots,
+            lease_s=lease_s,
+            now=now,
+            alone=each.alone,
+        )
+        for each in reserved
+    ]
+    return outcomes, claims
+
+
+def _insert(connection: Connection, group: Sequence[Request]) -> list[Outcome]:
     named: dict[tuple[str, str], tuple[Endpoint, Switch]] = {}
     equals: dict[str, Twin] = {}
     room = _Room(connection)
-    outcomes: list[Invocation | Twin | Exception] = []
+    outcomes: list[Outcome] = []
     tagged: dict[str, Mapping[str, str]] = {}
     for request in group:
         name = (request.account, request.endpoint_name)

@@ -1,7 +1,48 @@
-"""Who waits for work is told of it the moment it is committed, instead of asking again and again."""
+"""Who waits for work is told of it the moment it is committed, instead of asking again and again; a worker
+with free slots is given it in that very commit.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ebbtide.endpoints import Endpoint
+from ebbtide.queue.invocations import Claim
+
+
+class Worker(Protocol):
+    """An instance of an endpoint, that works on what is claimed for it. Used on the event loop only."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    @property
+    def instance_id(self) -> str: ...
+
+    def free(self) -> int:
+        """How many slots it could reserve now."""
+
+    def reserve(self, slots: int) -> "Reservation":
+        """Keep so many free slots for a claim that the caller commits. It takes no other meanwhile, until the
+        caller has called `fill`.
+        """
+
+    def fill(self, claims: Sequence[Claim]) -> None:
+        """Start what was claimed for the reserved slots; those left over are free again."""
+
+    def start(self, claims: Sequence[Claim]) -> None:
+        """Start what was claimed in the place of what has just ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Slots of a worker that are kept for a claim. alone: it has nothing in work."""
+
+    worker: Worker
+    slots: int
+    alone: bool
 
 
 class Subscription:
@@ -21,7 +62,7 @@ class Subscription:
 
 
 class Wakeups:
-    """Changes of endpoints' queues: arrivals, releases, cancellations.
+    """Changes of endpoints' queues: arrivals, releases, cancellations; and the workers that are here.
 
     tell: tells the servers beside this one of an endpoint's change.
     """
@@ -29,6 +70,31 @@ class Wakeups:
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self._tell = tell
         self._waiting: dict[str | None, set[Subscription]] = {}
+        self._workers: dict[tuple[str, str], list[Worker]] = {}
+
+    @contextmanager
+    def enlist(self, worker: Worker) -> Iterator[None]:
+        """Have the worker given arrivals by whoever accepts them."""
+        name = (worker.endpoint.account, worker.endpoint.name)
+        self._workers.setdefault(name, []).append(worker)
+        try:
+            yield
+        finally:
+            self._workers[name].remove(worker)
+            if not self._workers[name]:
+                del self._workers[name]
+
+    def reserve(self, account: str, endpoint_name: str, wanted: int) -> list[Reservation]:
+        """Up to `wanted` free slots of workers of that account's endpoint, those of the idlest first."""
+        reserved = []
+        workers = self._workers.get((account, endpoint_name), ())
+        for worker in sorted(workers, key=lambda each: each.free(), reverse=True):
+            slots = min(wanted, worker.free())
+            if slots <= 0:
+                break
+            reserved.append(worker.reserve(slots))
+            wanted -= slots
+        return reserved
 
     def subscribe(self, endpoint_id: str | None) -> Subscription:
         """Be told of one endpoint's changes, or with None of every endpoint's."""
