@@ -1,6 +1,7 @@
 """Several servers beside one PostgreSQL, as their users and their operator see them."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -77,6 +78,17 @@ def serve(tmp_path: Path, url: str) -> Iterator[Servers]:
             return server
 
         yield start
+
+
+def is_back(server: Server) -> bool:
+    """It has learnt that another leads, and answers again."""
+    if "begins anew as a follower" not in (server.data / "server.log").read_text():
+        return False
+    try:
+        with urllib.request.urlopen(f"{server.url}/_ebbtide/health", timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -170,6 +182,23 @@ def test_a_follower_takes_over_from_a_leader_that_was_killed(pair) -> None:
             assert outcome(follower, answer)[:2] == ("output", f"{word} {n}".encode())
     assert follower.leads
     leader.start()
+    assert outcome(leader, invoke(leader, endpoint.name, b"again"))[:2] == ("output", b"again")
+
+
+def test_a_follower_takes_over_from_a_leader_that_is_stopped_and_goes_on_later(pair) -> None:
+    """PostgreSQL gives up the silent leader's lock though its connection stands."""
+    leader, follower = pair
+    endpoint = echo(leader)
+
+    leader.process.send_signal(signal.SIGSTOP)
+    try:
+        taken_over = outcome(follower, invoke(follower, endpoint.name, b"meanwhile"))
+    finally:
+        leader.process.send_signal(signal.SIGCONT)
+
+    assert taken_over[:2] == ("output", b"meanwhile")
+    assert follower.leads
+    until(lambda: is_back(leader))
     assert outcome(leader, invoke(leader, endpoint.name, b"again"))[:2] == ("output", b"again")
 
 

@@ -1,9 +1,9 @@
 """Servers beside one PostgreSQL database: which of them leads, and what they tell each other.
 
 All of them answer requests. One, the leader, runs the loops and the instances: it holds an advisory lock on a
-connection of its own, which PostgreSQL gives up with the connection, so that a leader that dies is followed
-within seconds. Who led last stays written: after an interruption of that connection the former leader goes
-on with its instances, and learns so if another has led since.
+connection of its own, which PostgreSQL gives up with the connection, and with one that is silent, so that a
+leader that dies or hangs is followed within seconds. Who led last stays written: after an interruption of
+that connection the former leader goes on with its instances, and learns so if another has led since.
 
 What happens on one server and concerns others travels by NOTIFY after its commit. It may be lost on the way,
 so whoever waits also looks from time to time: `look` is heard then, and at each new connection.
@@ -44,6 +44,10 @@ PACE_S = 0.01
 
 BEAT_TIMEOUT_S = 4.0
 """A beat that takes longer means that PostgreSQL is out of reach."""
+
+SILENT = "6s"
+"""PostgreSQL ends a connection that has not beaten for so long, and gives its lock up: its server was
+stopped, or hangs. The server learns it when it goes on."""
 
 FORMER_LEADER_S = 2.0
 """How long others wait after they have reached PostgreSQL again: the former leader, whose instances run, is
@@ -170,7 +174,7 @@ class Peers:
         # PostgreSQL, too, is to notice within seconds that our machine is gone, and give the lock up.
         await connection.execute(
             "SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; "
-            "SET tcp_user_timeout = 4000"
+            f"SET tcp_user_timeout = 4000; SET idle_session_timeout = '{SILENT}'"
         )
         await connection.execute(f"LISTEN {CHANNEL}")
         return connection
