@@ -193,3 +193,19 @@ async def test_the_message_to_a_topic_tells_states_reason_and_trigger(watch):
     assert told["AWSAccountId"] == ACCOUNT
     assert told["Trigger"]["MetricName"] == "Level"
     assert told["Trigger"]["Dimensions"] == [{"name": "Harbour", "value": "Brest"}]
+
+
+async def test_an_alarm_of_a_scaling_policy_shows_its_state_and_acts_on_nothing(watch):
+    definition = HIGH | {"AlarmActions": [POLICY]}
+    await watch.database.write(
+        lambda c: alarms.put(c, definition, account=ACCOUNT, region="us-east-1", now=NOON, policy_arn=POLICY)
+    )
+    await watch.level(9, NOON)
+
+    for second in range(60, 190):
+        await watch.alarms.step(NOON + second)
+
+    assert watch.acts == []
+    history = await watch.database.read(lambda c: alarms.history(c, ACCOUNT, "high"))
+    assert "Alarm updated from INSUFFICIENT_DATA to ALARM" in [item.summary for item in history]
+    assert "Action" not in [item.kind for item in history]

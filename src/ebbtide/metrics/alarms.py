@@ -107,7 +107,12 @@ class Alarm:
 
     @property
     def repeats_actions(self) -> bool:
-        return self.state == ALARM and any(map(is_scaling_policy, self.actions))
+        return self.state == ALARM and self.acts and any(map(is_scaling_policy, self.actions))
+
+    @property
+    def acts(self) -> bool:
+        """Whether its actions are carried out: an alarm of a scaling policy only shows what that sees."""
+        return self.actions_enabled and self.policy_arn is None
 
     @property
     def change_is_due(self) -> bool:
@@ -388,7 +393,7 @@ class Alarms:
         await self._database.write(store)
 
     async def _run_actions(self, alarm: Alarm, now: float) -> None:
-        if alarm.actions_enabled:
+        if alarm.acts:
             for action in alarm.actions:
                 if alarm.change_is_due or is_scaling_policy(action):
                     await self._run_action(alarm, action, now)

@@ -262,7 +262,8 @@ def managed(variant: Mapping[str, Any], *, asynchronous: bool, slots: int) -> Ma
     given = variant.get("ManagedInstanceScaling", {})
     if given.get("Status") != "ENABLED":
         return None
-    minimum = given.get("MinInstanceCount", 0 if asynchronous else 1)
+    # What has no queue could never be woken.
+    minimum = max(given.get("MinInstanceCount", 0), 0 if asynchronous else 1)
     maximum = given.get("MaxInstanceCount", max(minimum, variant.get("InitialInstanceCount", 1), 1))
     scale_in = given.get("ScaleInPolicy", {})
     policy: dict[str, Any] = {

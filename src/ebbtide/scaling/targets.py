@@ -124,7 +124,7 @@ Index(
 endpoint_goals = Table(
     "scaling_goals",
     metadata,
-    Column("endpoint_id", String, primary_key=True),
+    Column("endpoint_id", ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True),
     Column("goals", JSON, nullable=False),
 )
 

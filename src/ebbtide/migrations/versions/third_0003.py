@@ -36,6 +36,7 @@ def scale() -> None:
         "scaling_goals",
         sa.Column("endpoint_id", sa.String(), nullable=False),
         sa.Column("goals", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["endpoint_id"], ["endpoints.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("endpoint_id"),
     )
     op.add_column("alarms", sa.Column("policy_arn", sa.String(), nullable=True))
@@ -44,6 +45,7 @@ def scale() -> None:
     op.add_column("scaling_activities", sa.Column("not_scaled", sa.JSON(), nullable=True))
     op.add_column("instances", sa.Column("concurrency", sa.Integer(), nullable=True))
     op.add_column("instances", sa.Column("concurrency_cause", sa.Text(), nullable=True))
+    op.add_column("instances", sa.Column("start", sa.JSON(), nullable=True))
 
 
 def cost() -> None:
