@@ -158,6 +158,11 @@ class Client:
         instances: list[Answer] = self.request("GET", f"endpoints/{_step(endpoint)}/concurrency")["instances"]
         return instances
 
+    def starts(self, endpoint: str) -> list[Answer]:
+        """What each phase of each instance's start took, and what its model is computed with."""
+        instances: list[Answer] = self.request("GET", f"endpoints/{_step(endpoint)}/starts")["instances"]
+        return instances
+
     def costs(self, **asked: Filter) -> Answer:
         """What instances cost: since and until (days), by (day, endpoint, account, invocation, tag:KEY),
         endpoint, account.

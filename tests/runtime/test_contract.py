@@ -50,7 +50,14 @@ def test_its_status_file_says_what_each_phase_took(start: Start):
     assert status["phase"] == "ready"
     assert status["reason"] is None
     assert status["concurrency"] == 3
-    assert set(status["timings_s"]) == {"preparing", "loading"}
+    assert set(status["timings_s"]) == {"importing", "preparing", "loading"}
+
+
+def test_its_status_file_says_what_the_first_request_took(start: Start):
+    server = start(EXTRACTIVE).ready()
+
+    server.invoke({"inputs": "One sentence. Another sentence."})
+    server.wait_until(lambda: "answering" in server.status()["timings_s"])
 
 
 def test_an_image_that_nothing_serves_fails_naming_it(start: Start):

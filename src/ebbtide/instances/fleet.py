@@ -253,8 +253,11 @@ class Fleet:
             if isinstance(concurrency, Search) and concurrency.settled is not None:
                 self._found[self._running[id_].model_digest] = concurrency.limit
 
+        starts = {i.id: i.model_server.start_report() for i in self._running.values() if i.serving}
+
         def keep(connection: Connection) -> None:
             records.see(connection, peaks, now)
+            records.tell_starts(connection, starts)
             records.choose(connection, {id_: (each.limit, each.cause) for id_, each in chosen.items()})
 
         await self._database.write(keep)
@@ -325,7 +328,7 @@ class Fleet:
                 "ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S
             ),
             on_start=partial(self._on_start, running.id),
-            on_in_service=partial(self._on_in_service, running.id),
+            on_in_service=partial(self._on_in_service, running),
             make_agent=self._make_agent,
         )
         now = clock.now()
@@ -415,15 +418,15 @@ class Fleet:
             lambda: self._database.write(lambda connection: records.set_pid(connection, instance_id, pid))
         )
 
-    async def _on_in_service(self, instance_id: str) -> None:
+    async def _on_in_service(self, running: RunningInstance) -> None:
+        start = running.model_server.start_report()
+
+        def record(connection: Connection) -> None:
+            records.move(connection, running.id, State.IN_SERVICE, cause="its model is up", at=clock.now())
+            records.tell_starts(connection, {running.id: start})
+
         with suppress(IllegalMove):  # it is to be drained, and will be told so
-            await loops.until_available(
-                lambda: self._database.write(
-                    lambda connection: records.move(
-                        connection, instance_id, State.IN_SERVICE, cause="its model is up", at=clock.now()
-                    )
-                )
-            )
+            await loops.until_available(lambda: self._database.write(record))
         self.wake()
 
     async def _record_endings(self) -> None:

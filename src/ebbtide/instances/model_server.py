@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -105,16 +106,21 @@ class _Workplace:
         arguments = [command, "--model-dir", str(launch.model_directory or ""), "--cache", str(launch.cache)]
         if launch.cache_bytes is not None:
             arguments += ["--cache-bytes", str(launch.cache_bytes)]
-        return [*arguments, "--image", launch.image, "--status", str(self._status)]
+        spawned = ["--spawned-at", str(time.monotonic())]
+        return [*arguments, "--image", launch.image, "--status", str(self._status), *spawned]
 
     def failure(self) -> str | None:
         """Why the runtime says it failed, if it does."""
-        try:
-            status = json.loads(self._status.read_text())
-        except (OSError, ValueError):
-            return None
-        reason = status.get("reason")
+        reason = self.status().get("reason")
         return None if reason is None else str(reason)
+
+    def status(self) -> dict[str, Any]:
+        """What the runtime says of itself; empty before it says anything."""
+        try:
+            status: dict[str, Any] = json.loads(self._status.read_text())
+        except (OSError, ValueError):
+            return {}
+        return status
 
     async def spawn(
         self, fork_server: ForkServer, arguments: list[str], launch: Launch, log: LogStream
@@ -220,6 +226,13 @@ class ModelServer:
     def describe_end(self) -> str:
         """Why it has ended: what it said itself, else how the process ended."""
         return self._workplace.failure() or f"the model server {describe_exit(self.exited.result())}"
+
+    def start_report(self) -> dict[str, Any]:
+        """`phases_s`, how long each phase of the start took and then the first request; `engine`, what the
+        model is computed with, or None.
+        """
+        status = self._workplace.status()
+        return {"phases_s": status.get("timings_s", {}), "engine": status.get("engine")}
 
     def memory_bytes(self) -> tuple[int, int]:
         """Resident memory of it and its children now, and their peaks."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Column,
     Connection,
@@ -87,6 +88,8 @@ instances = Table(
     # How many invocations its agent gives it at a time, and why so many; null until it is in service.
     Column("concurrency", Integer),
     Column("concurrency_cause", Text),
+    # {"phases_s", "engine"} as its model server told; null until it is in service.
+    Column("start", JSON(none_as_null=True)),
 )
 _ACTIVE = instances.c.ended_at.is_(None)
 Index("instances_active", instances.c.endpoint_id, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
@@ -124,6 +127,7 @@ class Instance:
     endpoint_name: str | None = None
     concurrency: int | None = None
     concurrency_cause: str | None = None
+    start: dict[str, Any] | None = None
 
 
 def add(connection: Connection, instance: Instance) -> None:
@@ -171,6 +175,12 @@ def see(connection: Connection, peaks: dict[str, int], at: float) -> None:
             .values(seen_at=at, peak_memory_bytes=bindparam("peak")),
             [{"instance": instance, "peak": peak} for instance, peak in peaks.items()],
         )
+
+
+def tell_starts(connection: Connection, starts: Mapping[str, dict[str, Any]]) -> None:
+    """Record how instances started, by id: `{"phases_s", "engine"}`."""
+    for instance, start in starts.items():
+        connection.execute(update(instances).where(instances.c.id == instance).values(start=start))
 
 
 def choose(connection: Connection, chosen: Mapping[str, tuple[int, str]]) -> None:

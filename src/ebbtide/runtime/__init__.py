@@ -6,3 +6,8 @@ and errors) and a model: `summariser` on CTranslate2, `extractive`, or what the 
 
 Nothing here imports ebbtide outside this package, so that it can run in a model's own environment.
 """
+
+import time
+
+ENTERED_AT = time.monotonic()
+"""When a process of ours began to run Python: this is the first to be imported, and imports are timed."""

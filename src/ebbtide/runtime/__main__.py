@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebbtide.runtime import contract, lifeline, loading
+from ebbtide.runtime import ENTERED_AT, contract, lifeline, loading
 from ebbtide.runtime.deployment import DEFAULT_CACHE_BYTES, Deployment, repository_of
 from ebbtide.runtime.status import StatusFile
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """arguments: of the command line, unless given here. Returns the exit status."""
+def main(arguments: Sequence[str] | None = None, *, entered_at: float = ENTERED_AT) -> int:
+    """arguments: of the command line, unless given here. entered_at: when this process began to run Python,
+    or was forked, by the monotonic clock. Returns the exit status.
+    """
     lifeline.die_with_parent()
     lifeline.die_at_end_of_input()
     given = _arguments(arguments)
@@ -26,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         os.environ.setdefault(name, "1")  # a progress bar is no line of a log
-    status = StatusFile(given.status, concurrency=given.concurrency)
+    status = StatusFile(given.status, concurrency=given.concurrency, spawned_at=given.spawned_at)
+    status.enter("importing", at=entered_at)
     try:
         deployment = Deployment(
             repository=repository_of(given.image),
@@ -67,6 +70,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     common.add_argument("--image", required=True, help="the image URI, whose repository selects the runtime")
     common.add_argument(
         "--status", type=Path, required=True, help="the JSON file to say how far it has come in"
+    )
+    common.add_argument(
+        "--spawned-at", type=float, help="when it was asked for, by the machine's monotonic clock"
     )
     serve = commands.add_parser("serve", parents=[common])
     serve.add_argument("--socket", type=Path, required=True)

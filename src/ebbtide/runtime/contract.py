@@ -48,7 +48,9 @@ class Echo:
 class ModelServer:
     """The contract's two routes around a model that may still be loading."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, status: StatusFile) -> None:
+        self._status = status
+        self._answered = False
         self._model: Service | Echo | None = None
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="model")
         self._running = 0
@@ -86,9 +88,14 @@ class ModelServer:
         cancelled = threading.Event()
         computation = self._threads.submit(_answer_or_exit, model, body, request, cancelled)
         self._running += 1
+        began_at = loop.time()
         computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
         try:
-            return await asyncio.wrap_future(computation)
+            answer = await asyncio.wrap_future(computation)
+            if not self._answered:
+                self._answered = True
+                self._status.answered_first(loop.time() - began_at)
+            return answer
         finally:
             cancelled.set()  # the client has gone, or has its answer
 
@@ -109,7 +116,7 @@ async def run(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = ModelServer(concurrency)
+    server = ModelServer(concurrency, status)
     runner = web.AppRunner(
         server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=stop_timeout_s
     )
@@ -122,11 +129,12 @@ async def run(
     if not loading.done():
         return 0
     try:
-        server.serve(loading.result())
+        model = loading.result()
     except (Exception, SystemExit) as error:  # noqa: BLE001 a user's model_fn may raise anything
         status.fail(error)
         return 1
     status.enter("ready")
+    server.serve(model)
     logger.info("The model is ready")
     await stopping
     logger.info("Stopping once the requests under way are finished")

@@ -18,6 +18,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _become(its_input: int, its_output: int, request: int, *, own_interpreter: b
             os.execve(sys.executable, command, wanted["environment"])  # noqa: S606 our own module
         os.environ.clear()
         os.environ.update(wanted["environment"])
-        status = runtime.main(wanted["arguments"])
+        status = runtime.main(wanted["arguments"], entered_at=time.monotonic())
     except BaseException:
         logger.exception("The model server could not be started")
         status = 1

@@ -11,16 +11,21 @@ from ebbtide.runtime.errors import LoadFailure, reason
 
 logger = logging.getLogger(__name__)
 
-Phase = Literal["preparing", "loading", "ready", "failed"]
+Phase = Literal["importing", "preparing", "loading", "ready", "failed"]
 
 
 class StatusFile:
     """`{"phase", "reason", "timings_s", "concurrency", "engine"}`: the timings are of each finished phase,
-    the engine is as it describes itself, null for what has none.
+    of `spawning` before the first, and of `answering` the first request. The engine is as it describes
+    itself, null for what has none.
     """
 
-    def __init__(self, path: Path, *, concurrency: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, concurrency: int | None = None, spawned_at: float | None = None
+    ) -> None:
+        """spawned_at: when this process was asked for, by the machine's monotonic clock."""
         self._path = path
+        self._spawned_at = spawned_at
         self._concurrency = concurrency
         self._engine: Mapping[str, Any] | None = None
         self._timings_s: dict[str, float] = {}
@@ -37,14 +42,25 @@ class StatusFile:
         """Record what the model is computed with, from the next phase on."""
         self._engine = engine
 
-    def enter(self, phase: Phase, *, reason: str | None = None) -> None:
-        """Record a new phase. Readers see the old file or the new one, never half of either."""
-        now = time.monotonic()
+    def answered_first(self, taken_s: float) -> None:
+        """Record how long the first request took, which finds nothing warmed up."""
+        self._timings_s["answering"] = round(taken_s, 4)
+        self._write(None)
+
+    def enter(self, phase: Phase, *, reason: str | None = None, at: float | None = None) -> None:
+        """Record a new phase, entered now unless `at` is an earlier time of the monotonic clock."""
+        now = time.monotonic() if at is None else at
         if self._phase is not None:
             self._timings_s[self._phase] = round(now - self._entered_at, 4)
+        elif self._spawned_at is not None:
+            self._timings_s["spawning"] = round(now - self._spawned_at, 4)
         self._phase, self._entered_at = phase, now
+        self._write(reason)
+
+    def _write(self, reason: str | None) -> None:
+        """Readers see the old file or the new one, never half of either."""
         status = {
-            "phase": phase,
+            "phase": self._phase,
             "reason": reason,
             "timings_s": self._timings_s,
             "concurrency": self._concurrency,

@@ -51,3 +51,9 @@ def test_an_instance_tells_how_many_invocations_it_takes_and_why(own, endpoint):
     [instance] = own.concurrency(endpoint.name)
 
     assert instance.keys() == {"instance", "since", "limit", "cause"}
+
+
+def test_an_instance_tells_what_each_phase_of_its_start_took(own, endpoint):
+    [instance] = own.starts(endpoint.name)
+
+    assert instance["phases_s"].keys() >= {"spawning", "importing", "preparing"}

@@ -1,6 +1,6 @@
-"""What an endpoint is to reach beyond AWS's policies, and how many invocations its instances take at a time."""
+"""What an endpoint is to reach beyond AWS's policies; how its instances started and how much they take on."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Body, Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,6 +91,24 @@ class Instances(BaseModel):
     instances: list[Concurrency]
 
 
+class Start(BaseModel):
+    """How an instance came into service, and what its model is computed with."""
+
+    instance: str
+    since: Time
+    phases_s: dict[str, float] = Field(
+        description="Of its model server: spawning, importing, preparing (download, or what is kept) "
+        "and loading; answering is its first request."
+    )
+    engine: dict[str, Any] | None = Field(
+        description="As the engine describes itself; null for other models."
+    )
+
+
+class Starts(BaseModel):
+    instances: list[Start]
+
+
 @router.get("/endpoints/{name}/goals")
 async def get_goals(server: Server, caller: Asking, name: Name) -> Goals:
     """The endpoint's goals."""
@@ -142,6 +160,25 @@ async def get_concurrency(server: Server, caller: Asking, name: Name) -> Instanc
                 )
                 for each in records.active(connection)
                 if each.endpoint_id == endpoint.id and each.in_service_at is not None
+            ]
+        )
+
+    return await server.database.read(read)
+
+
+@router.get("/endpoints/{name}/starts")
+async def get_starts(server: Server, caller: Asking, name: Name) -> Starts:
+    """What each phase of the start of the endpoint's instances took, and what they compute with."""
+
+    def read(connection: Connection) -> Starts:
+        endpoint = _get(connection, caller, name)
+        return Starts(
+            instances=[
+                Start(instance=each.id, since=moment(each.in_service_at), **each.start)
+                for each in records.active(connection)
+                if each.endpoint_id == endpoint.id
+                and each.in_service_at is not None
+                and each.start is not None
             ]
         )
 
