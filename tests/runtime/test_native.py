@@ -108,8 +108,7 @@ def test_samples_of_one_source_are_drawn_independently(engine: native.NativeEngi
     assert len({hypothesis.tokens for hypothesis in several}) > 1
 
 
-def test_sampled_beams_with_all_but_one_token_cut_off_are_greedy(engine: native.NativeEngine):
-    # Each beam keeps num_beams continuations at least, so one beam of two tokens is the smallest such search.
+def test_beams_sampled_at_almost_no_temperature_are_those_of_beam_search(engine: native.NativeEngine):
     (best,), *_ = answers(engine, SOURCES[:1], replace(BEAMS, do_sample=True, temperature=1e-4, seed=1))
 
     assert best.tokens == answers(engine, SOURCES[:1], BEAMS)[0][0].tokens

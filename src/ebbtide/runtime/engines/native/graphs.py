@@ -81,7 +81,12 @@ class _Writer:
     def product(self, operand: _Operand, *projections: Projection) -> str:
         """[rows, the projections' outputs side by side]."""
         weight = np.concatenate([each.weight for each in projections])
-        biases = [each.bias for each in projections if each.bias is not None]
+        biases = np.concatenate(
+            [
+                np.zeros(len(each.weight), np.float32) if each.bias is None else each.bias
+                for each in projections
+            ]
+        )
         if operand.scales is None:
             result = self.graph.node("MatMul", operand.value, self.graph.constant(weight.T))
         else:
@@ -91,9 +96,8 @@ class _Writer:
                 operand.value, self.graph.constant(rounded.T), self.graph.constant(scales), zero=128
             )
             result = self.graph.node("Mul", result, operand.scales)
-        if not biases:
-            return result
-        return self.graph.node("Add", result, self.graph.constant(np.concatenate(biases)))
+        # PEGASUS has a bias of zeros for its whole vocabulary.
+        return self.graph.node("Add", result, self.graph.constant(biases)) if biases.any() else result
 
     def integer_product(self, left: str, right: str, scales: str, *, zero: int) -> str:
         """u8 x s8 to float32, times the right side's scales by column."""

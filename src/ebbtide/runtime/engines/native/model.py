@@ -120,6 +120,8 @@ def _session(path: Path, threads: int) -> Any:
     options.log_severity_level = 3
     # What could be optimised was, when the model was prepared.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # For fixed shapes: here it would keep a plan, and memory for it, for each that ever came.
+    options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     options.add_session_config_entry("session.dynamic_block_base", "4")
     options.add_session_config_entry("session.use_env_allocators", "1")
