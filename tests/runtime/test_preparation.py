@@ -16,7 +16,7 @@ from tests.model_servers import HUGGING_FACE, Start, command, surroundings
 from ebbtide.runtime import engines, preparation
 from ebbtide.runtime.deployment import HUGGING_FACE as REPOSITORY
 from ebbtide.runtime.deployment import Deployment
-from ebbtide.runtime.engines.selection import Choice, choose
+from ebbtide.runtime.engines.selection import Choice, choose, suited_type
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.loading import load
 from ebbtide.runtime.preparation import converted
@@ -288,6 +288,24 @@ def test_the_engine_and_its_type_are_those_asked_for_or_what_suits(
     environment: dict[str, str], model_type: str, expected: Choice
 ):
     assert choose(environment, model_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("model_type", "device", "supported", "expected"),
+    [
+        pytest.param("pegasus", "cpu", {"int8", "float32"}, "int8", id="int8 on a processor"),
+        pytest.param("pegasus", "cpu", {"float32"}, "float32", id="a processor without 8-bit products"),
+        pytest.param(
+            "bart", "cuda", {"int8", "float16", "bfloat16", "float32"}, "float16", id="half on a GPU"
+        ),
+        pytest.param("t5", "cuda", {"float16", "bfloat16", "float32"}, "bfloat16", id="what overflows half"),
+        pytest.param("t5", "cuda", {"float16", "float32"}, "float32", id="the same on an older GPU"),
+    ],
+)
+def test_the_compute_type_suits_the_hardware(
+    model_type: str, device: str, supported: set[str], expected: str
+):
+    assert suited_type(model_type, device, supported) == expected
 
 
 @pytest.mark.parametrize(

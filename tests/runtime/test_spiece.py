@@ -44,6 +44,15 @@ def test_the_tokens_of_pre_training_have_their_places(pegasus: Path):
     ]
 
 
+def test_bigbird_numbers_tokens_as_sentencepiece_does(
+    pegasus: Path, original: sentencepiece.SentencePieceProcessor, texts: list[str]
+):
+    tokenizer = pegasus_tokenizer(pegasus / "spiece.model", offset=0)
+
+    for text in texts:
+        assert tokenizer.encode(text).ids == [*original.encode(text), END]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: b"", lambda data: data[:-3], lambda data: b"version https://x"]
 )

@@ -16,10 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from ebbtide.runtime.checkpoint import Checkpoint, refuse_pointer
 from ebbtide.runtime.deployment import Deployment
@@ -28,7 +27,7 @@ from ebbtide.runtime.errors import LoadFailure, one_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """Raised when what `convert` writes changes, so that models converted before are made anew."""
 
 UNUSED_S = 30 * 86_400.0
@@ -86,7 +85,7 @@ def converted(deployment: Deployment, folder: Path) -> Path:
     _check(checkpoint)
     chosen = choose(deployment.environment, checkpoint.model_type)
     digest = _content_digest(checkpoint, deployment.cache)
-    name = f"{digest}-{chosen.engine}-{chosen.compute_type}-{FORMAT}"
+    name = "-".join(filter(None, (digest, chosen.engine, chosen.compute_type, chosen.processor, str(FORMAT))))
     ready = deployment.cache / "prepared" / name
     _held.enter_context(_using(ready))
     if not ready.is_dir():
@@ -101,44 +100,60 @@ def prune(cache: Path, cache_bytes: int, *, now: float) -> None:
     """Remove prepared models that nobody uses: those unused for UNUSED_S, then, the longest unused first, as
     many as it takes for the rest to fit into cache_bytes. What is left of interrupted conversions goes too.
     """
-    for unfinished in (cache / "prepared").glob("*.unfinished"):
-        # Its maker would hold the lock.
-        with suppress(BlockingIOError), _exclusive(_beside(unfinished.with_suffix(""), "making"), wait=False):
-            shutil.rmtree(unfinished, ignore_errors=True)
-    found = [path for path in (cache / "prepared").iterdir() if path.is_dir() and not path.suffix]
-    longest_unused_first = sorted(found, key=_used_at)
+    prepared = cache / "prepared"
+    for unfinished in prepared.glob("*.unfinished"):
+        _remove(unfinished.with_suffix(""))
+    found = [path for path in prepared.iterdir() if path.is_dir() and not path.suffix]
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in found}
     total = sum(sizes.values())
-    for path in longest_unused_first:
+    for path in sorted(found, key=_used_at):
         unused_s = now - _used_at(path)
-        if unused_s < UNUSED_S and total <= cache_bytes:
-            continue
-        with suppress(BlockingIOError), _exclusive(_beside(path, "used"), wait=False):
-            logger.info("Removing the prepared model %s, unused for %.1f hours", path.name, unused_s / 3600)
-            doomed = path.with_suffix(".unfinished")
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+        if (unused_s > UNUSED_S or total > cache_bytes) and _remove(path):
+            logger.info("Removed the prepared model %s, unused for %.1f hours", path.name, unused_s / 3600)
             total -= sizes[path]
 
 
-def _used_at(prepared: Path) -> float:
-    stamp = _beside(prepared, "used")
-    return (stamp if stamp.exists() else prepared).stat().st_mtime
+def _remove(ready: Path) -> bool:
+    """Remove a prepared model, finished or not, unless somebody uses it or makes it."""
+    used = _beside(ready, "used")
+    with used.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        unfinished = _beside(ready, "unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if ready.is_dir():
+            # No longer whole from here on, should this process end before it is gone.
+            ready.rename(unfinished)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        _beside(ready, "making").unlink(missing_ok=True)
+        used.unlink(missing_ok=True)
+    return True
+
+
+def _used_at(ready: Path) -> float:
+    stamp = _beside(ready, "used")
+    return (stamp if stamp.exists() else ready).stat().st_mtime
 
 
 @contextmanager
-def _using(prepared: Path) -> Iterator[None]:
+def _using(ready: Path) -> Iterator[None]:
     """Keep others from removing it."""
-    path = _beside(prepared, "used")
+    path = _beside(ready, "used")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        os.utime(path)
-        yield
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            # Who removed the model while we waited has removed this file too: locking it is vain.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                os.utime(path)
+                yield
+                return
 
 
-def _beside(prepared: Path, kind: str) -> Path:
-    return prepared.with_name(f"{prepared.name}.{kind}")
+def _beside(ready: Path, kind: str) -> Path:
+    return ready.with_name(f"{ready.name}.{kind}")
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -177,7 +192,7 @@ def _content_digest(checkpoint: Checkpoint, cache: Path) -> str:
 
 
 def _convert(folder: Path, ready: Path, engine: str, compute_type: str) -> None:
-    unfinished = ready.with_name(ready.name + ".unfinished")
+    unfinished = _beside(ready, "unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     logger.info("Preparing %s for %s in %s", folder, engine, compute_type)
@@ -246,12 +261,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
-    """Hold the lock file: one process at a time, freed by the kernel if its holder dies.
-
-    Raises BlockingIOError when another holds it and there is no time to wait.
-    """
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file: one process at a time, freed by the kernel if its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield file
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

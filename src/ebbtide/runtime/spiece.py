@@ -80,13 +80,15 @@ class SentencePieceModel:
         return BPE(ids, [(left, right) for left, right, _ in pairs], unk_token=UNKNOWN, fuse_unk=True)
 
 
-def pegasus_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a PEGASUS checkpoint from its spiece.model.
+def pegasus_tokenizer(path: Path, *, offset: int = PEGASUS_OFFSET) -> Tokenizer:
+    """The tokenizer of a PEGASUS checkpoint from its spiece.model. offset: 0 for BigBird-PEGASUS.
 
     Raises ValueError for a file that is no SentencePiece model.
     """
     model = parse(path.read_bytes())
-    special = ["<pad>", "</s>", "<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, PEGASUS_OFFSET))]
+    special = ["<pad>", "</s>"]
+    if offset:
+        special += ["<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, offset))]
     # The model's own first two pieces are <pad> and </s>, which stay where they are.
     scores = dict.fromkeys(special, -100.0) | dict.fromkeys(special[:4], 0.0)
     tokenizer = model.tokenizer(scores | {piece.text: piece.score for piece in model.pieces[2:]}, special)

@@ -45,8 +45,8 @@ _ACTIVATIONS = {
 class Family:
     """How architectures of BART's kind differ. `activation`: what a configuration that names none means.
 
-    `positions`: a learned table, whose first `position_offset` rows are for no position; or sinusoids, halves
-    of sines and cosines, with the frequencies of Vaswani et al. 2017 or those of tensor2tensor.
+    `positions`: a learned table, or sinusoids: half sines, half cosines, with the frequencies of Vaswani et
+    al. 2017 or those of tensor2tensor.
     """
 
     pre_norm: bool
@@ -67,7 +67,7 @@ MODEL_TYPES = (*FAMILIES, *T5_TYPES)
 """What is converted: transformers' model_type."""
 
 POSITION_OFFSET = 2
-"""Where fairseq's models begin to count. Source: BartLearnedPositionalEmbedding and M2M100's sinusoids."""
+"""Where fairseq's models begin to count. Source: BartLearnedPositionalEmbedding, M2M100's sinusoids."""
 
 
 def prepare(
@@ -143,9 +143,9 @@ class Weight:
             raise ValueError(f"matrices of different widths: {', '.join(str(part.shape) for part in parts)}")
         self.dtype = dtype or np.result_type(*parts).name
 
-    def without_last_row(self) -> "Weight":
-        """The same but for the last row of the last array."""
-        return Weight(lambda: [*self._read()[:-1], self._read()[-1][:-1]])
+    def rows(self, rows: slice) -> "Weight":
+        """Some rows of each array."""
+        return Weight(lambda: [part[rows] for part in self._read()])
 
     def to(self, dtype: str) -> "Weight":
         return Weight(self._read, dtype)
@@ -277,13 +277,14 @@ def _bart(spec_class: Any, checkpoint: Checkpoint, weights: _Weights) -> Any:
         output.bias = Weight(lambda: [checkpoint.tensor("final_logits_bias").reshape(-1)])
     if checkpoint.model_type == "marian":
         spec.decoder.start_from_zero_embedding = True
+        but_last = slice(-1)
         # transformers starts with the padding, last in the vocabulary. CTranslate2 needs no token for that,
         # and without the padding's row cannot generate it either.
-        spec.encoder.embeddings[0].weight = spec.encoder.embeddings[0].weight.without_last_row()
-        spec.decoder.embeddings.weight = spec.decoder.embeddings.weight.without_last_row()
-        output.weight = output.weight.without_last_row()
+        spec.encoder.embeddings[0].weight = spec.encoder.embeddings[0].weight.rows(but_last)
+        spec.decoder.embeddings.weight = spec.decoder.embeddings.weight.rows(but_last)
+        output.weight = output.weight.rows(but_last)
         if isinstance(output.bias, Weight):
-            output.bias = output.bias.without_last_row()
+            output.bias = output.bias.rows(but_last)
     return spec
 
 
@@ -308,8 +309,7 @@ def _bart_layer(layer: Any, prefix: str, weights: _Weights, *, crossed: bool) ->
 def _positions(name: str, config: Mapping[str, Any], weights: _Weights, family: Family) -> Weight:
     """The table of positions, of which only learned ones are always stored."""
     if family.positions == "learned":
-        table = weights.stack(name)
-        return Weight(lambda: [part[POSITION_OFFSET:] for part in table._read()])
+        return weights.stack(name).rows(slice(POSITION_OFFSET, None))
     count, width = config["max_position_embeddings"], config["d_model"]
     if family.positions == "tensor2tensor":
         return Weight(lambda: [_sinusoids_of_tensor2tensor(count, width)])

@@ -90,7 +90,13 @@ _LANGUAGE_TOKENS = {
 }
 _SOURCE_LANGUAGES = {"MBartTokenizer": "en_XX", "MBart50Tokenizer": "en_XX", "NllbTokenizer": "eng_Latn"}
 
-_CLASSES = {"mbart": "MBartTokenizer", "m2m_100": "M2M100Tokenizer"}
+_CLASSES = {
+    "mbart": "MBartTokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "pegasus": "PegasusTokenizer",
+    "pegasus_x": "PegasusTokenizer",
+    "bigbird_pegasus": "PegasusTokenizer",
+}
 """What a model type means where no file names a tokenizer."""
 
 
@@ -113,12 +119,11 @@ def _text_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
         return _m2m100(checkpoint, files)
     if tokenizer_file := files.find("tokenizer.json"):
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    elif pieces_file := files.find("spiece.model"):
-        tokenizer = (
-            spiece.pegasus_tokenizer(pieces_file)
-            if named == "PegasusTokenizer" or "pegasus" in checkpoint.model_type
-            else _t5(checkpoint, pieces_file)
-        )
+    elif (pieces_file := files.find("spiece.model")) and named == "PegasusTokenizer":
+        offset = checkpoint.tokenizer_config.get("offset", spiece.PEGASUS_OFFSET)
+        tokenizer = spiece.pegasus_tokenizer(pieces_file, offset=offset)
+    elif pieces_file:
+        tokenizer = _t5(checkpoint, pieces_file)
     elif pieces_file := files.find("sentencepiece.bpe.model"):
         tokenizer = _fairseq(checkpoint, pieces_file, named)
     elif (words := files.find("vocab.json")) and (merges := files.find("merges.txt")):
