@@ -1,11 +1,14 @@
 """`python -m bench [NAME ...]`: run the benches, all or those named, and print their figures as a table.
 
-`python -m bench peers` is apart: it installs other task queues, to measure them beside ebbtide.
+Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
+`python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and half an hour; `bases`,
+`roofline` and `coldstart` run when they are named.
 """
 
 import importlib
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -31,20 +34,20 @@ def main(names: list[str]) -> None:
             print(f"| {what} | {figure} |", flush=True)
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = PACKAGES) -> str:
     processor = next(
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     )
     cores = Path("/proc/cpuinfo").read_text().count("processor\t:")
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
     system = f"Linux {platform.release()}; Python {platform.python_version()}"
     return f"{cores} cores of {processor}; {system}; {versions}"
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["peers"]:
-        importlib.import_module("bench.peers").main(sys.argv[2:])
+    if sys.argv[1:2] in (["peers"], ["engines"]):
+        importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
     else:
         main(sys.argv[1:])
