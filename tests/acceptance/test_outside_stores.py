@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -75,6 +76,17 @@ class Papers:
         )
         return self.foreign.get(key)
 
+    def shown_waiting(self) -> dict[str, Any]:
+        """The newest invocation as our own API shows it, once it says what it waits for."""
+        own, waited = self.server.own(), threading.Event()
+        newest = next(own.invocations(endpoint="papers", limit=1))
+        for _ in range(600):
+            found: dict[str, Any] = own.get(newest["id"])
+            if found["waiting_reason"]:
+                return found
+            waited.wait(0.1)
+        raise AssertionError(f"it never said what it waits for: {found}")
+
     def wait_for_log(self, words: str) -> None:
         log, waited = self._data / LOG_FILE, threading.Event()
         for _ in range(600):
@@ -130,10 +142,12 @@ def test_while_the_store_is_down_work_waits_and_says_why_and_goes_on_once_it_is_
     places = papers.invoke("in/waits", b"patience")
 
     papers.wait_for_log("waits, and is tried again: s3://foreign at ")
+    found = papers.shown_waiting()
     before = papers.foreign.keys()
     papers.gateway.status = None
 
     assert places["OutputLocation"] not in before
+    assert "s3://foreign at " in found["waiting_reason"]
     assert papers.wait_for(places["OutputLocation"]) == b"patience"
 
 

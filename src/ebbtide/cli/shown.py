@@ -241,6 +241,8 @@ def _facts(found: Answer) -> Iterator[tuple[str, str]]:
         yield "output", found["output_location"]
     if found["redriven_from"]:
         yield "repeats", found["redriven_from"]
+    if found["waiting_reason"]:
+        yield "waits", found["waiting_reason"]
     if found["queue"]:
         yield "position", _position(found["queue"])
     if found["estimate"]:

@@ -1,7 +1,10 @@
 """Commands that show and steer invocations: what they are called and take. `shown` has what they print."""
 
+import inspect
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +18,43 @@ Ids = Annotated[
     list[str] | None, typer.Argument(help="Invocations, by id or InferenceId.", show_default=False)
 ]
 Id = Annotated[str, typer.Argument(help="The invocation's id, or its InferenceId.")]
+
+Filters = dict[str, Any]
+"""Which invocations are meant, as the API takes it."""
+
+
+def _filters(
+    endpoint: Endpoint = None,
+    state: States = None,
+    tag: Tags = None,
+    account: Account = None,
+    since: Since = None,
+    until: Until = None,
+) -> Filters:
+    given = {
+        "endpoint": endpoint,
+        "state": state or None,
+        "tag": tag or None,
+        "account": account,
+        "accepted_after": moment(since, now=datetime.now(UTC)) if since else None,
+        "accepted_before": moment(until, now=datetime.now(UTC)) if until else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `filters` the options of `_filters` in their place."""
+    options, own = inspect.signature(_filters).parameters, inspect.signature(command).parameters
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        filters = _filters(**{name: given.pop(name) for name in options})
+        command(filters=filters, **given)
+
+    taken = {**options, **{name: each for name, each in own.items() if name != "filters"}}
+    with_options.__signature__ = inspect.Signature(list(taken.values()))  # type: ignore[attr-defined]
+    with_options.__annotations__ = {name: each.annotation for name, each in taken.items()}
+    return with_options
 
 
 @app.command()
@@ -42,13 +82,9 @@ def wait(
 
 
 @app.command()
+@_choosing
 def invocations(
-    endpoint: Endpoint = None,
-    state: States = None,
-    tag: Tags = None,
-    account: Account = None,
-    since: Since = None,
-    until: Until = None,
+    filters: Filters,
     limit: Annotated[int, typer.Option(min=1, help="Most to list.")] = 20,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
     data: OfServer = None,
@@ -58,7 +94,6 @@ def invocations(
     from ebbtide.cli import shown
     from ebbtide.cli.running import choose
 
-    filters = _filters(endpoint, state, tag, account, since, until)
     shown.invocations(choose(data).own(), filters, limit, watch=watch, as_json=json)
 
 
@@ -72,14 +107,10 @@ def show(invocation: Id, data: OfServer = None, json: Json = False) -> None:
 
 
 @app.command()
+@_choosing
 def cancel(
+    filters: Filters,
     ids: Ids = None,
-    endpoint: Endpoint = None,
-    state: States = None,
-    tag: Tags = None,
-    account: Account = None,
-    since: Since = None,
-    until: Until = None,
     data: OfServer = None,
     json: Json = False,
 ) -> None:
@@ -87,8 +118,7 @@ def cancel(
     from ebbtide.cli import shown
     from ebbtide.cli.running import choose
 
-    filters = _meant(ids, _filters(endpoint, state, tag, account, since, until))
-    shown.cancel(choose(data).own(), ids or [], filters, json)
+    shown.cancel(choose(data).own(), ids or [], _meant(ids, filters), json)
 
 
 @app.command()
@@ -105,15 +135,11 @@ def purge(
 
 
 @app.command()
+@_choosing
 def redrive(
+    filters: Filters,
     ids: Ids = None,
     to: Annotated[str | None, typer.Option(help="Another endpoint. [default: each one's own]")] = None,
-    endpoint: Endpoint = None,
-    state: States = None,
-    tag: Tags = None,
-    account: Account = None,
-    since: Since = None,
-    until: Until = None,
     data: OfServer = None,
     json: Json = False,
 ) -> None:
@@ -121,8 +147,7 @@ def redrive(
     from ebbtide.cli import shown
     from ebbtide.cli.running import choose
 
-    filters = _meant(ids, _filters(endpoint, state, tag, account, since, until))
-    shown.redrive(choose(data).own(), ids or [], filters, to, json)
+    shown.redrive(choose(data).own(), ids or [], _meant(ids, filters), to, json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -151,25 +176,6 @@ def events(
     from ebbtide.cli.running import choose
 
     shown.events(choose(data).own(), endpoint, invocation, json)
-
-
-def _filters(
-    endpoint: str | None,
-    state: list[str] | None,
-    tag: list[str] | None,
-    account: str | None,
-    since: str | None,
-    until: str | None,
-) -> dict[str, Any]:
-    given = {
-        "endpoint": endpoint,
-        "state": state or None,
-        "tag": tag or None,
-        "account": account,
-        "accepted_after": moment(since, now=datetime.now(UTC)) if since else None,
-        "accepted_before": moment(until, now=datetime.now(UTC)) if until else None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _meant(ids: list[str] | None, filters: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,6 @@ class ChunkedDecoder:
 
     def __init__(self, signer: ChunkSigner | None) -> None:
         self.trailers: dict[str, str] = {}
-        self.decoded_bytes = 0
         self._signer = signer
         self._previous = signer.seed if signer is not None else ""
         self._buffer = bytearray()
@@ -76,7 +75,6 @@ class ChunkedDecoder:
 
     def _data(self, data: bytes) -> bytes:
         self._remaining -= len(data)
-        self.decoded_bytes += len(data)
         if self._signer is not None:
             self._hash.update(data)
         if not self._remaining:

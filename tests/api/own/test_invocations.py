@@ -117,6 +117,7 @@ def test_a_finished_invocation_has_its_timeline_in_order(
     assert events == ["accepted", "claimed", "payload_opened", "model_started", "model_answered", "stored"]
     assert times == sorted(times)
     assert (done["state"], done["queue"], done["estimate"], done["attempts"]) == ("succeeded", None, None, [])
+    assert done["waiting_reason"] is None
 
 
 def test_a_failed_invocation_says_why(session: package.Session, own: Client, teachable: Deployed) -> None:

@@ -132,6 +132,9 @@ class Invocation(Summary):
     instance_id: str | None
     queue: Queued | None = Field(description="Null unless it is queued.")
     estimate: Estimated | None = Field(description="Null once it has its outcome.")
+    waiting_reason: str | None = Field(
+        description="Why the last attempt had no outcome, while there is none: it is tried again."
+    )
     attempts: list[Tried] = Field(description="Claims that ended without an outcome, oldest first.")
     timeline: list[Step]
 
@@ -421,6 +424,7 @@ def _whole(connection: Connection, seen: Seen, id_: str, now: float) -> Invocati
     if one is None:
         raise NotFound(f"There is no invocation {id_}.")
     place = listing.position(connection, one)
+    attempts = [_tried(each) for each in listing.attempts_of(connection, one.id)]
     return Invocation(
         **_summary(one, seen, listing.tags_of(connection, [one.id]).get(one.id, {})),
         timeout_s=one.timeout_s,
@@ -428,7 +432,8 @@ def _whole(connection: Connection, seen: Seen, id_: str, now: float) -> Invocati
         instance_id=one.instance_id,
         queue=Queued(position=place.ahead + 1, exact=place.exact) if place else None,
         estimate=_estimate(connection, one, place, now),
-        attempts=[_tried(each) for each in listing.attempts_of(connection, one.id)],
+        waiting_reason=attempts[-1].reason if attempts and one.state in UNFINISHED else None,
+        attempts=attempts,
         timeline=_timeline(one, history.notified_at(connection, [one.id]).get(one.id)),
     )
 
