@@ -115,8 +115,8 @@ BEAMS = {"num_beams": 4, "early_stopping": True}
 @pytest.mark.parametrize(
     "parameters",
     [
-        pytest.param({"num_beams": 1, "no_repeat_ngram_size": 0}, id="greedy"),
-        pytest.param({**BEAMS, "no_repeat_ngram_size": 0}, id="beam search"),
+        pytest.param({"num_beams": 1, "no_repeat_ngram_size": 0, "max_length": 32}, id="greedy"),
+        pytest.param({**BEAMS, "no_repeat_ngram_size": 0, "max_length": 32}, id="beam search"),
     ],
 )
 def test_every_familys_float32_answers_are_transformers_own(

@@ -16,6 +16,7 @@ from tests.model_servers import HUGGING_FACE, Start, command, surroundings
 from ebbtide.runtime import engines, preparation
 from ebbtide.runtime.deployment import HUGGING_FACE as REPOSITORY
 from ebbtide.runtime.deployment import Deployment
+from ebbtide.runtime.engines.native.processor import has_exact_int8_products
 from ebbtide.runtime.engines.selection import Choice, choose, suited_type
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.loading import load
@@ -279,6 +280,13 @@ def test_a_model_that_cannot_be_converted_fails_with_the_cause(
             Choice("transformers", "float32"),
             id="transformers as asked",
         ),
+        pytest.param({}, "m2m_100", Choice("ctranslate2", "int8"), id="what the native engine lacks"),
+        pytest.param(
+            {"EBBTIDE_COMPUTE_TYPE": "float32"},
+            "pegasus",
+            Choice("ctranslate2", "float32"),
+            id="a type in which it is no faster",
+        ),
         pytest.param(
             {}, "led", Choice("transformers", "float32"), id="transformers for what the others lack"
         ),
@@ -306,6 +314,13 @@ def test_the_compute_type_suits_the_hardware(
     model_type: str, device: str, supported: set[str], expected: str
 ):
     assert suited_type(model_type, device, supported) == expected
+
+
+def test_the_native_engine_is_taken_where_its_products_are_exact():
+    chosen = choose({}, "pegasus")
+
+    assert chosen.engine == ("native" if has_exact_int8_products() else "ctranslate2")
+    assert bool(chosen.processor) == (chosen.engine == "native")
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,6 @@ def choose(environment: Mapping[str, str], model_type: str) -> Choice:
             )
         return Choice(engine, _ctranslate2_type(asked, model_type))
     if engine == "native":
-        if not find_spec("onnxruntime"):
-            raise LoadFailure("The engine native needs onnxruntime: install ebbtide[native]")
         from ebbtide.runtime.engines.native import preparation as native
         from ebbtide.runtime.engines.native.processor import processor
 
@@ -72,8 +70,6 @@ def _automatic(model_type: str, asked: str | None, *, has_gpu: bool) -> str:
 
 def _suits_native(model_type: str, asked: str | None) -> bool:
     """Whether it can serve the model on a processor with exact 8-bit products, where it measures faster."""
-    if not find_spec("onnxruntime"):
-        return False
     from ebbtide.runtime.engines.native.families import FAMILIES
 
     if model_type not in FAMILIES or asked not in (None, "int8"):
