@@ -57,8 +57,9 @@ def _disjoint(earliest: Seconds, latest: Seconds, service: Seconds) -> tuple[Sec
     """Of the most jobs with disjoint windows: when each may begin, and when it must be over."""
     begins, ends = [], []
     taken_to = -np.inf
-    # Of windows that end together the shortest leaves the widest gap before it.
-    order = np.lexsort((-earliest, latest))
+    # Of windows that end together the shortest leaves the widest gap before it; of equal ones the longest job
+    # leaves none of the others' work in the gap behind it.
+    order = np.lexsort((-service, -earliest, latest))
     for begin, last, took in zip(
         earliest[order].tolist(), latest[order].tolist(), service[order].tolist(), strict=True
     ):

@@ -5,6 +5,7 @@ One endpoint's day is read at a time, so that what is in memory does not grow wi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -27,8 +28,7 @@ class Ran:
     ended_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """An invocation's time on an instance. `outcome`: it ended with the invocation's own end."""
 
     invocation_id: str
@@ -99,20 +99,21 @@ def held(
     }
     found: dict[str, list[Hold]] = {}
     for statement in (_HELD, _HELD_IN_VAIN):
-        for id_, account, instance_id, accepted_at, expires_at, begin, end, outcome in connection.execute(
-            statement, values
-        ):
-            hold = Hold(
-                id_,
-                account,
-                instance_id,
-                accepted_at,
-                expires_at,
-                max(begin, since),
-                min(end, until),
-                bool(outcome) and end <= until,
+        # All at once: row by row the driver's part takes twice as long.
+        for row in connection.execute(statement, values).all():
+            id_, account, instance_id, accepted_at, expires_at, begin, end, outcome = row
+            found.setdefault(instance_id, []).append(
+                Hold(
+                    id_,
+                    account,
+                    instance_id,
+                    accepted_at,
+                    expires_at,
+                    max(begin, since),
+                    min(end, until),
+                    bool(outcome) and end <= until,
+                )
             )
-            found.setdefault(instance_id, []).append(hold)
     return found
 
 
