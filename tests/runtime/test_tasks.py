@@ -180,6 +180,7 @@ def test_text_classification_is_served_with_the_toolkits_shapes(served: Callable
     rows = server.invoke("inputs\nthe tide\n", "text/csv", Accept="text/csv")
 
     assert (one.status, set(one.json[0])) == (200, {"label", "score"})
+    assert server.status()["engine"]["engine"] == "transformers"
     assert [len(labels) for labels in several.json] == [3, 3]
     assert rows.body.decode().splitlines()[0] == "label,score"
     assert server.invoke({"inputs": 5}).status == 400

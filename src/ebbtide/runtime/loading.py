@@ -85,9 +85,11 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
     task = _task(deployment, folder)
     if not makes_texts(task):
         status.enter("loading")
-        return tasks.load(
+        pipeline = tasks.load(
             task, folder, threads=deployment.threads, trust_remote_code=deployment.trusts_remote_code
         )
+        status.describe(pipeline.describe())
+        return pipeline
     converted = preparation.converted(deployment, folder)
     status.enter("loading")
     # Slow: they import the engine.

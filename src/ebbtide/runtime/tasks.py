@@ -155,15 +155,16 @@ def load(task: str, folder: Path, *, threads: int, trust_remote_code: bool) -> "
         raise
     except Exception as error:  # a fault in a user's files may surface anywhere in a large library
         raise LoadFailure(f"transformers cannot load the model for {task}: {one_line(error)}") from error
-    return TaskPipeline(name, pipeline)
+    return TaskPipeline(name, pipeline, threads=threads)
 
 
 class TaskPipeline:
     """A pipeline of transformers, asked by several threads: one request at a time has all of its cores."""
 
-    def __init__(self, task: str, pipeline: Any) -> None:
+    def __init__(self, task: str, pipeline: Any, *, threads: int) -> None:
         self._task = task
         self._pipeline = pipeline
+        self._threads = threads
         self._turn = threading.Lock()
         self._cancelled = threading.Event()
         call_between_layers(pipeline.model, self._stop_if_cancelled)
@@ -193,6 +194,16 @@ class TaskPipeline:
             raise BadRequest(f"{self._task}: {one_line(error)}") from error
         finally:
             self._turn.release()
+
+    def describe(self) -> dict[str, Any]:
+        """What it computes with, as engines say it."""
+        model = self._pipeline.model
+        return {
+            "engine": "transformers",
+            "compute_type": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "threads": self._threads,
+        }
 
     def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         taken = ("batch_size", *PARAMETERS[self._task])
