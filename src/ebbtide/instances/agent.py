@@ -111,6 +111,8 @@ class Agent:
             f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
         )
         self._serving: dict[str, _Work] = {}
+        self._successors = 0  # claimed with the outcomes of others that are not gone from _serving yet
+        self._surplus = 0  # slots that a lower limit takes away, each when its work is done
         self._watching: set[asyncio.Task[None]] = set()
         self._lost_work = False
         # A claim for free slots is being committed, by this agent or by who accepts arrivals.
@@ -206,7 +208,7 @@ class Agent:
 
     def fill(self, claims: Sequence[Claim]) -> None:
         self._reserved = False
-        self.start(claims)
+        self._begin(claims)
         if self._asked_meanwhile or self._draining.is_set():
             self._changed.event.set()
 
@@ -216,6 +218,10 @@ class Agent:
         return any(work.held.lost_count for work in self._serving.values())
 
     def start(self, claims: Sequence[Claim]) -> None:
+        self._successors += len(claims)
+        self._begin(claims)
+
+    def _begin(self, claims: Sequence[Claim]) -> None:
         for held in claims:
             id_ = held.invocation.id
             task = asyncio.create_task(self._serve(held), name=f"invocation {id_}")
@@ -229,13 +235,19 @@ class Agent:
         self._completion.in_flight -= 1
         work = self._serving.get(held.invocation.id)
         if not task.cancelled():
-            # Its successor was claimed with its outcome, so that there is one more than slots.
-            self.concurrency.finished(clock.now(), saturated=len(self._serving) > self.concurrency.limit)
+            self._learn()
         if work is not None and work.task is task:
             del self._serving[held.invocation.id]
         # A slot that got its next claim with the outcome's commit needs no look of its own.
         if len(self._serving) < self.concurrency.limit:
             self._changed.event.set()
+
+    def _learn(self) -> None:
+        """One is done, and has its successor where more work was waiting: perhaps another limit is better."""
+        limit, followed = self.concurrency.limit, self._successors > 0
+        self._successors -= followed
+        self.concurrency.finished(clock.now(), saturated=followed)
+        self._surplus = max(0, self._surplus + limit - self.concurrency.limit)
 
     def _stop(self, invocation_id: str) -> None:
         """The invocation was cancelled: stop computing it, if it is here."""
@@ -447,6 +459,8 @@ class Agent:
             phases=phases,
         )
         delay_s, unconfirmed = AFTER_DEFECT_S, False
+        is_surplus = self._surplus > 0
+        self._surplus -= is_surplus
         try:
             while True:
                 try:
@@ -455,7 +469,7 @@ class Agent:
                         self._draining.is_set()
                         or self.replace_requested.is_set()
                         or held.lost_count
-                        or len(self._serving) > self.concurrency.limit
+                        or is_surplus
                     )
                     await self._completion.publish(held, outcome, next_for=self if goes_on else None)
                 except Unavailable as error:
