@@ -21,7 +21,7 @@ from typing import Any
 from ebbtide.runtime.engine import Cancelled, Engine, Hypothesis
 from ebbtide.runtime.engines.native.batch import Batch, Decoding
 from ebbtide.runtime.engines.native.model import Model
-from ebbtide.runtime.engines.native.search import search
+from ebbtide.runtime.engines.native.search import Search, search
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.parameters import Generation
 
@@ -75,6 +75,7 @@ class _Text:
     request: _Request
     place: int
     source: Sequence[int]
+    search: Search
 
 
 class NativeEngine(Engine):
@@ -116,7 +117,8 @@ class NativeEngine(Engine):
         with self._arrived:
             turn = self._clock
             for place, source in enumerate(sources):
-                insort(self._waiting, (turn, next(self._order), _Text(request, place, source)))
+                text = _Text(request, place, source, search(generation, source, place))
+                insort(self._waiting, (turn, next(self._order), text))
                 turn += len(source)
             self._arrived.notify()
         request.done.wait()
@@ -146,12 +148,9 @@ class NativeEngine(Engine):
     def _step(self) -> None:
         self._drop_cancelled()
         encoded = 0
-        while (joining := self._next(encoded)) is not None:
-            decoding, text = joining
+        while (text := self._next(encoded)) is not None:
             encoded += len(text.source)
-            text.request.decoded_now += 1
-            self._texts[decoding] = text
-            self._batch.join(decoding, self._model.encode(text.source))
+            self._join(text)
             self._drop_cancelled()
         if not self._texts:
             return
@@ -159,23 +158,31 @@ class NativeEngine(Engine):
             text = self._leave(decoding)
             text.request.answer(text.place, decoding.search.hypotheses())
 
-    def _next(self, encoded: int) -> tuple[Decoding, _Text] | None:
+    def _next(self, encoded: int) -> _Text | None:
         """Whose turn it is, if there is room for it after so many tokens have been encoded."""
         with self._arrived:
             ready = (each for each in self._waiting if each[2].request.may_decode_more)
             if (entry := next(ready, None)) is None:
                 return None
             turn, _, text = entry
-            decoding = Decoding.begin(
-                search(text.request.generation, text.source, text.place), len(text.source)
-            )
             if encoded and encoded + len(text.source) > ENCODED_AT_ONCE:
                 return None
-            if self._texts and not self._has_room(decoding):
+            if self._texts and not self._has_room(Decoding.begin(text.search, len(text.source))):
                 return None
             self._waiting.remove(entry)
             self._clock = turn
-            return decoding, text
+            return text
+
+    def _join(self, text: _Text) -> None:
+        try:
+            kept = self._model.encode(text.source)
+        except Exception as error:  # noqa: BLE001 a fault with one source is none of the others'
+            text.request.fail(error)
+            return
+        decoding = Decoding.begin(text.search, len(text.source))
+        self._texts[decoding] = text
+        text.request.decoded_now += 1
+        self._batch.join(decoding, kept)
 
     def _has_room(self, decoding: Decoding) -> bool:
         rows = sum(each.search.max_rows for each in (*self._texts, decoding))
