@@ -139,6 +139,8 @@ class Batcher:
         self, sources: Sequence[Sequence[int]], generation: Generation, cancelled: threading.Event
     ) -> list[list[Hypothesis]]:
         """The answers to each source. Raises Cancelled, and what decoding them raised."""
+        if not sources:
+            return []
         request = Request.of(len(sources), cancelled)
         with self._changed:
             self._queue.add(request, sources, generation)
