@@ -1,6 +1,9 @@
 """The engine native beyond the answers that test_parity.py compares: its batch, its room, its randomness."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -133,3 +136,18 @@ def test_weights_packed_on_another_processor_are_not_loaded(prepared: Path, tmp_
 def test_a_family_that_is_not_served_is_named(trained: checkpoints.Trained, tmp_path: Path):
     with pytest.raises(LoadFailure, match="not marian"):
         prepare(Checkpoint(trained("marian")), tmp_path, "float32")
+
+
+def test_onnx_runtime_tells_nobody_and_starts_no_thread_as_it_is_imported():
+    program = (
+        "import os, ebbtide.runtime.engines.native.engine;"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'], len(os.listdir('/proc/self/task')))"
+    )
+    # numpy's own threads, one for each further core, are not meant.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+
+    assert told.stdout.split() == ["1", "1"]
