@@ -27,7 +27,7 @@ from ebbtide.runtime import __main__ as runtime
 from ebbtide.runtime import contract, lifeline
 
 PRELOADED = ("numpy", "ebbtide.runtime.summariser")
-"""What a model server imports only as it loads its model. Not the engines: ONNX Runtime starts a thread."""
+"""What a model server imports only as it loads its model. Not the engines: they hold 20 MB more."""
 
 logger = logging.getLogger(__name__)
 
