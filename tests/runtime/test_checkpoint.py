@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,14 @@ def test_a_cut_pickle_is_refused(folder: Path, tensors: dict[str, Any]):
     (folder / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
 
     with pytest.raises(LoadFailure, match=r"pytorch_model\.bin is"):
+        _ = Checkpoint(folder).names
+
+
+def test_pickled_weights_without_torch_name_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    with pytest.raises(LoadFailure, match=r"install ebbtide\[convert\], or use .* safetensors"):
         _ = Checkpoint(folder).names
 
 

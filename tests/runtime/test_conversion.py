@@ -156,6 +156,24 @@ def test_weights_that_were_saved_without_their_head_are_found(trained: Trained, 
     assert (tmp_path / "bare" / "model.bin").read_bytes() == (tmp_path / "whole" / "model.bin").read_bytes()
 
 
+def test_equal_weights_of_different_makeup_are_written_once(tmp_path: Path):
+    """Biases that are all zero: of three fused matrices, and of one three times as tall."""
+    from transformers import PegasusConfig, PegasusForConditionalGeneration
+
+    small = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = PegasusConfig(
+        vocab_size=50, d_model=16, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=8, **small
+    )
+    PegasusForConditionalGeneration(config).save_pretrained(tmp_path / "checkpoint")
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    ids = {"eos_token_id": 1, "decoder_start_token_id": 0}
+    converted_by_ctranslate2(tmp_path / "checkpoint", tmp_path / "theirs", "float32")
+
+    ctranslate.prepare(checkpoint, [str(i) for i in range(50)], ids, tmp_path / "ours", "float32")
+
+    assert (tmp_path / "ours" / "model.bin").read_bytes() == (tmp_path / "theirs" / "model.bin").read_bytes()
+
+
 def test_weights_that_are_not_what_the_configuration_says_are_refused(trained: Trained, tmp_path: Path):
     for path in trained("pegasus").iterdir():
         (tmp_path / path.name).symlink_to(path)

@@ -151,16 +151,12 @@ class Weight:
         return Weight(self._read, dtype)
 
     def equals(self, other: "Weight") -> bool:
-        ours, theirs = self._read(), other._read()
-        if [_address(part) for part in ours] == [_address(part) for part in theirs]:
-            return True
-        return all(np.array_equal(one, two) for one, two in zip(ours, theirs, strict=True))
+        return self is other or np.array_equal(np.concatenate(self._read()), np.concatenate(other._read()))
 
     @property
-    def beginning(self) -> bytes:
-        """Some of the first values: weights that differ nearly always do so here."""
-        # Adding zero makes one of both zeros.
-        return bytes((self._read()[0].reshape(-1)[:64] + 0.0).tobytes())
+    def first(self) -> float:
+        """The first value: weights that differ nearly always do so here."""
+        return float(self._read()[0].flat[0])
 
     def num_bytes(self) -> int:
         return int(math.prod(self.shape) * np.dtype(self._stored_type).itemsize)
@@ -227,13 +223,17 @@ class _Weights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._stacked: dict[tuple[str, ...], Weight] = {}
 
     def __contains__(self, name: str) -> bool:
         return self._stored(name) in self._checkpoint
 
     def stack(self, *names: str) -> Weight:
-        stored = [self._stored(name) for name in names]
-        return Weight(lambda: [self._checkpoint.tensor(name) for name in stored])
+        """The tensors one below the other; the same object for the same names."""
+        stored = tuple(self._stored(name) for name in names)
+        if stored not in self._stacked:
+            self._stacked[stored] = Weight(lambda: [self._checkpoint.tensor(name) for name in stored])
+        return self._stacked[stored]
 
     def first(self, *names: str) -> Weight:
         """The first that is there: tied weights are stored under one of their names."""
@@ -421,7 +421,7 @@ def _share(spec: Any) -> None:
     """Write equal weights once: the first by name, by its name the others."""
     alike: dict[tuple[object, ...], list[tuple[str, Weight]]] = defaultdict(list)
     for layer, name, weight in _weights_of(spec):
-        seen = alike[weight.shape, weight.dtype, weight.beginning]
+        seen = alike[weight.shape, weight.dtype, weight.first]
         same = next((other for other, stored in seen if weight.equals(stored)), None)
         if same is None:
             seen.append((name, weight))
@@ -458,10 +458,6 @@ def _weights_of(spec: Any) -> list[tuple[Any, str, Weight]]:
 
     visit_spec(spec, visit)
     return sorted(found, key=lambda each: each[1])
-
-
-def _address(array: np.ndarray) -> tuple[object, ...]:
-    return (array.__array_interface__["data"][0], array.shape, array.strides)
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
