@@ -3,7 +3,7 @@
 The same product everywhere: float32 activations, quantised as they come, against int8 weights packed before,
 to float32. The weights change from product to product, so that with few rows they come from memory, as in a
 decoding step. A library that is not installed is left out:
-`pip install openvino onnx onnxruntime torch` has them all.
+`pip install openvino onnxruntime torch` has them all.
 """
 
 import importlib
@@ -12,8 +12,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+
+from ebbtide.runtime.engines.native.onnx_graph import CONTRIB, Graph
 
 SHAPES = ((1024, 1024), (1024, 4096), (4096, 1024), (1024, 96103))
 """(inputs, outputs): attention, the two products of a feed-forward layer, the vocabulary."""
@@ -90,28 +94,21 @@ def _openvino(weights: list[np.ndarray]) -> Product:
 
 
 def _onnx_runtime(weights: list[np.ndarray]) -> Product:
-    onnx, onnxruntime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
-    helper, real = onnx.helper, onnx.TensorProto.FLOAT
+    onnxruntime = importlib.import_module("onnxruntime")
     outputs, inputs = weights[0].shape
-    nodes, constants, results = [], [], []
-    for number, matrix in enumerate(weights):
-        names = [f"weights{number}", f"scales{number}"]
-        constants += map(onnx.numpy_helper.from_array, (matrix.T.copy(), _scales(matrix)), names)
-        nodes.append(
-            helper.make_node("DynamicQuantizeMatMul", ["x", *names], [f"y{number}"], domain="com.microsoft")
+    with TemporaryDirectory() as folder:
+        graph = Graph(Path(folder) / "products.onnx")
+        x = graph.input("x", "float32", ["rows", inputs])
+        for number, matrix in enumerate(weights):
+            constants = map(graph.constant, (matrix.T, _scales(matrix)))
+            y = graph.node("DynamicQuantizeMatMul", x, *constants, domain=CONTRIB)
+            graph.output(f"y{number}", y, "float32", ["rows", outputs])
+        graph.save()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        session = onnxruntime.InferenceSession(
+            str(Path(folder) / "products.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        results.append(helper.make_tensor_value_info(f"y{number}", real, ["rows", outputs]))
-    given = [helper.make_tensor_value_info("x", real, ["rows", inputs])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "products", given, results, constants),
-        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=10,
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     return lambda x: session.run(None, {"x": x})
 
 
