@@ -65,6 +65,19 @@ def test_requests_of_different_settings_answer_together_as_each_does_alone(engin
     assert together == alone
 
 
+def test_long_ones_among_short_ones_answer_as_each_does_alone(engine: native.NativeEngine):
+    sources = [SOURCES[0], SOURCES[1] * 12, SOURCES[2], SOURCES[3] * 7, *SOURCES[4:]]
+    settings = [replace(BEAMS, min_new_tokens=5 * place, max_new_tokens=60) for place in range(len(sources))]
+    alone = [tokens(answers(engine, [source], each)) for source, each in zip(sources, settings, strict=True)]
+
+    with ThreadPoolExecutor(len(sources)) as callers:
+        together = callers.map(
+            lambda source, each: tokens(answers(engine, [source], each)), sources, settings
+        )
+
+    assert list(together) == alone
+
+
 def test_int8_answers_do_not_depend_on_what_is_decoded_beside(trained: checkpoints.Trained, tmp_path: Path):
     prepare(Checkpoint(trained("pegasus")), tmp_path, "int8")
     engine = native.NativeEngine(tmp_path, threads=1)

@@ -227,16 +227,12 @@ class Batch:
 
     def _arrange(self, *, pool: int | None = None) -> None:
         """Make the caches as large as those that are in need them, and not much larger."""
-        wanted_positions = _rounded_up(max((each.length for each in self.decodings), default=0))
-        # A little shorter would cost a copy of everything for little.
-        shrinks = wanted_positions * 4 <= self._positions * 3
-        positions = wanted_positions if shrinks else max(wanted_positions, self._positions)
-        capacity = self._capacity
-        while capacity < len(self.decodings):
-            capacity = max(4, capacity * 2)
-        if not self.decodings:
-            capacity, pool = 0, 0
-        pool = self._pool_size if pool is None else pool
+        lengths = (each.length for each in self.decodings)
+        positions = _resized(self._positions, _rounded_up(max(lengths, default=0)))
+        if pool is None:
+            last = (int(places.max()) for each in self.decodings for places in each.ancestors if len(places))
+            pool = _resized(self._pool_size, _rounded_up(max(last, default=-1) + 1))
+        capacity = _resized(self._capacity, len(self.decodings) + -len(self.decodings) % 4)
         if (capacity, positions) != (self._capacity, self._positions):
             self._capacity, self._positions = capacity, positions
             for name in self._cross:
@@ -245,9 +241,8 @@ class Batch:
             self._pool_size = pool
             self._pool = _copied(self._pool, self._pool_array())
         for each in self.decodings:
-            each.written_at = (
-                np.resize(each.written_at, pool) if len(each.written_at) != pool else each.written_at
-            )
+            if len(each.written_at) != pool:
+                each.written_at = np.resize(each.written_at, pool)
 
     def _cross_array(self, name: str) -> np.ndarray:
         """[layers, slots, ...]."""
@@ -267,6 +262,11 @@ def _copied(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
     new[common] = old[common]
     return new
+
+
+def _resized(size: int, needed: int) -> int:
+    """Less by a quarter at least, or it stays: a copy of everything is to be worth it."""
+    return needed if needed > size or needed * 4 <= size * 3 else size
 
 
 def _rounded_up(count: int) -> int:

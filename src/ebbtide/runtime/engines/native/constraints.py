@@ -45,12 +45,12 @@ class Constraints:
         """tokens: the hypothesis so far, with the start token. score: of a next token."""
         wanted = self._generation
         length = len(tokens)
+        only: int | None = None
+        # The end last, which wins where an answer is to have one token.
         if wanted.forced_bos_token_id is not None and length == 1:
-            only: int | None = wanted.forced_bos_token_id
-        elif wanted.forced_eos_token_id is not None and length == wanted.max_new_tokens:
+            only = wanted.forced_bos_token_id
+        if wanted.forced_eos_token_id is not None and length == wanted.max_new_tokens:
             only = wanted.forced_eos_token_id
-        else:
-            only = None
         suppressed = set(wanted.suppress_tokens)
         if length == self._begin:
             suppressed |= set(wanted.begin_suppress_tokens)

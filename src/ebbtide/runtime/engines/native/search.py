@@ -229,6 +229,8 @@ class _BeamSearch(Search):
         together = np.concatenate(totals)
         # Among equals the first row's, and of one row the likelier, as they stand.
         order = np.argsort(-together, kind="stable")[: self._beams_to_keep]
+        # A forced token leaves no other; in transformers the beams that repeat it stand before those.
+        order = order[together[order] > FORBIDDEN]
         return np.concatenate(rows)[order], np.concatenate(tokens)[order], together[order]
 
     def _sampled(self, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
