@@ -8,8 +8,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tests import checkpoints
 
 from ebbtide.runtime.checkpoint import Checkpoint
@@ -17,7 +19,7 @@ from ebbtide.runtime.engine import Cancelled, Hypothesis
 from ebbtide.runtime.engines.native import engine as native
 from ebbtide.runtime.engines.native.preparation import DESCRIPTION, prepare
 from ebbtide.runtime.errors import BadRequest, LoadFailure
-from ebbtide.runtime.parameters import Generation
+from ebbtide.runtime.parameters import Generation, generation, model_settings
 
 GREEDY = Generation(decoder_start_token_id=0, eos_token_ids=(1,), pad_token_id=0, max_new_tokens=24)
 BEAMS = replace(GREEDY, num_beams=4)
@@ -40,13 +42,55 @@ def engine(prepared: Path) -> native.NativeEngine:
 
 
 def answers(
-    engine: native.NativeEngine, sources: list[list[int]], generation: Generation
+    engine: native.NativeEngine, sources: list[list[int]], wanted: Generation
 ) -> list[list[Hypothesis]]:
-    return engine.generate(sources, generation, threading.Event())
+    return engine.generate(sources, wanted, threading.Event())
 
 
 def tokens(several: list[list[Hypothesis]]) -> list[list[tuple[int, ...]]]:
     return [[hypothesis.tokens for hypothesis in each] for each in several]
+
+
+@pytest.fixture(scope="module")
+def bart(trained: checkpoints.Trained, tmp_path_factory: pytest.TempPathFactory) -> native.NativeEngine:
+    folder = tmp_path_factory.mktemp("bart")
+    prepare(Checkpoint(trained("bart")), folder, "float32")
+    return native.NativeEngine(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param({"num_beams": 4, "early_stopping": "never"}, id="a search to its end"),
+        pytest.param({"num_beams": 4, "early_stopping": "never", "length_penalty": -1.0}, id="of short ones"),
+        pytest.param(
+            {"num_beams": 4, "early_stopping": False, "num_return_sequences": 4}, id="by an estimate"
+        ),
+        pytest.param({"num_beams": 4, "repetition_penalty": 1.5}, id="a penalty on repetition, with beams"),
+        pytest.param({"num_beams": 4, "repetition_penalty": 0.7}, id="a reward for it"),
+        pytest.param({"num_beams": 3, "encoder_no_repeat_ngram_size": 2}, id="nothing of the source"),
+        pytest.param({"num_beams": 3, "begin_suppress_tokens": [40, 41, 150]}, id="tokens not to begin with"),
+        pytest.param({"num_beams": 4, "min_length": 10, "renormalize_logits": True}, id="renormalised"),
+        pytest.param({"num_beams": 2, "max_new_tokens": 1}, id="both ends forced at once"),
+        pytest.param({"num_beams": 2, "decoder_start_token_id": 5}, id="another start"),
+    ],
+)
+def test_what_other_engines_refuse_is_as_in_transformers_too(
+    bart: native.NativeEngine, trained: checkpoints.Trained, parameters: dict[str, Any]
+):
+    from transformers import AutoModelForSeq2SeqLM
+
+    checkpoint = Checkpoint(trained("bart"))
+    reference = AutoModelForSeq2SeqLM.from_pretrained(checkpoint.folder).eval()
+    defaults = model_settings(checkpoint.config, checkpoint.generation_config)
+    wanted = generation(parameters, defaults, positions=None)
+
+    expected = []
+    for source in SOURCES:
+        rows = reference.generate(torch.tensor([source]), **parameters).tolist()
+        ends = [row.index(2, 1) if 2 in row[1:] else len(row) for row in rows]
+        expected.append([tuple(row[1:end]) for row, end in zip(rows, ends, strict=True)])
+    assert tokens(answers(bart, SOURCES, wanted)) == expected
 
 
 def test_requests_of_different_settings_answer_together_as_each_does_alone(engine: native.NativeEngine):
@@ -57,7 +101,7 @@ def test_requests_of_different_settings_answer_together_as_each_does_alone(engin
         replace(GREEDY, min_new_tokens=20),
     ]
     asked = [(source, settings[place % len(settings)]) for place, source in enumerate(SOURCES)]
-    alone = [tokens(answers(engine, [source], generation)) for source, generation in asked]
+    alone = [tokens(answers(engine, [source], wanted)) for source, wanted in asked]
 
     with ThreadPoolExecutor(len(asked)) as callers:
         together = list(callers.map(lambda each: tokens(answers(engine, [each[0]], each[1])), asked))
