@@ -2,11 +2,11 @@
 
 What `Generation` asks is translated into translate_batch's arguments, or refused by name where CTranslate2
 means something else by it. Greedy search and sampling are transformers' own, token for token in float32. Beam
-search scores otherwise in two cases, and some answers differ by it (docs/generation.md has figures): a
-forbidden token (the end before min_new_tokens, a repeated n-gram, a bad word) is left out before probabilities
-are normalised, where transformers forbids it after (`renormalize_logits` true means CTranslate2's way, and is
-the same); and early_stopping false, which transformers ends by an estimate, ends when `PATIENCE` times
-num_beams hypotheses are finished.
+search scores otherwise in two cases, and some answers differ by it (docs/generation.md has figures). What may
+not come (the end before min_new_tokens, a repeated n-gram, a bad word) is left out before probabilities are
+normalised, where transformers forbids it after; `renormalize_logits` true means CTranslate2's way, and is the
+same. And early_stopping false, which transformers ends by an estimate, ends when `PATIENCE` times num_beams
+hypotheses are finished.
 
 Hypotheses are asked for with their end token and ranked here: transformers counts the end in a hypothesis's
 length, also the forced one that CTranslate2 does not know of.
