@@ -8,6 +8,7 @@ machine.
 
 import base64
 import binascii
+import io
 import json
 import logging
 import math
@@ -73,11 +74,15 @@ PARAMETERS = {
             "add_special_tokens",
             "skip_special_tokens",
         ),
-        *("continue_final_message",),
+        "continue_final_message",
         *_GENERATION,
     ),
     "token-classification": (
-        *("aggregation_strategy", "ignore_labels", "stride", "is_split_into_words", "truncation"),
+        "aggregation_strategy",
+        "ignore_labels",
+        "stride",
+        "is_split_into_words",
+        "truncation",
     ),
     "zero-shot-audio-classification": ("candidate_labels", "hypothesis_template"),
     "zero-shot-classification": ("candidate_labels", "hypothesis_template", "multi_label", "truncation"),
@@ -85,6 +90,22 @@ PARAMETERS = {
     "zero-shot-object-detection": ("candidate_labels", "threshold", "top_k"),
 }
 """The tasks served -> what a request's parameters may be, besides batch_size."""
+
+_IMAGE_TASKS = frozenset(
+    {
+        "depth-estimation",
+        "image-classification",
+        "image-feature-extraction",
+        "image-segmentation",
+        "object-detection",
+        "zero-shot-image-classification",
+        "zero-shot-object-detection",
+    }
+)
+_LABELLED_TASKS = frozenset(task for task, taken in PARAMETERS.items() if "candidate_labels" in taken)
+_AUDIO_TASKS = frozenset(
+    {"audio-classification", "automatic-speech-recognition", "zero-shot-audio-classification"}
+)
 
 GONE = ("conversational", "image-to-image", "image-to-text", "visual-question-answering", "vqa")
 """What older toolkits served and transformers 5 has no pipeline for any more."""
@@ -185,11 +206,10 @@ class TaskPipeline:
             return self._pipeline(prepared, **checked)
         except (BadRequest, Cancelled, ImportError, MemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # the pipelines check little: what a request makes them trip over is its fault
+        except Exception as error:
             if "memory" in str(error):  # torch's RuntimeErrors for want of it
                 raise
+            # The pipelines check little themselves: what a request makes them trip over is its own fault.
             logger.warning("The pipeline refused a request", exc_info=True)
             raise BadRequest(f"{self._task}: {one_line(error)}") from error
         finally:
@@ -225,7 +245,8 @@ class TaskPipeline:
         """The inputs as the pipeline takes them; parameters that are ours are taken out."""
         if inputs is None or (isinstance(inputs, str | list | dict) and not inputs):
             raise BadRequest("inputs is missing or empty")
-        if self._task in _LABELLED_TASKS and not parameters.get("candidate_labels"):
+        labelled = inputs if isinstance(inputs, dict) else parameters
+        if self._task in _LABELLED_TASKS and not labelled.get("candidate_labels"):
             raise BadRequest(f"{self._task} needs the parameter candidate_labels: a list of texts")
         if self._task in _IMAGE_TASKS:
             return _images(inputs)
@@ -265,23 +286,6 @@ class TaskPipeline:
     def _stop_if_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
-
-
-_IMAGE_TASKS = frozenset(
-    {
-        "depth-estimation",
-        "image-classification",
-        "image-feature-extraction",
-        "image-segmentation",
-        "object-detection",
-        "zero-shot-image-classification",
-        "zero-shot-object-detection",
-    }
-)
-_LABELLED_TASKS = frozenset(task for task, taken in PARAMETERS.items() if "candidate_labels" in taken)
-_AUDIO_TASKS = frozenset(
-    {"audio-classification", "automatic-speech-recognition", "zero-shot-audio-classification"}
-)
 
 
 def _is_textual(inputs: Any) -> bool:
@@ -326,8 +330,6 @@ def _recordings(inputs: Any, rate: int) -> Any:
 
 
 def _decoded(recording: bytes, rate: int) -> Any:
-    import io
-
     import soundfile
 
     try:
