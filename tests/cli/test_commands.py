@@ -169,6 +169,8 @@ def test_status_lists_endpoints_with_their_instances(run_ebbtide, endpoint):
     assert endpoint in table
     assert listed[endpoint]["status"] == "InService"
     assert listed[endpoint]["backlog"] == 0
+    assert listed[endpoint]["starts"][0]["phases_s"].keys() >= {"spawning", "importing", "preparing"}
+    assert "importing" in table
 
 
 def test_logs_print_what_the_model_wrote(run_ebbtide, endpoint):

@@ -75,7 +75,7 @@ def summarize(
 
 
 def status(server: RunningServer, as_json: bool) -> None:
-    """List the endpoints with their instances and backlogs."""
+    """List the endpoints with their instances and backlogs, and how each instance started."""
     pages = (
         server.client("sagemaker")
         .get_paginator("list_endpoints")
@@ -83,8 +83,15 @@ def status(server: RunningServer, as_json: bool) -> None:
     )
     names = [endpoint["EndpointName"] for page in pages for endpoint in page["Endpoints"]]
     observations = {name: observe(server, name, time.time()) for name in names}
+    own = server.own()
+    starts = {name: own.starts(name) for name in names}
     if as_json:
-        _print_json([{"endpoint": name} | asdict(seen) for name, seen in observations.items()])
+        _print_json(
+            [
+                {"endpoint": name} | asdict(seen) | {"starts": starts[name]}
+                for name, seen in observations.items()
+            ]
+        )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("Endpoint", "Status"):
@@ -97,6 +104,16 @@ def status(server: RunningServer, as_json: bool) -> None:
         oldest = f"{seen.oldest_age_s:.0f} s" if seen.backlog else ""
         table.add_row(name, seen.status, instances, str(seen.backlog), oldest, seen.reason or "")
     out.print(table)
+    for name, instances_of_one in starts.items():
+        for start in instances_of_one:
+            out.print(f"{name} {start['instance']}: {_start_in_words(start)}", highlight=False)
+
+
+def _start_in_words(start: dict[str, Any]) -> str:
+    """The phases of an instance's start, and what it computes with."""
+    phases = ", ".join(f"{name} {taken_s:.2f} s" for name, taken_s in start["phases_s"].items())
+    engine = ", ".join(f"{name} {value}" for name, value in (start["engine"] or {}).items())
+    return f"{phases}; {engine}" if engine else phases
 
 
 def logs(server: RunningServer, endpoint: str, follow: bool, as_json: bool) -> None:
