@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,19 @@ from tests.model_servers import HUGGING_FACE, ModelServerProcess, Start, command
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Start]:
     """Start a model server with an environment of its own; it is ended with the test."""
+    with _starting(tmp_path_factory, cache) as start_one:
+        yield start_one
+
+
+@pytest.fixture(scope="module")
+def start_module(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Start]:
+    """The same, ended with the module's last test."""
+    with _starting(tmp_path_factory, cache) as start_one:
+        yield start_one
+
+
+@contextmanager
+def _starting(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Start]:
     with ExitStack() as started:
 
         def start_one(

@@ -55,7 +55,7 @@ def test_a_body_is_read_by_its_type(body: bytes, content_type: str, decoded: Any
         pytest.param(b'{"inputs": ', "application/json", "not JSON", id="JSON that is not"),
         pytest.param(b"[" * 100_000, "application/json", "not JSON", id="JSON nested without end"),
         pytest.param(b'{"n": ' + b"1" * 5000 + b"}", "application/json", "not JSON", id="a number too long"),
-        pytest.param(b"caf\xe9", "text/plain", "byte 3 is 0xe9", id="another encoding"),
+        pytest.param(b"caf\xe9", "text/plain; charset=utf-8", "byte 3 is 0xe9", id="another charset"),
         pytest.param(b"%PDF-1.7\x00", "text/plain", "binary", id="a NUL"),
         pytest.param(b"a,b\n1,2\n", "text/csv", "first line", id="a CSV without the columns"),
         pytest.param(b"x", "video/mp4", "video/mp4 is not supported", id="a type nobody reads"),

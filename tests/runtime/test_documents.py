@@ -181,7 +181,7 @@ def test_text_is_read_in_any_common_charset(charset: str, named: str | None) -> 
 @pytest.mark.parametrize(
     ("body", "charset", "cause"),
     [
-        (b"\xff\xfa", "utf-8", "not utf-8 text: byte 0 is 0xff"),
+        (b"\xff\xfa", "utf-8", "not UTF-8 text: byte 0 is 0xff"),
         (b"text", "klingon", "charset klingon is unknown"),
         (b"a\0b", None, "character 1 is NUL"),
     ],

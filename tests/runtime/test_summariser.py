@@ -72,7 +72,8 @@ def test_a_directory_named_by_hf_model_id_is_served(start: Start, pegasus: Path,
 
     assert reply.status == 200
     assert [set(item) for item in reply.json] == [{"summary_text"}] * 2
-    assert server.invoke("tide " * 500, "text/plain").status == 400
+    refused = {"inputs": "tide " * 500, "parameters": {"long_document": "error"}}
+    assert server.invoke(refused).status == 400
     cut = server.invoke({"inputs": "tide " * 500, "parameters": {"truncation": True}})
     assert int(cut.headers["X-Ebbtide-Cut-Tokens"]) > 0
     mapped = {Path(region.path).name for region in psutil.Process(server.process.pid).memory_maps()}

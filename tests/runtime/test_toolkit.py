@@ -73,7 +73,7 @@ def test_csv_comes_and_goes(service: Service):
         pytest.param(
             b'{"inputs": "a \\ud800"}', "application/json", "character 2 is half", id="half a surrogate pair"
         ),
-        pytest.param(b"\xff\xfe\x00", "text/plain", "not UTF-8", id="another encoding"),
+        pytest.param(b"\xff\xfe\x00", "text/plain", "not UTF-16", id="half a character"),
         pytest.param(b"a\x00b", "text/plain", "binary", id="a binary article"),
         pytest.param(b"x", "video/mp4", "video/mp4 is not supported", id="a type nobody reads"),
         pytest.param(

@@ -1,8 +1,9 @@
 """Content types in and out, as the Hugging Face inference toolkit reads and writes them. No I/O.
 
-More is accepted than there: text/plain is the text to summarise, any image/* and audio/* is an image or a
-recording, and a body without a type, or with the one that S3 gives objects uploaded without any
-(binary/octet-stream), is taken as JSON if it is a JSON object, else as text.
+More is accepted than there: articles as PDF, HTML, DOCX, Markdown and text in any charset, JSON lines of
+many; any image/* and audio/* is an image or a recording; and a body without a type, or with the one that S3
+gives objects uploaded without any (binary/octet-stream), is taken for what it begins as: an article in a
+file, a JSON object, else text.
 """
 
 import base64
@@ -11,14 +12,23 @@ import datetime
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from email.message import Message
 from typing import Any
 
+from ebbtide.runtime.documents import formats
 from ebbtide.runtime.errors import BadRequest
 
 JSON = "application/json"
 CSV = "text/csv"
 NPY = "application/x-npy"
-TEXT = "text/plain"
+JSON_LINES = ("application/jsonlines", "application/jsonl", "application/x-ndjson")
+
+DOCUMENT = "document"
+"""The member beside `inputs` that says what the file of an article says about itself."""
+
+TEXT_MEMBERS = ("inputs", "text", "article", "document")
+"""Where the text stands in a line of JSON lines."""
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 
 IMAGE_FORMATS = {
@@ -61,14 +71,7 @@ def chosen_accept(header: str | None) -> str:
 
 def text_of(body: bytes) -> str:
     """Decode UTF-8. Raises BadRequest when the bytes are something else, or no text at all."""
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is 0x{body[error.start]:02x}"
-        raise BadRequest(f"The body is not UTF-8 text: {found}") from error
-    if "\0" in text:
-        raise BadRequest(f"The body is binary, not text: character {text.index(chr(0))} is NUL")
-    return text
+    return formats.text_of(body, "utf-8-sig")
 
 
 def decode(body: bytes, content_type: str | None) -> Any:
@@ -84,15 +87,18 @@ def decode(body: bytes, content_type: str | None) -> Any:
         return _csv(text_of(body))
     if kind == NPY:
         return _array(body)
-    if kind == TEXT:
-        return {"inputs": text_of(body)}
+    if kind in JSON_LINES:
+        return {"inputs": _json_lines(text_of(body))}
+    if kind in formats.TYPES:
+        return _article(body, kind, _charset(content_type))
     if kind.startswith("image/"):
         return {"inputs": _image(body, kind)}
     if kind.startswith("audio/"):
         return {"inputs": body}
     if kind in UNTYPED:
-        text = text_of(body)
-        return _json(text) if text.lstrip().startswith("{") else {"inputs": text}
+        if body.lstrip().startswith(b"{"):
+            return _json(text_of(body))
+        return _article(body, formats.sniffed(body) or formats.TEXT, None)
     raise BadRequest(_unsupported(content_type))
 
 
@@ -122,6 +128,33 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also of a number too long, of arrays nested too deeply
         raise BadRequest(f"The body is not JSON: {error}") from error
+
+
+def _json_lines(text: str) -> list[Any]:
+    """The articles of JSON lines: strings, or objects with one of TEXT_MEMBERS."""
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _json(line)
+        member = next((name for name in TEXT_MEMBERS if name in row), None) if isinstance(row, dict) else None
+        if member is None and not isinstance(row, str):
+            raise BadRequest(f"Line {number} is neither a string nor has {' or '.join(TEXT_MEMBERS)}")
+        found.append(row if member is None else row[member])
+    return found
+
+
+def _article(body: bytes, kind: str, charset: str | None) -> dict[str, Any]:
+    document = formats.read(body, kind, charset)
+    about = {name: value for name, value in asdict(document).items() if name != "text" and value}
+    return {"inputs": document.text} | ({DOCUMENT: about} if about else {})
+
+
+def _charset(header: str | None) -> str | None:
+    """The charset in a Content-Type header, if it names one."""
+    message = Message()
+    message["Content-Type"] = header or ""
+    return message.get_content_charset()
 
 
 def _csv(text: str) -> dict[str, Any]:

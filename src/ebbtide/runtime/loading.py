@@ -94,6 +94,7 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
     status.enter("loading")
     # Slow: they import the engine.
     from ebbtide.runtime import engines
+    from ebbtide.runtime.articles import Articles
     from ebbtide.runtime.summariser import Summariser
 
     engine = engines.load(
@@ -103,7 +104,12 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
         trust_remote_code=deployment.trusts_remote_code,
     )
     status.describe(engine.describe())
-    return Summariser(converted, engine, task=task)
+    return Articles(
+        Summariser(converted, engine, task=task),
+        merges=task == "summarization",
+        identity=converted.name,
+        kept=deployment.cache / "parts",
+    )
 
 
 def _task(deployment: Deployment, folder: Path) -> str:

@@ -8,9 +8,10 @@ they stand: summarising them once more would only lose something.
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,7 +81,7 @@ def merge(text: str, model: Model, finished: Finished | None, progress: Callable
     started_at = time.monotonic()
     passes: list[list[SummarisedPart]] = []
     while True:
-        parts = split(text, model.window, model.count)
+        parts = _parts(text, model)
         if len(parts) <= 1:
             return Merged(model.summarise(text), passes, time.monotonic() - started_at)
         if passes and len(parts) >= len(passes[-1]):
@@ -92,6 +93,18 @@ def merge(text: str, model: Model, finished: Finished | None, progress: Callable
         if tokens <= model.longest and model.one_answer:
             joined = Written(" ".join(one.summary.text for one in done), tokens)
             return Merged([joined], passes, time.monotonic() - started_at)
+
+
+def _parts(text: str, model: Model) -> list[Part]:
+    """Parts that fit as a whole too: a tokenizer may find more tokens there than in the pieces."""
+    window = model.window
+    while True:
+        parts = split(text, window, model.count)
+        counted = model.count([text[part.start : part.end] for part in parts])
+        over = max(counted, default=0) - model.window
+        if over <= 0 or window == 1:
+            return [replace(part, tokens=tokens) for part, tokens in zip(parts, counted, strict=True)]
+        window = max(1, window - over)
 
 
 def _summarised(
@@ -139,9 +152,13 @@ class FinishedParts:
         unfinished.write_text(json.dumps({"text": written.text, "tokens": written.tokens}))
         unfinished.rename(self._folder / key)
 
+    @staticmethod
+    def prune(folder: Path, older_than: float) -> None:
+        """Remove what was last added to before then, seconds since the epoch: nobody came back for it."""
+        for kept in folder.glob("*"):
+            if kept.stat().st_mtime < older_than:
+                shutil.rmtree(kept, ignore_errors=True)
+
     def forget(self) -> None:
         """The invocation has its answer."""
-        if self._folder.is_dir():
-            for file in self._folder.iterdir():
-                file.unlink(missing_ok=True)
-            self._folder.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -7,12 +7,13 @@ import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ebbtide.runtime.engine import Engine
 from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.merging import Written
 from ebbtide.runtime.parameters import Generation, generation, task_settings
 from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
 from ebbtide.runtime.tokenizer import TextTokenizer
@@ -32,6 +33,14 @@ _CLEAN_UPS = (
     (" 've", "'ve"),
     (" 're", "'re"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How to generate, and the language of the texts, for a model that knows several."""
+
+    generation: Generation
+    source_language: str | None
 
 
 class Summariser(Pipeline):
@@ -54,13 +63,36 @@ class Summariser(Pipeline):
         self._prefix = task_prefix(described, task)
         self._answer_member = answer_member(task)
         self._tokenizer = TextTokenizer.load(folder)
+        self._around = len(self._tokenizer.encode([self._prefix])[0])
         self._languages = {
             name: code for name, code in task_languages(task).items() if code in self._tokenizer.languages
         }
 
+    @property
+    def task_member(self) -> str:
+        """The member of an answer that holds the text."""
+        return self._answer_member
+
+    @property
+    def window(self) -> int:
+        """Tokens of text that the model reads at once, without those around it and the task's prefix."""
+        limit = (
+            self._max_input_tokens
+            if self._positions is None
+            else min(self._positions, self._max_input_tokens)
+        )
+        return limit - self._around
+
     def run(
         self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
     ) -> Summaries:
+        asked = self.asked(parameters)
+        sources, cut_tokens = self._encode(texts, asked)
+        items = self.answers(self._generate(sources, asked, cancelled))
+        return Summaries(items, cut_tokens)
+
+    def asked(self, parameters: Mapping[str, Any]) -> Asked:
+        """What a request's parameters ask for. Raises BadRequest for one that cannot be honoured."""
         languages = self._languages | {
             name: parameters[name] for name in ("src_lang", "tgt_lang") if parameters.get(name) is not None
         }
@@ -69,23 +101,41 @@ class Summariser(Pipeline):
         if "tgt_lang" in languages:
             first = self._tokenizer.language_id(languages["tgt_lang"])
             wanted = replace(wanted, forced_bos_token_id=first)
-        sources, cut_tokens = self._encode(
-            [self._prefix + text for text in texts], languages.get("src_lang"), truncate=wanted.truncate
-        )
-        several = self.engine.generate(sources, wanted, cancelled)
-        answers = [[self._answer(hypothesis.tokens, wanted) for hypothesis in each] for each in several]
-        # One sequence asked for is given as itself, several as a list: transformers' pipelines do so.
-        items = [each[0] if len(each) == 1 else each for each in answers]
-        return Summaries(items, cut_tokens)
+        return Asked(wanted, languages.get("src_lang"))
 
-    def _encode(
-        self, texts: Sequence[str], language: str | None, *, truncate: bool
-    ) -> tuple[list[list[int]], tuple[int, ...]]:
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text, without those around it."""
+        bare = len(self._tokenizer.encode([""])[0])
+        return [len(ids) - bare for ids in self._tokenizer.encode(texts)]
+
+    def write(self, texts: Sequence[str], asked: Asked, cancelled: threading.Event) -> list[list[Written]]:
+        """The answers to texts that fit the window, the best first."""
+        sources, _ = self._encode(texts, asked)
+        return self._generate(sources, asked, cancelled)
+
+    def answers(self, several: Sequence[Sequence[Written]]) -> list[Any]:
+        """As pipelines give them: one sequence asked for as itself, several as a list."""
+        items = [[{self._answer_member: written.text} for written in each] for each in several]
+        return [each[0] if len(each) == 1 else each for each in items]
+
+    def _generate(
+        self, sources: Sequence[Sequence[int]], asked: Asked, cancelled: threading.Event
+    ) -> list[list[Written]]:
+        several = self.engine.generate(sources, asked.generation, cancelled)
+        return [
+            [Written(self._text(one.tokens, asked.generation), len(one.tokens)) for one in each]
+            for each in several
+        ]
+
+    def _encode(self, texts: Sequence[str], asked: Asked) -> tuple[list[list[int]], tuple[int, ...]]:
         """Each text's ids, and how many of its tokens were left out, which happens only when asked for.
 
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
-        sources = self._tokenizer.encode(texts, source_language=language)
+        sources = self._tokenizer.encode(
+            [self._prefix + text for text in texts], source_language=asked.source_language
+        )
+        truncate = asked.generation.truncate
         limit = self._max_input_tokens if truncate else self._positions
         cut_tokens = tuple(0 if limit is None else max(0, len(source) - limit) for source in sources)
         for position, cut in enumerate(cut_tokens):
@@ -99,12 +149,12 @@ class Summariser(Pipeline):
                 sources[position] = self._tokenizer.beginning(sources[position], self._max_input_tokens)
         return sources, cut_tokens
 
-    def _answer(self, tokens: Sequence[int], wanted: Generation) -> dict[str, str]:
+    def _text(self, tokens: Sequence[int], wanted: Generation) -> str:
         text = self._tokenizer.decode(tokens)
         if wanted.clean_up:
             for loose, tight in _CLEAN_UPS:
                 text = text.replace(loose, tight)
-        return {self._answer_member: text}
+        return text
 
 
 def task_prefix(described: Mapping[str, Any], task: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ebbtide.runtime import content
+from ebbtide.runtime.articles import Articles
 from ebbtide.runtime.engine import Cancelled
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.handlers import Context, Handlers
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 CUT_TOKENS_HEADER = "X-Ebbtide-Cut-Tokens"
 """How many tokens of each input were over the model's window and not read; absent when all was read."""
+
+
+CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+INFERENCE_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +61,28 @@ class HuggingFace:
     def predict(self, data: Any, model: Any, context: Context) -> Any:
         if isinstance(data, list):
             raise BadRequest('The body must be an object, {"inputs": ..., "parameters": {...}}, not a list')
-        inputs, parameters = data, None
+        inputs, parameters, document = data, None, None
         if isinstance(data, dict):
+            document = data.get(content.DOCUMENT)
             inputs, parameters = data.get("inputs", data), data.get("parameters")
         if parameters is None:
-            parameters = {}
+            parameters = _parameters_beside(context)
         if not isinstance(parameters, dict):
             raise BadRequest("parameters must be an object of names and values")
         if isinstance(model, TaskPipeline):
             return model.run(inputs, parameters, context.cancelled)
         if not isinstance(model, Pipeline):
             return model(inputs, **parameters)
-        summaries = model.run(as_texts(inputs), parameters, context.cancelled)
+        texts = as_texts(inputs)
+        if isinstance(model, Articles):
+            invocation = context.get_request_header(0, INFERENCE_ID_HEADER)
+            summaries = model.read(texts, parameters, context.cancelled, invocation=invocation)
+        else:
+            summaries = model.run(texts, parameters, context.cancelled)
+        if document and parameters.get("return_details"):
+            for item in summaries.items:
+                for answer in item if isinstance(item, list) else [item]:
+                    answer["details"]["document"] = document
         if any(summaries.cut_tokens):
             context.set_response_header(0, CUT_TOKENS_HEADER, ",".join(map(str, summaries.cut_tokens)))
         return summaries.items
@@ -155,6 +170,19 @@ class Service:
         if handlers.output_fn:
             return _answer_bytes(handlers.output_fn(prediction, accept, context), context)
         return self._framework.encode(prediction, accept)
+
+
+def _parameters_beside(context: Context) -> Any:
+    """Parameters of a body that has no room for any, a PDF or a text: CustomAttributes={"parameters": {...}}.
+
+    Attributes of another kind are the caller's own affair.
+    """
+    try:
+        attributes = json.loads(context.get_request_header(0, CUSTOM_ATTRIBUTES_HEADER) or "null")
+    except ValueError:
+        return {}
+    found = attributes.get("parameters") if isinstance(attributes, dict) else None
+    return {} if found is None else found
 
 
 def failure(status: int, message: str) -> Answer:

@@ -67,7 +67,9 @@ def text_of(body: bytes, charset: str | None = None) -> str:
     except UnicodeDecodeError as error:
         found = f"byte {error.start} is 0x{body[error.start]:02x}"
         if encoding is not None:
-            raise BadRequest(f"The body is not {encoding} text: {found}") from error
+            raise BadRequest(
+                f"The body is not {encoding.removesuffix('-sig').upper()} text: {found}"
+            ) from error
         text = _guessed(body, found)
     if "\0" in text:
         raise BadRequest(f"The body is binary, not text: character {text.index(chr(0))} is NUL")

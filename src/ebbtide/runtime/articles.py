@@ -1,0 +1,194 @@
+"""A summariser that reads the whole article, however long, and can say what it read and what supports it.
+
+Beside the generation's parameters a request may have:
+
+- `long_document`: what happens to a text over the model's window: `merge` summarises its parts and merges
+  their summaries, `truncate` reads the beginning alone and says so, as the toolkit does, `error` refuses it.
+  Merging is the default of summarization; other tasks refuse, since their parts make no whole.
+- `return_details`: each answer has `details`: the parts with their spans in the source, tokens, time.
+- `return_grounding`: each answer has `grounding`: see grounding.py.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.grounding import Source
+from ebbtide.runtime.merging import FinishedParts, Merged, Written, merge
+from ebbtide.runtime.pipeline import Pipeline, Summaries
+from ebbtide.runtime.summariser import Asked, Summariser
+
+logger = logging.getLogger(__name__)
+
+LONG_DOCUMENT = ("merge", "truncate", "error")
+
+KEPT_S = 86_400.0
+"""How long finished parts wait for their invocation to come back."""
+
+LEAST_PART = 8
+"""A part's summary may have this share of the window even where a shorter answer is asked for: 1 / 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read articles. Raises BadRequest, from `of`, for a member of another kind."""
+
+    long_document: Literal["merge", "truncate", "error"]
+    details: bool
+    grounding: bool
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], *, merges: bool) -> "tuple[Reading, dict[str, Any]]":
+        """What the parameters say, and the others. merges: whether that is the default."""
+        others = dict(parameters)
+        chosen = others.pop("long_document", None)
+        if chosen is not None and chosen not in LONG_DOCUMENT:
+            raise BadRequest(f"long_document must be merge, truncate or error, not {chosen!r}")
+        flags = {name: others.pop(name, None) for name in ("return_details", "return_grounding")}
+        for name, value in flags.items():
+            if value is not None and not isinstance(value, bool):
+                raise BadRequest(f"{name} must be true or false, not {value!r}")
+        if chosen is None:
+            asked_to_cut = others.get("truncation") not in (None, False, "do_not_truncate")
+            chosen = "truncate" if asked_to_cut else "merge" if merges else "error"
+        others["truncation"] = chosen == "truncate"
+        return cls(chosen, bool(flags["return_details"]), bool(flags["return_grounding"])), others
+
+
+class Articles(Pipeline):
+    """A summariser around which texts of any length pass."""
+
+    def __init__(self, summariser: Summariser, *, merges: bool, identity: str, kept: Path | None) -> None:
+        """merges: whether that is what happens to a long text unless a request says otherwise.
+
+        identity: of the model and how it computes; kept: the folder for parts that were finished, None to
+        keep none.
+        """
+        self._summariser = summariser
+        self._merges = merges
+        self._identity = identity
+        self._kept = kept
+        if kept is not None:
+            FinishedParts.prune(kept, time.time() - KEPT_S)
+
+    def run(
+        self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
+    ) -> Summaries:
+        return self.read(texts, parameters, cancelled, invocation=None)
+
+    def read(
+        self,
+        texts: Sequence[str],
+        parameters: Mapping[str, Any],
+        cancelled: threading.Event,
+        *,
+        invocation: str | None,
+    ) -> Summaries:
+        """As `run`. invocation: its id, under which finished parts are kept until it has its answer."""
+        reading, others = Reading.of(parameters, merges=self._merges)
+        started_at = time.monotonic()
+        asked = self._summariser.asked(others)
+        long: list[int] = []
+        if reading.long_document == "merge":
+            counted = self._summariser.count(texts)
+            long = [n for n, tokens in enumerate(counted) if tokens > self._summariser.window]
+        short = [n for n in range(len(texts)) if n not in set(long)]
+        merged: dict[int, Merged] = {}
+        summaries = Summaries([], ())
+        if short:
+            summaries = self._summariser.run([texts[n] for n in short], others, cancelled)
+        took_s = time.monotonic() - started_at
+        for n in long:
+            merged[n] = self._merged(texts[n], asked, cancelled, invocation)
+        items: list[Any] = [None] * len(texts)
+        cut_tokens = [0] * len(texts)
+        for n, item, cut in zip(short, summaries.items, summaries.cut_tokens, strict=True):
+            items[n], cut_tokens[n] = item, cut
+        for n, one in merged.items():
+            (items[n],) = self._summariser.answers([one.answers])
+        if reading.details or reading.grounding:
+            for n, text in enumerate(texts):
+                found = merged.get(n)
+                self._describe(items[n], text, reading, found, cut=cut_tokens[n], took_s=took_s)
+        return Summaries(items, tuple(cut_tokens))
+
+    def _merged(self, text: str, asked: Asked, cancelled: threading.Event, invocation: str | None) -> Merged:
+        finished = None
+        if self._kept is not None and invocation is not None:
+            identity = json.dumps(asdict(asked), default=list, sort_keys=True)
+            finished = FinishedParts(self._kept, invocation, self._identity, identity)
+
+        def progress(done: int, parts: int) -> None:
+            logger.info("%d of %d parts are summarised", done, parts)
+
+        merged = merge(text, _Whole(self._summariser, asked, cancelled), finished, progress)
+        if finished:
+            finished.forget()
+        return merged
+
+    def _describe(
+        self, item: Any, text: str, reading: Reading, merged: Merged | None, *, cut: int, took_s: float
+    ) -> None:
+        source = Source(text) if reading.grounding else None
+        for answer in item if isinstance(item, list) else [item]:
+            if source is not None:
+                grounded = source.ground(answer[self._summariser.task_member])
+                answer["grounding"] = [asdict(sentence) for sentence in grounded]
+            if reading.details:
+                answer["details"] = self._details(text, reading, merged, cut=cut, took_s=took_s)
+
+    def _details(
+        self, text: str, reading: Reading, merged: Merged | None, *, cut: int, took_s: float
+    ) -> dict[str, Any]:
+        (tokens,) = self._summariser.count([text])
+        first = merged.passes[0] if merged and merged.passes else []
+        parts = [
+            {
+                "start": one.part.start,
+                "end": one.part.end,
+                "heading": one.part.heading,
+                "tokens_in": one.part.tokens,
+                "tokens_out": one.summary.tokens,
+                "summary": one.summary.text,
+            }
+            for one in first
+        ]
+        return {
+            "long_document": reading.long_document,
+            "tokens_in": tokens,
+            "coverage": round(1 - cut / tokens, 4) if tokens else 1.0,
+            "passes": len(merged.passes) if merged else 0,
+            "parts": parts,
+            "seconds": round(merged.seconds if merged else took_s, 3),
+        }
+
+
+class _Whole:
+    """A summariser as merging asks for it, for one request."""
+
+    def __init__(self, summariser: Summariser, asked: Asked, cancelled: threading.Event) -> None:
+        self._summariser, self._asked, self._cancelled = summariser, asked, cancelled
+        self.window = summariser.window
+        self.longest = asked.generation.max_new_tokens
+        self.one_answer = asked.generation.num_return_sequences == 1
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return self._summariser.count(texts)
+
+    def summarise_parts(self, texts: Sequence[str], *, longest: int) -> list[Written]:
+        # A part says as much as it has to say: the lengths asked for are the whole answer's.
+        bound = max(1, min(longest, max(self.longest, self.window // LEAST_PART)))
+        wanted = replace(
+            self._asked.generation, max_new_tokens=bound, min_new_tokens=0, num_return_sequences=1
+        )
+        asked = replace(self._asked, generation=wanted)
+        return [each[0] for each in self._summariser.write(texts, asked, self._cancelled)]
+
+    def summarise(self, text: str) -> list[Written]:
+        return self._summariser.write([text], self._asked, self._cancelled)[0]
