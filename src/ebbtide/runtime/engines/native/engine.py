@@ -10,6 +10,7 @@ does not hold up the one text that comes after it. Memory is bounded by admittin
 room for; whose turn it is waits for that room and is not overtaken.
 """
 
+import atexit
 import itertools
 import threading
 from bisect import insort
@@ -91,7 +92,11 @@ class NativeEngine(Engine):
         self._clock = 0
         self._order = itertools.count()
         self._arrived = threading.Condition()
-        threading.Thread(target=self._run, name="decoding", daemon=True).start()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+        self._thread.start()
+        # A thread that comes back from ONNX Runtime into an interpreter that is gone aborts the process.
+        atexit.register(self._end)
 
     def check(self, generation: Generation) -> None:
         named = {
@@ -136,10 +141,17 @@ class NativeEngine(Engine):
             "cache_bytes": CACHE_BYTES,
         }
 
+    def _end(self) -> None:
+        """Finish the step under way, and no more."""
+        self._ends.set()
+        with self._arrived:
+            self._arrived.notify()
+        self._thread.join()
+
     def _run(self) -> None:
-        while True:
+        while not self._ends.is_set():
             with self._arrived:
-                self._arrived.wait_for(lambda: self._waiting or self._texts)
+                self._arrived.wait_for(lambda: self._waiting or self._texts or self._ends.is_set())
             try:
                 self._step()
             except Exception as error:  # noqa: BLE001 callers must hear of any fault, and the next be served
