@@ -42,7 +42,7 @@ lock: ## Write the newest versions that fit pyproject.toml into constraints.txt 
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet $$(grep "^torch==" constraints.txt)
-	build/lock/bin/python -m pip install --quiet --group dev --group test --editable '.[convert,plot,transformers]'
+	build/lock/bin/python -m pip install --quiet --group dev --group test --editable '.[convert,documents,plot,transformers]'
 	build/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## Remove the environment and everything built
@@ -61,5 +61,5 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml
 # torch by itself first: where a build without CUDA is offered, the extra then keeps it.
 $(VENV)/.develop: $(VENV)/.pip pyproject.toml
 	$(INSTALL) torch
-	$(INSTALL) --group dev --group test --editable '.[convert,plot,transformers]'
+	$(INSTALL) --group dev --group test --editable '.[convert,documents,plot,transformers]'
 	@touch $@ $(VENV)/.demo
