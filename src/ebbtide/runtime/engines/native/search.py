@@ -285,11 +285,16 @@ def _warped(logits: np.ndarray, generation: Generation, keep: int) -> np.ndarray
     shares: np.ndarray = np.exp(scaled - scaled[0])
     shares /= shares.sum()
     if generation.top_p < 1:
-        # What the candidate and all less likely ones make together.
-        tails = np.cumsum(shares[::-1])[::-1]
-        shares[keep:][tails[keep:] <= 1 - generation.top_p] = 0
+        shares[_nucleus(shares, generation, keep) :] = 0
         shares /= shares.sum()
     return shares
+
+
+def _nucleus(shares: np.ndarray, generation: Generation, keep: int) -> int:
+    """How many of the likeliest candidates, in falling order, top_p leaves; `keep` at least."""
+    # What a candidate and all less likely ones make together.
+    tails = np.cumsum(shares[::-1])[::-1]
+    return max(keep, int(np.count_nonzero(tails > 1 - generation.top_p)))
 
 
 def _warped_scores(scores: np.ndarray, generation: Generation, keep: int) -> np.ndarray:
@@ -298,8 +303,11 @@ def _warped_scores(scores: np.ndarray, generation: Generation, keep: int) -> np.
     if generation.top_k:
         order = order[: max(generation.top_k, keep)]
     order = order[np.isfinite(scores[order])]
-    shares = _warped(scores[order], generation, keep)
-    kept = order[shares > 0]
+    kept = order
+    if generation.top_p < 1:
+        # By place, not by a share above 0: at a low temperature a share underflows that is not forbidden.
+        scaled = scores[order].astype(np.float64) / generation.temperature
+        kept = order[: _nucleus(np.exp(_log_shares(scaled)), generation, keep)]
     warped = np.full_like(scores, FORBIDDEN)
     warped[kept] = scores[kept] / np.float32(generation.temperature)
     return warped
