@@ -9,13 +9,13 @@ import hashlib
 import json
 import random
 import shutil
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ebbtide.archives import tarfile
 from ebbtide.evaluation.pairs import Pair
 from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.conversion.tokenizer import text_tokenizer

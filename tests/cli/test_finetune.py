@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tests import checkpoints
 from tests.checkpoints import Trained
 
 from ebbtide import finetuning
+from ebbtide.archives import tarfile
 from ebbtide.evaluation.pairs import Pair
 from ebbtide.finetuning import Settings, TrainingError
 

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import sys
-import tarfile
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ebbtide.archives import tarfile
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.options import Json
 

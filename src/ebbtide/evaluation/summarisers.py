@@ -1,13 +1,13 @@
 """What is compared: any model that ebbtide serves, the extractive summariser, and an article's beginning."""
 
 import json
-import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ebbtide.archives import tarfile
 from ebbtide.runtime import loading, status
 from ebbtide.runtime.contract import Echo
 from ebbtide.runtime.deployment import HUGGING_FACE, Deployment

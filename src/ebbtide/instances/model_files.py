@@ -13,7 +13,6 @@ import logging
 import lzma
 import os
 import shutil
-import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide import clock
+from ebbtide.archives import tarfile
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import Location, parse_location
 from ebbtide.objects.records import ObjectRecord
