@@ -1,6 +1,7 @@
 """The fleet with real model servers: what endpoints want comes up, is replaced, drains and leaves nothing."""
 
 import asyncio
+import os
 import re
 import sqlite3
 import time
@@ -235,7 +236,9 @@ def model_servers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it ended between the two questions
-            if "ebbtide.runtime.forkserver" in child.parent().cmdline():
+            parent = child.parent()
+            # Servers in processes of their own have fork servers too, of their own.
+            if "ebbtide.runtime.forkserver" in parent.cmdline() and parent.ppid() == os.getpid():
                 found.append(child)
     return found
 
