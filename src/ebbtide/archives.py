@@ -3,10 +3,17 @@ Debian 12 has 3.11.2.
 """
 
 import sys
+from pathlib import Path
 
 if sys.version_info >= (3, 12):
     import tarfile
 else:
     from backports import tarfile
 
-__all__ = ["tarfile"]
+__all__ = ["tarfile", "unpack"]
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """A user's own archive into a folder of this process. Raises tarfile.TarError and OSError."""
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")

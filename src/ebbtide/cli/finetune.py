@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ebbtide.archives import tarfile
+from ebbtide.archives import unpack
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.options import Json
 
@@ -131,8 +131,7 @@ def _folder(model: str, temporary: Path) -> Path:
     from ebbtide.settings import default_data_directory
 
     if model.endswith(".tar.gz"):
-        with tarfile.open(model) as archive:
-            archive.extractall(temporary / "model", filter="data")
+        unpack(Path(model), temporary / "model")
         return temporary / "model"
     deployment = Deployment(
         repository=HUGGING_FACE,

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ebbtide.archives import tarfile
+from ebbtide.archives import unpack
 from ebbtide.runtime import loading, status
 from ebbtide.runtime.contract import Echo
 from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
@@ -48,8 +48,7 @@ def model(
     """
     archive = name.endswith(".tar.gz")
     if archive:
-        with tarfile.open(name) as file:
-            file.extractall(unpacked, filter="data")
+        unpack(Path(name), unpacked)
     deployment = Deployment(
         repository=HUGGING_FACE,
         model_dir=unpacked if archive else None,

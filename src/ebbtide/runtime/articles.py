@@ -98,7 +98,7 @@ class Articles(Pipeline):
         if reading.long_document == "merge":
             counted = self._summariser.count(texts)
             long = [n for n, tokens in enumerate(counted) if tokens > self._summariser.window]
-        short = [n for n in range(len(texts)) if n not in set(long)]
+        short = sorted(set(range(len(texts))).difference(long))
         merged: dict[int, Merged] = {}
         summaries = Summaries([], ())
         if short:
