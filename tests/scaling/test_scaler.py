@@ -18,7 +18,7 @@ from ebbtide.metrics.alarms import Alarm
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
-from ebbtide.scaling import goals, targets
+from ebbtide.scaling import endpoint_goals, goals, targets
 from ebbtide.scaling.scaler import Scaler
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
@@ -522,7 +522,7 @@ async def test_requests_that_come_and_go_between_two_looks_keep_their_instance(w
 async def test_a_deadline_lets_the_endpoint_sleep_while_there_is_time(world):
     await world.put_policy("TargetTrackingScaling", TRACKING)
     deadline = goals.Goals(deadline=goals.Deadline(by="at(2040-01-01T00:00:00)"))
-    await world.database.write(lambda c: targets.set_goals(c, world.endpoint_id, deadline))
+    await world.database.write(lambda c: endpoint_goals.put(c, world.endpoint_id, deadline))
     await world.arrive(3, NOW - 5)
     await world.finish()
     await world.arrive(100, NOW)
@@ -534,7 +534,7 @@ async def test_a_deadline_lets_the_endpoint_sleep_while_there_is_time(world):
 
 async def test_a_budget_that_is_used_up_wakes_nothing(world):
     spent = goals.Goals(budget=goals.Budget(instance_s_per_day=1_000))
-    await world.database.write(lambda c: targets.set_goals(c, world.endpoint_id, spent))
+    await world.database.write(lambda c: endpoint_goals.put(c, world.endpoint_id, spent))
     midnight = NOW // 86_400 * 86_400
     ran = replace(
         in_service("i-1", world.endpoint_id, midnight - 100),

@@ -28,6 +28,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn
 from ebbtide.instances import records as instances
 from ebbtide.notifications import topics
+from ebbtide.scaling import endpoint_goals
 
 __all__ = [
     "add_tags",
@@ -184,7 +185,7 @@ async def create_endpoint(params: Params, call: Call) -> Result:
         endpoint = endpoints.create_endpoint(
             connection, config, params["EndpointName"], region=call.region, at=call.now
         )
-        catalogue.add_tags(connection, endpoint.arn, params.get("Tags", ()))
+        _tag(connection, call, endpoint.arn, params.get("Tags", ()))
         _test_notifications(connection, endpoint, endpoint.live, call)
         return endpoint
 
@@ -344,15 +345,20 @@ async def delete_endpoint(params: Params, call: Call) -> Result:
 
 
 async def add_tags(params: Params, call: Call) -> Result:
-    """Set tags of a model, configuration or endpoint; all its tags. Source: AddTags."""
+    """Set tags of a model, configuration or endpoint; all its tags. An endpoint's may choose its goals.
+
+    Raises ServiceError for one that is to choose a goal and cannot. Source: AddTags.
+    """
     resource = params["ResourceArn"]
 
     def add(connection: Connection) -> list[dict[str, str]]:
-        _check_taggable(connection, resource)
-        catalogue.add_tags(connection, resource, params["Tags"])
+        _check_taggable(connection, call, resource)
+        _tag(connection, call, resource, params["Tags"])
         return catalogue.list_tags(connection, resource)
 
-    return {"Tags": await call.parts.database.write(add)}
+    tags = await call.parts.database.write(add)
+    call.parts.scaler.wake()
+    return {"Tags": tags}
 
 
 async def list_tags(params: Params, call: Call) -> Result:
@@ -360,7 +366,7 @@ async def list_tags(params: Params, call: Call) -> Result:
     resource = params["ResourceArn"]
 
     def read(connection: Connection) -> list[dict[str, str]]:
-        _check_taggable(connection, resource)
+        _check_taggable(connection, call, resource)
         return catalogue.list_tags(connection, resource)
 
     return {"Tags": await call.parts.database.read(read)}
@@ -371,10 +377,11 @@ async def delete_tags(params: Params, call: Call) -> Result:
     resource = params["ResourceArn"]
 
     def delete(connection: Connection) -> None:
-        _check_taggable(connection, resource)
+        _check_taggable(connection, call, resource)
         catalogue.delete_tags(connection, resource, params["TagKeys"])
 
     await call.parts.database.write(delete)
+    call.parts.scaler.wake()
     return {}
 
 
@@ -424,8 +431,16 @@ def _endpoint(connection: Connection, call: Call, name: str) -> Endpoint:
         raise ServiceError(f'Could not find endpoint "{_arn(call, "endpoint", name)}".') from missing
 
 
-def _check_taggable(connection: Connection, resource: str) -> None:
-    if not catalogue.resource_exists(connection, resource):
+def _tag(connection: Connection, call: Call, resource: str, tags: Iterable[Mapping[str, str]]) -> None:
+    catalogue.add_tags(connection, resource, tags)
+    kind, _, name = resource.rpartition(":")[2].partition("/")
+    if kind == "endpoint":
+        endpoint = _endpoint(connection, call, name)
+        endpoint_goals.check_tags(connection, endpoint, price_per_s=call.parts.scaler.price_per_s)
+
+
+def _check_taggable(connection: Connection, call: Call, resource: str) -> None:
+    if resource.split(":")[4:5] != [call.account] or not catalogue.resource_exists(connection, resource):
         raise ServiceError(f'Could not find resource "{resource}".')
 
 

@@ -28,6 +28,11 @@ WINDOW_S = 300.0
 
 WEEK_S = 7 * 86_400.0
 
+MAX_WITHIN_S = 30 * 86_400.0
+
+MAX_WEEKS = 8
+"""A forecast's. Longer ago things were different."""
+
 UTILISATION = 0.8
 """The part of an instance's pace that a forecast counts on."""
 

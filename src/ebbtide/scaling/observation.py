@@ -13,7 +13,7 @@ from ebbtide.metrics.alarms import Alarm, is_scaling_policy
 from ebbtide.metrics.points import DAY_S
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import Backlog, listing
-from ebbtide.scaling import configurations, goals, targets
+from ebbtide.scaling import configurations, endpoint_goals, goals, targets
 from ebbtide.scaling.configurations import PERIOD_S
 from ebbtide.scaling.goals import Budget, Forecast, Goals, Measured
 from ebbtide.scaling.policies import (
@@ -127,7 +127,7 @@ def look(connection: Connection) -> Seen:
         policies=policies,
         scheduled_actions=targets.all_scheduled_actions(connection),
         backlogs=queue.backlogs(connection),
-        goals=targets.all_goals(connection),
+        goals=endpoint_goals.all_goals(connection),
         in_service=[Running(*row) for row in connection.execute(IN_SERVICE)],
         under_way=targets.activities_under_way(connection),
         lasting=alarms.lasting_of_policies(connection) if stepping else [],

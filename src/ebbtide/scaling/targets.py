@@ -1,4 +1,4 @@
-"""Scalable targets, their policies, scheduled actions and activities, and endpoints' goals, in the database.
+"""Scalable targets, their policies, scheduled actions and activities in the database.
 
 Every function runs in a caller's transaction. Targets name their endpoint and outlive it, as in AWS: an
 endpoint made again under the name meets its old target.
@@ -31,7 +31,6 @@ from ebbtide.database import metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
 from ebbtide.scaling import schedules
-from ebbtide.scaling.goals import NO_GOALS, Goals
 from ebbtide.scaling.policies import ALREADY_AT_DESIRED, ALREADY_AT_MAX, ALREADY_AT_MIN, Limits
 
 ACTIVITIES_KEPT_S = 6 * 7 * 86_400
@@ -118,14 +117,6 @@ Index(
     activities.c.endpoint_id,
     sqlite_where=_UNDER_WAY,
     postgresql_where=_UNDER_WAY,
-)
-
-
-endpoint_goals = Table(
-    "scaling_goals",
-    metadata,
-    Column("endpoint_id", ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True),
-    Column("goals", JSON, nullable=False),
 )
 
 
@@ -420,26 +411,6 @@ def not_scaled(
         )
     )
     _forget_old(connection, target, at)
-
-
-def goals_of(connection: Connection, endpoint_id: str) -> Goals:
-    """The endpoint's goals; none when nobody has set any."""
-    given = connection.scalar(
-        select(endpoint_goals.c.goals).where(endpoint_goals.c.endpoint_id == endpoint_id)
-    )
-    return NO_GOALS if given is None else Goals.from_given(given)
-
-
-def all_goals(connection: Connection) -> dict[str, Goals]:
-    """Goals by endpoint id, of those that have any."""
-    rows = connection.execute(select(endpoint_goals.c.endpoint_id, endpoint_goals.c.goals))
-    return {row[0]: Goals.from_given(row[1]) for row in rows}
-
-
-def set_goals(connection: Connection, endpoint_id: str, goals: Goals) -> None:
-    connection.execute(delete(endpoint_goals).where(endpoint_goals.c.endpoint_id == endpoint_id))
-    if goals != NO_GOALS:
-        connection.execute(insert(endpoint_goals).values(endpoint_id=endpoint_id, goals=asdict(goals)))
 
 
 def scaled(

@@ -11,13 +11,11 @@ from ebbtide.api.authentication import Caller
 from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, moment
 from ebbtide.endpoints import Endpoint
 from ebbtide.instances import records
-from ebbtide.scaling import goals, schedules, targets
+from ebbtide.scaling import endpoint_goals, goals, schedules
 
 router = APIRouter(tags=["scaling"])
 
 Name = Annotated[str, Path(description="The endpoint's name.")]
-
-DAY_S = 86_400
 
 
 class Deadline(BaseModel):
@@ -29,7 +27,7 @@ class Deadline(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    within_s: float | None = Field(None, gt=0, le=30 * DAY_S, allow_inf_nan=False)
+    within_s: float | None = Field(None, gt=0, le=goals.MAX_WITHIN_S, allow_inf_nan=False)
     by: str | None = Field(None, description="As a scheduled action's Schedule: cron(0 6 * * ? *).")
     timezone: str | None = Field(None, description="Of `by`, by its IANA name; UTC when absent.")
 
@@ -65,7 +63,7 @@ class Forecast(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weeks: int = Field(4, ge=1, le=8)
+    weeks: int = Field(4, ge=1, le=goals.MAX_WEEKS)
 
 
 class Goals(BaseModel):
@@ -111,17 +109,17 @@ class Starts(BaseModel):
 
 @router.get("/endpoints/{name}/goals")
 async def get_goals(server: Server, caller: Asking, name: Name) -> Goals:
-    """The endpoint's goals."""
+    """The goals that hold: as put, else as the endpoint's tags choose them."""
 
     def read(connection: Connection) -> goals.Goals:
-        return targets.goals_of(connection, _get(connection, caller, name).id)
+        return endpoint_goals.goals_of(connection, _get(connection, caller, name))
 
     return Goals.model_validate(await server.database.read(read), from_attributes=True)
 
 
 @router.put("/endpoints/{name}/goals")
 async def put_goals(server: Server, caller: Asking, name: Name, wanted: Annotated[Goals, Body()]) -> Goals:
-    """Set them, all at once. A budget in USD needs instance types whose price is known."""
+    """Set them, all at once; what is null is left to tags. A budget in USD needs known prices."""
     deadline, budget, forecast = wanted.deadline, wanted.budget, wanted.forecast
     given = goals.Goals(
         deadline=goals.Deadline(**deadline.model_dump()) if deadline else None,
@@ -131,13 +129,10 @@ async def put_goals(server: Server, caller: Asking, name: Name, wanted: Annotate
 
     def write(connection: Connection) -> None:
         endpoint = _get(connection, caller, name)
-        if endpoint.async_config is None:
-            raise Invalid(f"The endpoint {name} has no queue: it answers in real time.")
-        if budget is not None and budget.usd_per_day is not None:
-            types = {variant.instance_type for variant in endpoint.variants}
-            if unknown := sorted(type_ for type_ in types if server.scaler.price_per_s(type_) is None):
-                raise Invalid(f"budget.usd_per_day: no price of {', '.join(unknown)} is known.")
-        targets.set_goals(connection, endpoint.id, given)
+        why = endpoint_goals.why_not(given, endpoint, price_per_s=server.scaler.price_per_s)
+        if why is not None:
+            raise Invalid(why)
+        endpoint_goals.put(connection, endpoint.id, given)
 
     await server.database.write(write)
     server.scaler.wake()
