@@ -97,15 +97,16 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
     from ebbtide.runtime.articles import Articles
     from ebbtide.runtime.summariser import Summariser
 
-    engine = engines.load(
+    load_engine = engines.loader(
         converted,
         folder,
         threads=deployment.threads,
         trust_remote_code=deployment.trusts_remote_code,
     )
-    status.describe(engine.describe())
+    summariser = Summariser.load(converted, load_engine, task=task)
+    status.describe(summariser.engine.describe())
     return Articles(
-        Summariser(converted, engine, task=task),
+        summariser,
         merges=task == "summarization",
         identity=converted.name,
         kept=deployment.cache / "parts",

@@ -6,7 +6,8 @@ Imports neither torch nor transformers.
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
 from ebbtide.runtime.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
+
+HEAD_START_S = 0.01
+"""What an engine's libraries take at most to be in their own code and give the interpreter to others."""
 
 # transformers' clean_up_tokenization, in its order.
 _CLEAN_UPS = (
@@ -50,8 +54,20 @@ class Summariser(Pipeline):
     `tgt_lang`, codes as the model's own tokenizer has them.
     """
 
-    def __init__(self, folder: Path, engine: Engine, *, task: str) -> None:
-        """folder: what `convert` wrote, with the tokenizer and `summariser.json`.
+    @classmethod
+    def load(cls, folder: Path, load_engine: Callable[[], Engine], *, task: str) -> "Summariser":
+        """With the engine and the tokenizer loaded side by side. Raises LoadFailure as both do."""
+        with ThreadPoolExecutor(1, thread_name_prefix="loading") as loading:
+            engine = loading.submit(load_engine)
+            # A large tokenizer keeps the interpreter to itself for 0.1 s; begun first, it would come first.
+            wait([engine], HEAD_START_S)
+            tokenizer = TextTokenizer.load(folder)
+            return cls(folder, engine.result(), task=task, tokenizer=tokenizer)
+
+    def __init__(
+        self, folder: Path, engine: Engine, *, task: str, tokenizer: TextTokenizer | None = None
+    ) -> None:
+        """folder: what `convert` wrote, with the tokenizer, unless that is given, and `summariser.json`.
 
         Raises LoadFailure for settings of the checkpoint that cannot be honoured.
         """
@@ -62,7 +78,7 @@ class Summariser(Pipeline):
         self._defaults = described["generation"] | task_settings(described, task)
         self._prefix = task_prefix(described, task)
         self._answer_member = answer_member(task)
-        self._tokenizer = TextTokenizer.load(folder)
+        self._tokenizer = tokenizer or TextTokenizer.load(folder)
         self._around = len(self._tokenizer.encode([self._prefix])[0])
         self._languages = {
             name: code for name, code in task_languages(task).items() if code in self._tokenizer.languages

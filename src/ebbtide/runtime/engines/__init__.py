@@ -1,6 +1,8 @@
 """The engines: each turns token ids into token ids in its own way, behind one interface (engine.py)."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,20 @@ def prepare(prepared: Path, *, threads: int) -> None:
         cores.measure(prepared, threads)
 
 
-def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: bool = False) -> Engine:
-    """The engine that the folder `prepared` was made for, with the model in it.
+def loader(
+    prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: bool = False
+) -> Callable[[], Engine]:
+    """What loads the engine that the folder `prepared` was made for, which is imported when this returns.
 
     checkpoint: the model's own files, from which transformers loads. threads: cores it may use.
-    Imports no other engine. Raises LoadFailure when it refuses the model.
+    Imports no other engine. Loading raises LoadFailure when the engine refuses the model.
     """
     described = _described(prepared)
     if described["engine"] == "transformers":
         from ebbtide.runtime.engines.reference import ReferenceEngine
 
-        return ReferenceEngine(
+        return partial(
+            ReferenceEngine,
             checkpoint,
             threads=threads,
             compute_type=described["compute_type"],
@@ -35,11 +40,16 @@ def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: b
     if described["engine"] == "native":
         from ebbtide.runtime.engines.native.engine import NativeEngine
 
-        return NativeEngine(prepared, threads=threads)
+        return partial(NativeEngine, prepared, threads=threads)
     from ebbtide.runtime.engines.ctranslate import CTranslate2, Shape
 
     defaults = generation({}, described["generation"], positions=None)
-    return CTranslate2(prepared, Shape.of(described["config"]), defaults, threads=threads)
+    return partial(CTranslate2, prepared, Shape.of(described["config"]), defaults, threads=threads)
+
+
+def load(prepared: Path, checkpoint: Path, *, threads: int, trust_remote_code: bool = False) -> Engine:
+    """As `loader` does, at once."""
+    return loader(prepared, checkpoint, threads=threads, trust_remote_code=trust_remote_code)()
 
 
 def _described(prepared: Path) -> dict[str, Any]:
