@@ -532,6 +532,23 @@ async def test_a_deadline_lets_the_endpoint_sleep_while_there_is_time(world):
     assert await world.desired() == 0
 
 
+async def test_a_tag_of_the_endpoint_chooses_its_deadline_and_takes_it_along(world):
+    await world.put_policy("TargetTrackingScaling", TRACKING)
+    arn = (await world.endpoint()).arn
+    tags = [{"Key": "ebbtide:deadline-within-s", "Value": "3600"}]
+    await world.database.write(lambda c: catalogue.add_tags(c, arn, tags))
+    await world.arrive(3, NOW - 5)
+    await world.finish()
+    await world.arrive(100, NOW)
+
+    await world.scaler.step(NOW)
+    assert await world.desired() == 0
+
+    await world.database.write(lambda c: catalogue.delete_tags(c, arn, ["ebbtide:deadline-within-s"]))
+    await world.scaler.step(NOW + 1)
+    assert await world.desired() > 0
+
+
 async def test_a_budget_that_is_used_up_wakes_nothing(world):
     spent = goals.Goals(budget=goals.Budget(instance_s_per_day=1_000))
     await world.database.write(lambda c: endpoint_goals.put(c, world.endpoint_id, spent))

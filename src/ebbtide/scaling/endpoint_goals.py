@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from sqlalchemy import JSON, Column, Connection, ForeignKey, Table, delete, insert, select, text
 
@@ -144,7 +143,7 @@ def _weeks(value: str) -> int:
 
 
 def _daily(value: str) -> Deadline:
-    """A time of each day. Tags cannot hold a cron expression: AWS allows neither brackets nor stars in them."""
+    """A time of each day. Tags hold no cron expression: AWS allows neither brackets nor stars in them."""
     found = _BY.fullmatch(value.strip())
     try:
         if found is None:
