@@ -50,6 +50,7 @@ from ebbtide.queue import invocations, upload_rules
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion
 from ebbtide.queue.intake import Intake
+from ebbtide.queue.owed import Owed
 from ebbtide.queue.reaper import Reaper
 from ebbtide.queue.retention import Retention
 from ebbtide.queue.steering import Steering
@@ -253,15 +254,16 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
         parts.settings,
         parts.database,
         parts.objects,
-        parts.completion,
         parts.wakeups,
         parts.changes,
         parts.deliveries.wake,
     )
+    owed = Owed(parts.database, parts.objects, parts.deliveries.wake, region=parts.settings.region)
     retention = Retention(parts.database, retention_s=parts.settings.retention_s)
     for part in (parts.fleet, parts.scaler, parts.deliveries, parts.followers, parts.objects):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
+    yield loops.run("owed outcomes", owed.step, stop)
     yield loops.run("retention", retention.step, stop)
     yield alarms.Alarms(parts.database, _alarm_action(parts)).run(stop)
     yield loops.run("housekeeping", _housekeeping(parts), stop)

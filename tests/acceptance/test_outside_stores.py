@@ -35,6 +35,16 @@ class Papers:
 
     def deploy(self) -> None:
         self.foreign.put("model.tar.gz", model_archive(ECHO))
+        sns, sqs = self.server.client("sns"), self.server.client("sqs")
+        self.queue = sqs.create_queue(QueueName="failures")["QueueUrl"]
+        described = sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=["QueueArn"])
+        topic = sns.create_topic(Name="failures")["TopicArn"]
+        sns.subscribe(
+            TopicArn=topic,
+            Protocol="sqs",
+            Endpoint=described["Attributes"]["QueueArn"],
+            Attributes={"RawMessageDelivery": "true"},
+        )
         sagemaker = self.server.client("sagemaker")
         sagemaker.create_model(
             ModelName="papers",
@@ -52,7 +62,11 @@ class Papers:
                 }
             ],
             AsyncInferenceConfig={
-                "OutputConfig": {"S3OutputPath": "s3://papers/out", "S3FailurePath": "s3://papers/failed"}
+                "OutputConfig": {
+                    "S3OutputPath": "s3://papers/out",
+                    "S3FailurePath": "s3://papers/failed",
+                    "NotificationConfig": {"ErrorTopic": topic},
+                }
             },
         )
         sagemaker.create_endpoint(EndpointName="papers", EndpointConfigName="papers")
@@ -68,6 +82,15 @@ class Papers:
         return {
             name: answer[name].removeprefix("s3://papers/") for name in ("OutputLocation", "FailureLocation")
         }
+
+    def told(self, inference_id: str) -> list[dict[str, Any]]:
+        """The messages about one invocation's failure, once there are any, and all that came with them."""
+        sqs, found = self.server.client("sqs"), []
+        while not found:
+            answer = sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10, WaitTimeSeconds=20)
+            messages = [json.loads(each["Body"]) for each in answer.get("Messages", ())]
+            found = [each for each in messages if each.get("inferenceId") == inference_id]
+        return found
 
     def wait_for(self, key: str) -> bytes:
         """What the foreign bucket has under the key, once it has something."""
@@ -149,6 +172,28 @@ def test_while_the_store_is_down_work_waits_and_says_why_and_goes_on_once_it_is_
     assert places["OutputLocation"] not in before
     assert "s3://foreign at " in found["waiting_reason"]
     assert papers.wait_for(places["OutputLocation"]) == b"patience"
+
+
+def test_the_failure_object_of_one_cancelled_while_the_store_is_down_follows_once_it_is_up(papers):
+    papers.gateway.status = 503
+    places = papers.invoke("in/cancelled", b"never read")
+    own = papers.server.own()
+    id_ = next(own.invocations(endpoint="papers", limit=1))["id"]
+
+    state = own.cancel(id_)["state"]
+    papers.wait_for_log("its failure object waits: s3://foreign at ")
+    waits = own.get(id_)["waiting_reason"]
+    before = papers.foreign.keys()
+    papers.gateway.status = None
+
+    assert state == "cancelled"
+    assert "s3://foreign at " in waits
+    assert places["FailureLocation"] not in before
+    assert b"The invocation was cancelled" in papers.wait_for(places["FailureLocation"])
+    [told] = papers.told(id_)
+    assert told["invocationStatus"] == "Cancelled"
+    assert told["responseParameters"]["failureLocation"].endswith(places["FailureLocation"])
+    assert own.get(id_)["waiting_reason"] is None
 
 
 def test_an_endpoint_whose_model_lies_in_a_store_that_is_down_comes_into_service_once_it_is_up(papers):

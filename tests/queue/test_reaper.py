@@ -16,7 +16,6 @@ from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.changes import Changes
-from ebbtide.queue.completion import Completion
 from ebbtide.queue.invocations import Backlog, Invocation
 from ebbtide.queue.reaper import Reaper
 from ebbtide.queue.wakeups import Wakeups
@@ -97,8 +96,7 @@ async def place(tmp_path: Path, database: Database) -> Place:
     objects = ObjectStore(tmp_path / "objects", database)
     settings = Settings(tmp_path, max_claim_count=2)
     changes = Changes()
-    completion = Completion(database, changes, lambda: None, lease_s=30.0)
-    reaper = Reaper(settings, database, objects, completion, Wakeups(), changes, lambda: None)
+    reaper = Reaper(settings, database, objects, Wakeups(), changes, lambda: None)
     return Place(database, objects, reaper, request)
 
 

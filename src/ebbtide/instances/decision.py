@@ -10,7 +10,7 @@ from ebbtide.endpoints import Deployment, Endpoint, Variant
 from ebbtide.endpoints.states import CREATING, DELETING, SERVING, UPDATING
 from ebbtide.instances.admission import Admitted, Demand, Machine, admit
 from ebbtide.instances.plan import Drain, plan, retry_at
-from ebbtide.instances.records import Instance, State
+from ebbtide.instances.records import WANTED, Instance, State
 from ebbtide.instances.types import InstanceTypes
 
 Generation = tuple[str, int]
@@ -130,7 +130,7 @@ def _count(
                 generation=generation[1],
                 variant=variant.name,
                 state=State.PENDING,
-                cause="wanted",
+                cause=WANTED,
                 instance_type=variant.instance_type,
                 model_digest=model_digest(variant),
                 peak_memory_bytes=None,

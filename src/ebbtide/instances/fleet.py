@@ -492,7 +492,7 @@ def _record(
     for instance in moves.add:
         records.add(connection, instance)
     for instance, _ in moves.start:
-        records.move(connection, instance.id, State.STARTING, cause="wanted", at=now)
+        records.move(connection, instance.id, State.STARTING, cause=records.WANTED, at=now)
     for instance, cause in moves.drain:
         state = State.STOPPED if instance.state == State.PENDING else State.DRAINING
         records.move(connection, instance.id, state, cause=cause, at=now)

@@ -44,6 +44,9 @@ class State(StrEnum):
     FAILED = "Failed"
 
 
+WANTED = "wanted"
+"""The cause of an instance that waits for nothing."""
+
 LEGAL_MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
     State.STARTING: frozenset({State.IN_SERVICE, State.DRAINING, State.FAILED}),
@@ -147,7 +150,7 @@ def move(connection: Connection, instance_id: str, state: State, *, cause: str, 
         raise IllegalMove(f"{instance_id} cannot become {state}")
 
 
-def hold(connection: Connection, causes: dict[str, str]) -> None:
+def hold(connection: Connection, causes: Mapping[str, str]) -> None:
     """Say for each Pending instance what it waits for."""
     if causes:
         connection.execute(
@@ -160,6 +163,28 @@ def hold(connection: Connection, causes: dict[str, str]) -> None:
             .values(cause=bindparam("why")),
             [{"instance": instance, "why": why} for instance, why in causes.items()],
         )
+
+
+def delay(connection: Connection, instance_id: str, cause: str) -> None:
+    """Say what a Starting instance waits for."""
+    connection.execute(
+        update(instances)
+        .where(instances.c.id == instance_id, instances.c.state == State.STARTING)
+        .values(cause=cause)
+    )
+
+
+def waiting_cause(connection: Connection, endpoint_id: str) -> str | None:
+    """Why no instance of the endpoint is up yet, where one waits for something; None when one serves."""
+    rows = connection.execute(
+        select(instances.c.state, instances.c.cause)
+        .where(instances.c.endpoint_id == endpoint_id, _ACTIVE)
+        .order_by(instances.c.created_at)
+    ).all()
+    if any(row.state == State.IN_SERVICE for row in rows):
+        return None
+    waiting = [row.cause for row in rows if row.state in (State.PENDING, State.STARTING)]
+    return next((cause for cause in waiting if cause != WANTED), None)
 
 
 def set_pid(connection: Connection, instance_id: str, pid: int) -> None:

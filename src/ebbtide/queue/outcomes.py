@@ -138,8 +138,8 @@ def end_claims(
     return results
 
 
-def end_unclaimed(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Publish the outcomes of invocations that the caller has just moved to their ends."""
+def publish(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Publish the outcomes of invocations that have ended without an agent."""
     shown = _show(connection, outcomes)
     _tell(connection, [(outcome, error is None) for outcome, error in zip(outcomes, shown, strict=True)])
 

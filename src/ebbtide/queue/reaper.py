@@ -1,35 +1,27 @@
 """Ends what no agent will: invocations past their TTL, and claims whose agent is gone."""
 
-import asyncio
-import logging
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from ebbtide import endpoints
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
-from ebbtide.errors import Unavailable
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
-from ebbtide.queue.completion import Completion, change
-from ebbtide.queue.invocations import Claim, Invocation, LeaseLost
-from ebbtide.queue.outcomes import Outcome, deliver, end_unclaimed, stage_failure
+from ebbtide.queue.completion import change
+from ebbtide.queue.invocations import Claim, Ending, Invocation
+from ebbtide.queue.outcomes import Outcome, stage_failure
+from ebbtide.queue.owed import publish_or_owe
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
-
-log = logging.getLogger(__name__)
 
 BATCH = 100
 IDLE_S = 1.0
 
-OUTSIDE_S = 5.0
-"""How long an outside store may take for a failure object: other invocations wait for this step."""
-
-OUTSIDE_AGAIN_S = 30.0
-"""When one whose store was not available is tried again."""
+EXPIRED = "ClientError: The request waited in the queue for longer than its RequestTTLSeconds."
 
 
 def poison_reason(lost_count: int) -> str:
@@ -45,7 +37,6 @@ class Reaper:
         settings: Settings,
         database: Database,
         objects: ObjectStore,
-        completion: Completion,
         wakeups: Wakeups,
         changes: Changes,
         deliveries_wake: Callable[[], None],
@@ -53,42 +44,35 @@ class Reaper:
         self._settings = settings
         self._database = database
         self._objects = objects
-        self._completion = completion
         self._wakeups = wakeups
         self._changes = changes
         self._deliveries_wake = deliveries_wake
-        # Whose outcomes wait for an outside store, and until when.
-        self._later: dict[str, float] = {}
 
     async def step(self, now: float) -> float:
         """Handle one batch of each kind; returns the delay until the next step, in s."""
-        self._later = {id_: at for id_, at in self._later.items() if at > now}
-        # Those that wait for their store must not fill the batch.
-        limit = BATCH + len(self._later)
-        expiring, lapsed, known = await self._database.read(lambda connection: _look(connection, now, limit))
-        expiring = [invocation for invocation in expiring if invocation.id not in self._later]
-        lapsed = [held for held in lapsed if held.invocation.id not in self._later]
+        expiring, lapsed, known = await self._database.read(lambda connection: _look(connection, now))
         overdue = [
-            await self._expiry(invocation, known[invocation.endpoint_id], now)
+            await self._outcome(invocation, known[invocation.endpoint_id], "expired", EXPIRED, 400, now)
             for invocation in expiring
             if invocation.endpoint_id in known
         ]
-        if overdue := await self._deliver(overdue, now):
+        if overdue:
             await self._expire(overdue, now)
         for held in lapsed:
             if endpoint := known.get(held.invocation.endpoint_id):
                 await self._return(held, endpoint, now)
-        return 0.0 if max(len(expiring), len(lapsed)) >= BATCH else IDLE_S
+        return 0.0 if max(len(expiring), len(lapsed)) == BATCH else IDLE_S
 
-    async def _expiry(self, invocation: Invocation, endpoint: Endpoint, now: float) -> Outcome:
-        reason = "ClientError: The request waited in the queue for longer than its RequestTTLSeconds."
+    async def _outcome(
+        self, invocation: Invocation, endpoint: Endpoint, state: str, reason: str, code: int, now: float
+    ) -> Outcome:
         return Outcome(
             endpoint=endpoint,
             variant=endpoint.variants[0].name,
             region=self._settings.region,
             invocation=invocation,
-            state="expired",
-            response=await stage_failure(self._objects, reason, 400),
+            state=state,
+            response=await stage_failure(self._objects, reason, code),
             at=now,
             reason=reason,
         )
@@ -96,11 +80,10 @@ class Reaper:
     async def _expire(self, overdue: list[Outcome], now: float) -> None:
         def expire(connection: Connection) -> list[Outcome]:
             ended = [o for o in overdue if invocations.expire(connection, o.invocation, o.reason, now=now)]
-            end_unclaimed(connection, ended)
+            publish_or_owe(connection, self._objects, ended, code=400)
             return ended
 
         expired = await self._database.write(expire)
-        await self._discard_outside(overdue)
         self._changes.tell(map(change, expired))
         self._deliveries_wake()
 
@@ -118,54 +101,25 @@ class Reaper:
             self._wakeups.notify(invocation.endpoint_id)
             return
         reason = poison_reason(lost_count)
-        outcome = Outcome(
-            endpoint=endpoint,
-            variant=endpoint.variants[0].name,
-            region=self._settings.region,
-            invocation=invocation,
-            state="failed",
-            response=await stage_failure(self._objects, reason, 500),
-            at=now,
-            reason=reason,
-            claimed_at=held.claimed_at,
-        )
-        for delivered in await self._deliver([outcome], now):
-            with suppress(LeaseLost):
-                await self._completion.publish(held, delivered)
-            await self._discard_outside([delivered])
+        failed = await self._outcome(invocation, endpoint, "failed", reason, 500, now)
+        failed = replace(failed, claimed_at=held.claimed_at)
 
-    async def _deliver(self, outcomes: list[Outcome], now: float) -> list[Outcome]:
-        """Put failure objects that belong into outside buckets in place; leaves out, to be tried again later,
-        those whose store is not available.
-        """
-        tries = [self._deliver_one(outcome, now) for outcome in outcomes]
-        return [outcome for outcome in await asyncio.gather(*tries) if outcome is not None]
+        def fail(connection: Connection) -> bool:
+            if not invocations.still_held(connection, [held]):
+                return False
+            invocations.finish(connection, [Ending(held, failed.state, reason, failed.phases, now)])
+            publish_or_owe(connection, self._objects, [failed], code=500)
+            return True
 
-    async def _deliver_one(self, outcome: Outcome, now: float) -> Outcome | None:
-        async def hold() -> float:
-            return OUTSIDE_S  # no agent can claim what has expired, or what is not put back
-
-        try:
-            async with asyncio.timeout(OUTSIDE_S):
-                return await deliver(self._objects, outcome, hold)
-        except (Unavailable, TimeoutError) as error:
-            log.warning("%s: its outcome waits: %s", outcome.invocation.inference_id, error)
-            self._later[outcome.invocation.id] = now + OUTSIDE_AGAIN_S
-            await self._objects.discard(outcome.response.staged)
-            return None
-
-    async def _discard_outside(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            if outcome.delivered or outcome.undelivered:
-                await self._objects.discard(outcome.response.staged)
+        if await self._database.write(fail):
+            self._changes.tell([change(failed)])
+            self._deliveries_wake()
 
 
-def _look(
-    connection: Connection, now: float, limit: int
-) -> tuple[list[Invocation], list[Claim], dict[str, Endpoint]]:
+def _look(connection: Connection, now: float) -> tuple[list[Invocation], list[Claim], dict[str, Endpoint]]:
     """What is to be ended or put back, and its endpoints; what belongs to none any more goes with that."""
-    expiring = invocations.expiring(connection, now=now, limit=limit)
-    lapsed = invocations.lapsed(connection, now=now, limit=limit)
+    expiring = invocations.expiring(connection, now=now, limit=BATCH)
+    lapsed = invocations.lapsed(connection, now=now, limit=BATCH)
     found = [
         endpoints.find_endpoint(connection, endpoint_id)
         for endpoint_id in {each.endpoint_id for each in (*expiring, *(held.invocation for held in lapsed))}

@@ -19,7 +19,8 @@ from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import change
 from ebbtide.queue.invocations import Invocation, tags
-from ebbtide.queue.outcomes import Outcome, end_unclaimed, stage_failure
+from ebbtide.queue.outcomes import Outcome, stage_failure
+from ebbtide.queue.owed import publish_or_owe
 from ebbtide.queue.wakeups import Wakeups
 
 BATCH = 200
@@ -90,7 +91,8 @@ class Steering:
     async def cancel(self, ids: Sequence[str], now: float) -> list[str]:
         """Cancel those that have no outcome yet; their ids. What is worked on is stopped at once.
 
-        Each is published: a failure object, a message of invocationStatus Cancelled to the error topic.
+        Each is published: a failure object, a message of invocationStatus Cancelled to the error topic. Where
+        the object goes to an outside bucket, both follow (owed.py).
         """
         cancelled: list[Outcome] = []
         for begin in range(0, len(ids), BATCH):
@@ -129,7 +131,7 @@ class Steering:
                         CANCEL,
                         [{"id": each.invocation.id, "now": now, "reason": CANCELLED} for each in outcomes],
                     )
-                    end_unclaimed(connection, outcomes)
+                    publish_or_owe(connection, self._objects, outcomes, code=400)
                 return outcomes
 
             done = await self._database.write(cancel)

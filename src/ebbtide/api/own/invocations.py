@@ -15,8 +15,9 @@ from ebbtide.api.call import Parts
 from ebbtide.api.own.capacity import Capacity, capacity
 from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, moment, moment_or_none
 from ebbtide.endpoints import Endpoint
+from ebbtide.instances import records
 from ebbtide.notifications import history
-from ebbtide.queue import estimates, listing
+from ebbtide.queue import estimates, listing, owed
 from ebbtide.queue.estimates import Estimate
 from ebbtide.queue.listing import UNFINISHED, Attempt, Filter, Position, Seen, Shown
 from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY, REDRIVABLE
@@ -133,7 +134,8 @@ class Invocation(Summary):
     queue: Queued | None = Field(description="Null unless it is queued.")
     estimate: Estimated | None = Field(description="Null once it has its outcome.")
     waiting_reason: str | None = Field(
-        description="Why the last attempt had no outcome, while there is none: it is tried again."
+        description="What keeps it, its turn aside: why no instance comes up, why the last attempt had "
+        "no outcome, or, once it has ended, why its failure object is not where it belongs yet."
     )
     attempts: list[Tried] = Field(description="Claims that ended without an outcome, oldest first.")
     timeline: list[Step]
@@ -432,10 +434,17 @@ def _whole(connection: Connection, seen: Seen, id_: str, now: float) -> Invocati
         instance_id=one.instance_id,
         queue=Queued(position=place.ahead + 1, exact=place.exact) if place else None,
         estimate=_estimate(connection, one, place, now),
-        waiting_reason=attempts[-1].reason if attempts and one.state in UNFINISHED else None,
+        waiting_reason=_waiting_reason(connection, one, attempts),
         attempts=attempts,
         timeline=_timeline(one, history.notified_at(connection, [one.id]).get(one.id)),
     )
+
+
+def _waiting_reason(connection: Connection, one: Shown, attempts: Sequence[Tried]) -> str | None:
+    if one.state not in UNFINISHED:
+        return owed.waiting_reason(connection, one.id)
+    stuck = records.waiting_cause(connection, one.endpoint_id) if one.state == "queued" else None
+    return stuck or (attempts[-1].reason if attempts else None)
 
 
 def _estimate(connection: Connection, one: Shown, place: Position | None, now: float) -> Estimated | None:
