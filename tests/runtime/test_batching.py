@@ -136,7 +136,7 @@ class Decoding:
     ) -> list[list[Hypothesis]]:
         self.began.release()
         assert self.gate.acquire(timeout=PATIENCE_S)
-        if len(sources[0]) == 13:
+        if 13 in map(len, sources):
             raise RuntimeError("no memory for it")
         return [[Hypothesis((len(source), is_abandoned(place)))] for place, source in enumerate(sources)]
 
@@ -169,6 +169,22 @@ def test_what_decoding_raises_reaches_the_caller_and_the_next_is_served(batcher:
         batcher.generate([[7] * 13], GREEDY, threading.Event())
 
     assert batcher.generate([[7] * 2], GREEDY, threading.Event())[0][0].tokens[0] == 2
+
+
+def test_a_text_that_cannot_be_decoded_fails_alone(batcher: Batcher, decoding: Decoding):
+    with ThreadPoolExecutor(4) as callers:
+        held = callers.submit(batcher.generate, [[7]], BEAMS, threading.Event())
+        assert decoding.began.acquire(timeout=PATIENCE_S)
+        asked = [
+            callers.submit(batcher.generate, [[7] * length], GREEDY, threading.Event())
+            for length in (12, 13, 13)
+        ]
+        decoding.gate.release(20)
+
+        assert held.result(PATIENCE_S)
+        assert asked[0].result(PATIENCE_S)[0][0].tokens[0] == 12
+        for each in asked[1:]:
+            assert isinstance(each.exception(PATIENCE_S), RuntimeError)
 
 
 def test_a_cancelled_request_that_waits_is_let_go_at_once(batcher: Batcher, decoding: Decoding):

@@ -154,6 +154,64 @@ def test_more_than_there_is_room_for_waits_its_turn(
     assert tokens(answers(native.NativeEngine(prepared, threads=1), SOURCES, BEAMS)) == expected
 
 
+def test_a_long_list_is_not_held_up_by_texts_that_keep_coming(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(native, "MAX_ROWS", 1)
+    engine = native.NativeEngine(prepared, threads=1)
+
+    def keep_coming() -> bool:
+        """Whether the list was done before so many had been answered."""
+        for _ in range(60):
+            answers(engine, SOURCES[:1], GREEDY)
+            if listed.done():
+                return True
+        return False
+
+    with ThreadPoolExecutor(4) as callers:
+        listed = callers.submit(answers, engine, SOURCES, GREEDY)
+        coming = [callers.submit(keep_coming) for _ in range(3)]
+        assert all(each.result() for each in coming)
+
+
+def test_a_fault_fails_the_source_that_has_it_and_no_other(engine: native.NativeEngine):
+    expected = tokens(answers(engine, SOURCES, BEAMS))
+    # What no request can ask for: the search finds it as its first hypothesis ends.
+    faulty = replace(BEAMS, length_penalty="long", max_new_tokens=1)
+
+    with ThreadPoolExecutor(2) as callers:
+        failing = [callers.submit(answers, engine, SOURCES[:2], faulty) for _ in range(2)]
+        assert tokens(answers(engine, SOURCES, BEAMS)) == expected
+        for each in failing:
+            with pytest.raises(TypeError):
+                each.result()
+
+
+def test_what_cannot_be_decoded_together_is_decoded_one_by_one(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engine = native.NativeEngine(prepared, threads=1)
+    expected = tokens(answers(engine, SOURCES, BEAMS))
+    monkeypatch.setattr(engine._model, "decoder", _WithoutMemory(engine._model.decoder, rows=BEAMS.num_beams))
+
+    assert tokens(answers(engine, SOURCES, BEAMS)) == expected
+
+
+class _WithoutMemory:
+    """ONNX Runtime's session, with memory for so many rows."""
+
+    def __init__(self, session: Any, *, rows: int) -> None:
+        self._session, self._rows = session, rows
+
+    def io_binding(self) -> Any:
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self._session.run_with_iobinding(binding)
+        if binding.get_outputs()[0].shape()[0] > self._rows:
+            raise RuntimeError("no memory")
+
+
 def test_a_seed_draws_the_same_answers_whatever_is_decoded_beside(engine: native.NativeEngine):
     once = tokens(answers(engine, SOURCES, SAMPLED))
     other = tokens(answers(engine, SOURCES, replace(SAMPLED, seed=8)))

@@ -19,8 +19,9 @@ others, and else waits for its end, since the processor is busy for it alone.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ebbtide.runtime.engine import Cancelled, Hypothesis
 from ebbtide.runtime.parameters import Generation
@@ -42,6 +43,21 @@ more."""
 
 Capacity = Callable[[Generation, int], int]
 """How many sources of so many tokens fit into one batch: one at least."""
+
+
+class Turns:
+    """The clock of fair queueing: the tokens that each of those who wait has had."""
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+
+    def of(self, costs: Iterable[int]) -> list[float]:
+        """When each text of a request that comes now has its turn; costs: in tokens."""
+        return list(accumulate(costs, initial=self._clock))[:-1]
+
+    def taken(self, turn: float, tokens: int, *, requests: int) -> None:
+        """Work of so many tokens is begun at its turn. requests: how many wait, with those begun now."""
+        self._clock = max(self._clock, turn) + tokens / requests
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +85,10 @@ class Text:
     generation: Generation
     turn: float
 
-    @property
-    def cost(self) -> int:
-        """The tokens that it may take to read and to answer."""
-        return len(self.source) + self.generation.max_new_tokens
+
+def cost(source: Sequence[int], generation: Generation) -> int:
+    """The tokens that it may take to read and to answer."""
+    return len(source) + generation.max_new_tokens
 
 
 class Queue:
@@ -81,18 +97,18 @@ class Queue:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._waiting: list[Text] = []
-        self._turn = 0.0
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, request: Request, sources: Sequence[Sequence[int]], generation: Generation) -> None:
         """All of a request's sources."""
-        turn = self._turn
-        for place, source in enumerate(sources):
-            text = Text(request, place, source, generation, turn)
-            self._waiting.append(text)
-            turn += text.cost
+        turns = self._turns.of(cost(source, generation) for source in sources)
+        self._waiting += [
+            Text(request, place, source, generation, turn)
+            for place, (source, turn) in enumerate(zip(sources, turns, strict=True))
+        ]
 
     def drop_cancelled(self) -> None:
         self._waiting = [text for text in self._waiting if not text.request.cancelled.is_set()]
@@ -116,7 +132,8 @@ class Queue:
                 batch.append(text)
                 longest, tokens = with_it, tokens + len(text.source)
         requests = {text.request for text in self._waiting}
-        self._turn = max(self._turn, leader.turn) + sum(text.cost for text in batch) / len(requests)
+        tokens = sum(cost(text.source, text.generation) for text in batch)
+        self._turns.taken(leader.turn, tokens, requests=len(requests))
         taken = set(batch)
         self._waiting = [text for text in self._waiting if text not in taken]
         return batch
@@ -185,21 +202,30 @@ class Batcher:
             return batch
 
     def _compute(self, batch: list[Text]) -> None:
-        sources = [text.source for text in batch]
-        answers: list[list[Hypothesis]] = [[] for _ in batch]
-        error = None
-        try:
-            answers = self._decode(
-                batch[0].generation, sources, lambda place: batch[place].request.cancelled.is_set()
-            )
-        except Exception as raised:  # noqa: BLE001 whatever it is, those who wait must hear of it
-            error = raised
+        outcomes = self._decoded(batch)
         with self._changed:
             self._running.remove(batch)
-            for text, answer in zip(batch, answers, strict=True):
+            for text, outcome in zip(batch, outcomes, strict=True):
                 request = text.request
-                request.answers[text.place] = answer
+                if isinstance(outcome, Exception):
+                    request.error = request.error or outcome
+                else:
+                    request.answers[text.place] = outcome
                 request.left -= 1
-                request.error = request.error or error
                 if not request.left:
                     request.done.set()
+
+    def _decoded(self, batch: list[Text]) -> list[list[Hypothesis] | Exception]:
+        """Each text's answers. A fault of one, or of all together, is found by decoding each alone."""
+        try:
+            return [
+                *self._decode(
+                    batch[0].generation,
+                    [text.source for text in batch],
+                    lambda place: batch[place].request.cancelled.is_set(),
+                )
+            ]
+        except Exception as error:  # noqa: BLE001 whatever it is, those who wait must hear of it
+            if len(batch) == 1:
+                return [error]
+        return [outcome for text in batch for outcome in self._decoded([text])]

@@ -5,26 +5,33 @@ Requests of any settings share a step, since the step is the same for all and th
 it. A source is encoded alone, so nothing is padded there; those that are decoded meanwhile wait for at most
 `ENCODED_AT_ONCE` tokens, or one source, between two of their steps.
 
-Turns are start-time fair queueing over callers, by tokens, as in batching.py: a list of five hundred texts
-does not hold up the one text that comes after it. Memory is bounded by admitting no more than the caches have
-room for; whose turn it is waits for that room and is not overtaken.
+Turns are fair between callers, by tokens, as in batching.py: a list of five hundred texts does not hold up
+the one text that comes after it, nor do those that keep coming hold up the list. Memory is bounded by
+admitting no more than the caches have room for; whose turn it is waits for that room and is not overtaken.
+
+After a fault in a step its sources are decoded anew, each alone: only the one that cannot be decoded fails.
 """
 
 import atexit
 import itertools
+import logging
+import math
 import threading
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ebbtide.runtime.batching import Turns, cost
 from ebbtide.runtime.engine import Cancelled, Engine, Hypothesis
 from ebbtide.runtime.engines.native.batch import Batch, Decoding
 from ebbtide.runtime.engines.native.model import Model
 from ebbtide.runtime.engines.native.search import Search, search
-from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.errors import BadRequest, one_line
 from ebbtide.runtime.parameters import Generation
+
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 """Beams and samples decoded together: with more, products gain nothing and steps take longer."""
@@ -73,10 +80,18 @@ class _Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Text:
+    """`alone`: nothing else may be decoded beside it."""
+
     request: _Request
     place: int
     source: Sequence[int]
     search: Search
+    alone: bool = False
+
+    def anew(self) -> "_Text":
+        """From its beginning, and alone."""
+        begun = search(self.request.generation, self.source, self.place)
+        return replace(self, search=begun, alone=True)
 
 
 class NativeEngine(Engine):
@@ -88,8 +103,8 @@ class NativeEngine(Engine):
         self._threads = threads
         self._batch = Batch(self._model)
         self._texts: dict[Decoding, _Text] = {}
-        self._waiting: list[tuple[int, int, _Text]] = []
-        self._clock = 0
+        self._waiting: list[tuple[float, int, _Text]] = []
+        self._turns = Turns()
         self._order = itertools.count()
         self._arrived = threading.Condition()
         self._ends = threading.Event()
@@ -120,11 +135,10 @@ class NativeEngine(Engine):
             return []
         request = _Request(generation, cancelled, [[] for _ in sources], len(sources))
         with self._arrived:
-            turn = self._clock
-            for place, source in enumerate(sources):
+            turns = self._turns.of(cost(source, generation) for source in sources)
+            for place, (source, turn) in enumerate(zip(sources, turns, strict=True)):
                 text = _Text(request, place, source, search(generation, source, place))
                 insort(self._waiting, (turn, next(self._order), text))
-                turn += len(source)
             self._arrived.notify()
         request.done.wait()
         if request.error:
@@ -155,7 +169,7 @@ class NativeEngine(Engine):
             try:
                 self._step()
             except Exception as error:  # noqa: BLE001 callers must hear of any fault, and the next be served
-                self._fail_all(error)
+                self._isolate(error)
 
     def _step(self) -> None:
         self._drop_cancelled()
@@ -179,11 +193,17 @@ class NativeEngine(Engine):
             turn, _, text = entry
             if encoded and encoded + len(text.source) > ENCODED_AT_ONCE:
                 return None
-            if self._texts and not self._has_room(Decoding.begin(text.search, len(text.source))):
+            if self._texts and not self._may_join(text):
                 return None
+            requests = {each[2].request for each in self._waiting}
+            self._turns.taken(turn, cost(text.source, text.request.generation), requests=len(requests))
             self._waiting.remove(entry)
-            self._clock = turn
             return text
+
+    def _may_join(self, text: _Text) -> bool:
+        if text.alone or any(each.alone for each in self._texts.values()):
+            return False
+        return self._has_room(Decoding.begin(text.search, len(text.source)))
 
     def _join(self, text: _Text) -> None:
         try:
@@ -215,8 +235,17 @@ class NativeEngine(Engine):
         self._batch.leave(decoding)
         return text
 
-    def _fail_all(self, error: Exception) -> None:
-        for text in self._texts.values():
-            text.request.fail(error)
+    def _isolate(self, error: Exception) -> None:
+        """Have what a fault has interrupted decoded one by one; what was alone has failed."""
+        texts = list(self._texts.values())
         self._texts.clear()
         self._batch = Batch(self._model)
+        for text in texts:
+            text.request.decoded_now -= 1
+        if len(texts) == 1:
+            texts[0].request.fail(error)
+            return
+        logger.warning("A step of %d texts failed, each is decoded alone: %s", len(texts), one_line(error))
+        with self._arrived:
+            for text in texts:
+                insort(self._waiting, (-math.inf, next(self._order), text.anew()))
