@@ -34,7 +34,7 @@ from ebbtide.database import Database, postgresql_url
 from ebbtide.instances.fleet import Fleet
 from ebbtide.instances.types import InstanceTypes
 from ebbtide.logs import LogStore
-from ebbtide.metrics import alarms
+from ebbtide.metrics import alarm_states, alarms
 from ebbtide.notifications import bucket_configuration, topics
 from ebbtide.notifications.arrivals import Arrivals
 from ebbtide.notifications.deliveries import Deliveries
@@ -276,14 +276,14 @@ def _own_loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, No
     yield loops.run("clock", _clock_keeping(parts.settings.data), stop)
 
 
-def _alarm_action(parts: Parts) -> Callable[[alarms.Alarm, str], Awaitable[None]]:
+def _alarm_action(parts: Parts) -> Callable[[alarm_states.Alarm, str], Awaitable[None]]:
     """What an alarm's action does: carry out a scaling policy, or tell a topic."""
 
-    async def act(alarm: alarms.Alarm, action_arn: str) -> None:
-        if alarms.is_scaling_policy(action_arn):
+    async def act(alarm: alarm_states.Alarm, action_arn: str) -> None:
+        if alarm_states.is_scaling_policy(action_arn):
             await parts.scaler.execute_policy(action_arn, alarm)
             return
-        subject, message = alarms.notification(alarm)
+        subject, message = alarm_states.notification(alarm)
 
         def publish(connection: Connection) -> None:
             topics.publish(connection, action_arn, message, subject=subject, at=clock.now())

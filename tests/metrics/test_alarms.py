@@ -6,7 +6,7 @@ import pytest
 
 from ebbtide import metrics
 from ebbtide.errors import ServiceError
-from ebbtide.metrics import Point, alarms
+from ebbtide.metrics import Point, alarm_states, alarms
 from ebbtide.metrics.alarms import Alarms
 
 ACCOUNT = "123456789012"
@@ -185,7 +185,7 @@ async def test_the_message_to_a_topic_tells_states_reason_and_trigger(watch):
     await watch.put(Dimensions=[{"Name": "Harbour", "Value": "Brest"}])
     alarm = await watch.alarm()
 
-    subject, message = alarms.notification(alarm)
+    subject, message = alarm_states.notification(alarm)
 
     told = json.loads(message)
     assert subject == 'INSUFFICIENT_DATA: "high" in us-east-1'

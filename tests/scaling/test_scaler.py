@@ -14,7 +14,7 @@ from ebbtide.endpoints.records import encode_deployment
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
 from ebbtide.instances import records as instances
-from ebbtide.metrics.alarms import Alarm
+from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups

@@ -11,7 +11,7 @@ from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
 from ebbtide.errors import ServiceError
 from ebbtide.metrics import alarms, data, datums, definitions, query
-from ebbtide.metrics.alarms import Alarm
+from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.data import InvalidQuery, dimensions
 from ebbtide.metrics.datums import InvalidCombination, InvalidValue, MissingParameter
 from ebbtide.metrics.definitions import InvalidAlarm

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Index, Integer, String, Table, text
@@ -18,15 +18,18 @@ from sqlalchemy import BigInteger, Boolean, Column, Connection, Float, Index, In
 from ebbtide import identifiers, loops
 from ebbtide.database import Database, metadata
 from ebbtide.errors import ServiceError
-from ebbtide.metrics import data
-from ebbtide.metrics.evaluation import ALARM, EXTRA_PERIODS, INSUFFICIENT_DATA, OK, evaluate
+from ebbtide.metrics.alarm_states import (
+    Alarm,
+    actions_due,
+    datapoints,
+    due_again_at,
+    evaluated,
+    in_state,
+    newest_end,
+)
+from ebbtide.metrics.evaluation import ALARM, INSUFFICIENT_DATA
 from ebbtide.metrics.points import DAY_S
-
-REPEAT_S = 60.0
-"""How often a scaling action is repeated while its alarm stays in ALARM."""
-
-SETTLING_S = 2.0
-"""How long after a period's end it is evaluated: points of its last moments may still be on their way."""
+from ebbtide.metrics.query import statistics
 
 HISTORY_KEPT_S = 14 * DAY_S
 
@@ -75,80 +78,6 @@ class AlarmNotFound(ServiceError):
 
     code = "ResourceNotFound"
     http_status = 404
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """An alarm and its state. `definition` is PutMetricAlarm's input. `policy_arn`: of the scaling policy
-    that it belongs to; None for a client's own.
-    """
-
-    account: str
-    name: str
-    arn: str
-    region: str
-    definition: Mapping[str, Any]
-    actions_enabled: bool
-    configured_at: float
-    state: str
-    previous_state: str
-    reason: str
-    reason_data: str | None
-    state_updated_at: float
-    transitioned_at: float
-    actions_due_at: float | None
-    policy_arn: str | None = None
-
-    @property
-    def actions(self) -> list[str]:
-        """The ARNs to act on in the current state."""
-        member = {OK: "OKActions", ALARM: "AlarmActions", INSUFFICIENT_DATA: "InsufficientDataActions"}
-        return list(self.definition.get(member[self.state], ()))
-
-    @property
-    def repeats_actions(self) -> bool:
-        return self.state == ALARM and self.acts and any(map(is_scaling_policy, self.actions))
-
-    @property
-    def acts(self) -> bool:
-        """Whether its actions are carried out: an alarm of a scaling policy only shows what that sees."""
-        return self.actions_enabled and self.policy_arn is None
-
-    @property
-    def change_is_due(self) -> bool:
-        """Whether the actions of the last change of state have not run yet."""
-        return self.actions_due_at == self.transitioned_at
-
-    @property
-    def datapoints(self) -> list[float]:
-        """The values that led to the state, the newest last, as StateReasonData tells them; perhaps none."""
-        try:
-            values = json.loads(self.reason_data or "{}")["recentDatapoints"]
-            return [float(value) for value in values]
-        except (ValueError, TypeError, KeyError):  # SetAlarmState takes any JSON
-            return []
-
-    @property
-    def period_s(self) -> int:
-        """How long a datapoint covers; with metric math, the longest of its metrics' periods."""
-        stats = [query["MetricStat"] for query in self.queries if "MetricStat" in query]
-        return int(max((stat["Period"] for stat in stats), default=60))
-
-    @property
-    def queries(self) -> Sequence[data.Query]:
-        """What the alarm watches, as metric data queries of which one returns data."""
-        definition = self.definition
-        if metrics := definition.get("Metrics"):
-            return list(metrics)
-        metric = {name: definition[name] for name in ("Namespace", "MetricName")}
-        stat = {
-            "Metric": metric | {"Dimensions": definition.get("Dimensions", [])},
-            "Period": definition["Period"],
-            "Stat": definition.get("Statistic") or definition.get("ExtendedStatistic"),
-        }
-        if unit := definition.get("Unit"):
-            stat["Unit"] = unit
-        return [{"Id": "m1", "MetricStat": stat}]
 
 
 class AlarmOfPolicy(ServiceError):
@@ -251,26 +180,27 @@ def set_state(
     connection: Connection, alarm: Alarm, state: str, reason: str, reason_data: str | None, *, now: float
 ) -> None:
     """Store a state; when it is another one than before, its actions are due at once."""
-    changed = state != alarm.state
-    # An alarm may be given its first scaling action while it lasts.
-    due = changed or (alarm.actions_due_at is None and alarm.repeats_actions)
+    _store(connection, alarm, in_state(alarm, state, reason, reason_data, now=now), now)
+
+
+def _store(connection: Connection, former: Alarm, alarm: Alarm, now: float) -> None:
     connection.execute(
         SET_STATE,
         {
             "account": alarm.account,
             "name": alarm.name,
-            "state": state,
-            "previous_state": alarm.state if changed else alarm.previous_state,
-            "reason": reason[:1023],
-            "reason_data": reason_data,
+            "state": alarm.state,
+            "previous_state": alarm.previous_state,
+            "reason": alarm.reason,
+            "reason_data": alarm.reason_data,
             "now": now,
-            "transitioned_at": now if changed else alarm.transitioned_at,
-            "actions_due_at": now if due else alarm.actions_due_at,
+            "transitioned_at": alarm.transitioned_at,
+            "actions_due_at": alarm.actions_due_at,
         },
     )
-    if changed:
-        states = {"oldState": alarm.state, "newState": state, "stateReason": reason}
-        summary = f"Alarm updated from {alarm.state} to {state}"
+    if former.state != alarm.state:
+        states = {"oldState": former.state, "newState": alarm.state, "stateReason": alarm.reason}
+        summary = f"Alarm updated from {former.state} to {alarm.state}"
         _remember(connection, alarm.account, alarm.name, "StateUpdate", summary, states, now)
 
 
@@ -290,57 +220,6 @@ def history(connection: Connection, account: str, alarm_name: str | None = None)
     """What happened to an alarm, or to all of the account, oldest first."""
     rows = connection.execute(HISTORY, {"account": account, "alarm_name": alarm_name})
     return [HistoryItem(*row) for row in rows]
-
-
-def is_scaling_policy(action_arn: str) -> bool:
-    """Whether an action runs a scaling policy, which is repeated while the alarm lasts."""
-    return action_arn.startswith("arn:aws:autoscaling:")
-
-
-def notification(alarm: Alarm) -> tuple[str, str]:
-    """Subject and message that an SNS topic among the actions is sent. Source: CloudWatch user guide."""
-    definition = alarm.definition
-    trigger = {
-        name: definition[name]
-        for name in (
-            "MetricName",
-            "Namespace",
-            "Period",
-            "EvaluationPeriods",
-            "DatapointsToAlarm",
-            "ComparisonOperator",
-            "Threshold",
-            "TreatMissingData",
-            "Metrics",
-        )
-        if name in definition
-    }
-    if statistic := definition.get("Statistic"):
-        trigger |= {"StatisticType": "Statistic", "Statistic": statistic.upper()}
-    elif statistic := definition.get("ExtendedStatistic"):
-        trigger |= {"StatisticType": "ExtendedStatistic", "ExtendedStatistic": statistic}
-    trigger["Unit"] = definition.get("Unit")
-    trigger["Dimensions"] = [
-        {"value": value, "name": name} for name, value in data.dimensions(definition.get("Dimensions", ()))
-    ]
-    message = {
-        "AlarmName": alarm.name,
-        "AlarmDescription": definition.get("AlarmDescription"),
-        "AWSAccountId": alarm.account,
-        "AlarmConfigurationUpdatedTimestamp": _iso(alarm.configured_at),
-        "NewStateValue": alarm.state,
-        "NewStateReason": alarm.reason,
-        "StateChangeTime": _iso(alarm.transitioned_at),
-        "Region": alarm.region,
-        "AlarmArn": alarm.arn,
-        "OldStateValue": alarm.previous_state,
-        "OKActions": definition.get("OKActions", []),
-        "AlarmActions": definition.get("AlarmActions", []),
-        "InsufficientDataActions": definition.get("InsufficientDataActions", []),
-        "Trigger": trigger,
-    }
-    # A subject holds 100 characters.
-    return f'{alarm.state}: "{alarm.name}" in {alarm.region}'[:100], json.dumps(message)
 
 
 class Alarms:
@@ -364,7 +243,7 @@ class Alarms:
         known = {alarm.arn for alarm in alarms}
         self._evaluated = {arn: end for arn, end in self._evaluated.items() if arn in known}
         for alarm in alarms:
-            end = _newest_end(alarm, now)
+            end = newest_end(alarm, now)
             # A state that was set acts before an evaluation may undo it.
             if self._evaluated.get(alarm.arn) != end and not alarm.change_is_due:
                 await self._evaluate(alarm, end, now)
@@ -375,29 +254,27 @@ class Alarms:
 
     async def _evaluate(self, alarm: Alarm, end: float, now: float) -> None:
         try:
-            datapoints = await self._database.read(lambda connection: _datapoints(connection, alarm, end))
+            values = await self._database.read(
+                lambda connection: datapoints(partial(statistics, connection), alarm, end)
+            )
         except ServiceError as error:
             log.warning("Alarm %s cannot be evaluated: %s", alarm.name, error.message)
             return
-        verdict = evaluate(alarm.definition, datapoints)
-        if verdict.state in (None, alarm.state) and not alarm.repeats_actions:
+        changed = evaluated(alarm, values, end=end, now=now)
+        if changed is None:
             return
-        state = verdict.state or alarm.state
-        reason_data = _reason_data(alarm, datapoints, end)
 
         def store(connection: Connection) -> None:
             # Somebody may have set another state, or replaced or deleted the alarm, since it was read.
             if _fetch(connection, alarm.account, alarm.name) == alarm:
-                set_state(connection, alarm, state, verdict.reason, reason_data, now=now)
+                _store(connection, alarm, changed, now)
 
         await self._database.write(store)
 
     async def _run_actions(self, alarm: Alarm, now: float) -> None:
-        if alarm.acts:
-            for action in alarm.actions:
-                if alarm.change_is_due or is_scaling_policy(action):
-                    await self._run_action(alarm, action, now)
-        next_at = now + REPEAT_S if alarm.repeats_actions else None
+        for action in actions_due(alarm):
+            await self._run_action(alarm, action, now)
+        next_at = due_again_at(alarm, now)
 
         def store(connection: Connection) -> None:
             current = _fetch(connection, alarm.account, alarm.name)
@@ -423,36 +300,6 @@ class Alarms:
         await self._database.write(store)
 
 
-def _newest_end(alarm: Alarm, now: float) -> float:
-    """The end of the newest period to evaluate: each minute, or each period where that is shorter."""
-    step_s = min(alarm.period_s, 60)
-    return (now - SETTLING_S) // step_s * step_s
-
-
-def _datapoints(connection: Connection, alarm: Alarm, end: float) -> list[float | None]:
-    """The datapoints of an evaluation, oldest first, the newest ending at `end`."""
-    periods = alarm.definition["EvaluationPeriods"] + EXTRA_PERIODS
-    start = end - periods * alarm.period_s
-    answers = data.answer(connection, alarm.queries, start=start, end=end, now=end)
-    points = answers[0].points if answers else {}  # REMOVE_EMPTY may leave none
-    return [points.get(int(start) + slot * alarm.period_s) for slot in range(periods)]
-
-
-def _reason_data(alarm: Alarm, datapoints: Sequence[float | None], end: float) -> str:
-    needed = alarm.definition["EvaluationPeriods"]
-    return json.dumps(
-        {
-            "version": "1.0",
-            "queryDate": _iso(end),
-            "startDate": _iso(end - needed * alarm.period_s),
-            "statistic": alarm.definition.get("Statistic") or alarm.definition.get("ExtendedStatistic"),
-            "period": alarm.period_s,
-            "recentDatapoints": [value for value in datapoints if value is not None][-needed:][-50:],
-            "threshold": alarm.definition["Threshold"],
-        }
-    )
-
-
 def _remember(
     connection: Connection,
     account: str,
@@ -474,10 +321,6 @@ def _remember(
             "data": json.dumps({"version": "1.0", **happened}),
         },
     )
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
 
 
 def _alarm(row: Any) -> Alarm:

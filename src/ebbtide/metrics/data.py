@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
@@ -67,8 +68,38 @@ def check(queries: Sequence[Query]) -> int:
     return sum(len(value) if isinstance(value, list) else 1 for value in returned)
 
 
+class Statistics(Protocol):
+    """Where values are read: `query.statistics` of a connection, or what does the same of another store."""
+
+    def __call__(
+        self,
+        metric: Metric,
+        statistic: str,
+        *,
+        period_s: int,
+        start: float,
+        end: float,
+        unit: str | None = None,
+    ) -> Mapping[int, float]: ...
+
+
 def answer(
     connection: Connection, queries: Sequence[Query], *, start: float, end: float, now: float
+) -> list[Answer]:
+    """Evaluate the queries over what the database has."""
+    return answer_from(partial(statistics, connection), queries, start=start, end=end, now=now)
+
+
+def metric_of(stat: Mapping[str, Any]) -> Metric:
+    """The metric that a query's MetricStat names."""
+    given = stat["Metric"]
+    return Metric(
+        given.get("Namespace", ""), given.get("MetricName", ""), dimensions(given.get("Dimensions", ()))
+    )
+
+
+def answer_from(
+    statistics_of: Statistics, queries: Sequence[Query], *, start: float, end: float, now: float
 ) -> list[Answer]:
     """Evaluate the queries that return data, in their order; an expression may return several series.
 
@@ -76,14 +107,8 @@ def answer(
     """
 
     def read(stat: Mapping[str, Any]) -> Mapping[int, float]:
-        metric = stat["Metric"]
-        return statistics(
-            connection,
-            Metric(
-                metric.get("Namespace", ""),
-                metric.get("MetricName", ""),
-                dimensions(metric.get("Dimensions", ())),
-            ),
+        return statistics_of(
+            metric_of(stat),
             stat["Stat"],
             period_s=stat["Period"],
             start=aligned(start, stat["Period"], now),

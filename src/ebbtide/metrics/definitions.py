@@ -6,7 +6,7 @@ from typing import Any
 
 from ebbtide.errors import ServiceError
 from ebbtide.metrics import data
-from ebbtide.metrics.alarms import is_scaling_policy
+from ebbtide.metrics.alarm_states import is_scaling_policy
 from ebbtide.metrics.evaluation import COMPARISONS, TREATMENTS
 from ebbtide.metrics.points import DAY_S
 from ebbtide.metrics.statistics import parse

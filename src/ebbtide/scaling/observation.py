@@ -9,7 +9,7 @@ from ebbtide import endpoints, queue
 from ebbtide.endpoints import Endpoint, Variant
 from ebbtide.identifiers import first_id
 from ebbtide.metrics import Point, alarms, data
-from ebbtide.metrics.alarms import Alarm, is_scaling_policy
+from ebbtide.metrics.alarm_states import Alarm, is_scaling_policy
 from ebbtide.metrics.points import DAY_S
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import Backlog, listing

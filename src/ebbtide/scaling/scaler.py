@@ -18,7 +18,7 @@ from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
 from ebbtide.endpoints.states import DELETING, IN_SERVICE, SERVING
 from ebbtide.errors import ServiceError
-from ebbtide.metrics.alarms import Alarm
+from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.scaling import configurations, goals, observation, policies, targets
 from ebbtide.scaling.goals import NO_GOALS, Measured
