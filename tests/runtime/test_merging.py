@@ -40,7 +40,7 @@ def numbered(sentences: int, words: int = 10) -> str:
 
 
 def merged(text: str, model: LeadWords, finished: FinishedParts | None = None) -> Merged:
-    return merge(text, model, finished, lambda done, parts: None)
+    return merge(text, model, finished, lambda level, done, parts: None)
 
 
 def test_a_text_that_fits_is_summarised_once() -> None:
@@ -90,11 +90,13 @@ def test_a_model_that_only_repeats_is_refused_and_not_run_for_ever() -> None:
 
 
 def test_progress_is_told_as_parts_are_finished() -> None:
-    told: list[tuple[int, int]] = []
-    merge(numbered(1_000), LeadWords(100, 10), None, lambda done, parts: told.append((done, parts)))
-    first_pass = [(done, parts) for done, parts in told if parts == told[0][1]]
-    assert [done for done, _ in first_pass[:3]] == [PARTS_AT_ONCE, 2 * PARTS_AT_ONCE, 3 * PARTS_AT_ONCE]
-    assert first_pass[-1][0] == first_pass[-1][1]
+    told: list[tuple[int, int, int]] = []
+    model = LeadWords(100, 10)
+    passes = merge(numbered(1_000), model, None, lambda *reached: told.append(reached)).passes
+    first = [done for level, done, _ in told if level == 1]
+    assert first[:3] == [0, PARTS_AT_ONCE, 2 * PARTS_AT_ONCE]
+    last = {level: (done, parts) for level, done, parts in told}
+    assert last == {level: (len(each), len(each)) for level, each in enumerate(passes, start=1)}
 
 
 def test_work_done_again_resumes_from_the_parts_that_were_finished(tmp_path: Path) -> None:

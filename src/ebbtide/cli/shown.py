@@ -150,6 +150,7 @@ def events(own: Client, endpoint: str | None, invocation: str | None, as_json: b
                 f"{clock_time(event['at'])} {event['id']} ",
                 _state(event["state"], width=9),
                 f" {event['endpoint']}",
+                f" {_parts(event['progress'])}" if "progress" in event else "",
             )
             out.print(line, soft_wrap=True)
 
@@ -283,12 +284,23 @@ def _timeline(found: Answer) -> Table:
     for step in found["timeline"]:
         took = "" if before is None else f"+{duration(max(0.0, _seconds(before, step['at']) or 0.0))}"
         style = STYLES.get(step["event"], "green" if step["event"] == "stored" else "")
-        table.add_row(f"  {step['event'].replace('_', ' ')}", clock_time(step["at"]), took, style=style)
+        what = _parts(step["progress"]) if step["progress"] else step["event"].replace("_", " ")
+        table.add_row(f"  {what}", clock_time(step["at"]), took, style=style)
         before = step["at"]
     if found["finished_at"]:
         took = duration(_seconds(found["accepted_at"], found["finished_at"]))
         table.add_row("  in all", "", took, style="bold")
     return table
+
+
+def _parts(progress: Answer) -> str:
+    """32 of 512 parts; of what pass and article, where there may be others."""
+    told = f"{progress['parts_done']} of {progress['parts']} parts"
+    if progress["level"] > 1:
+        told = f"pass {progress['level']}: {told}"
+    if progress["articles"] > 1:
+        told = f"article {progress['article']} of {progress['articles']}, {told}"
+    return told
 
 
 def _outcome(found: Answer) -> Text:

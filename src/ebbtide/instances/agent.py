@@ -18,8 +18,9 @@ from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
 from ebbtide.identifiers import parse_location
 from ebbtide.instances.concurrency import Concurrency
-from ebbtide.instances.exchange import Answer, Broken, Unreachable
+from ebbtide.instances.exchange import Answer, Broken, OnInterim, Unreachable
 from ebbtide.instances.model_server import ModelServer
+from ebbtide.instances.reports import Reports
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations, reaper
@@ -304,7 +305,10 @@ class Agent:
 
     @asynccontextmanager
     async def exchange(
-        self, headers: dict[str, str], body: bytes | AsyncIterator[bytes]
+        self,
+        headers: dict[str, str],
+        body: bytes | AsyncIterator[bytes],
+        on_interim: OnInterim | None = None,
     ) -> AsyncIterator[Answer]:
         """POST one request to the model server; the body within is its answer, not yet read.
 
@@ -313,7 +317,7 @@ class Agent:
         """
         self.in_flight += 1
         try:
-            async with self._model_server.exchanges.post("/invocations", headers, body) as answer:
+            async with self._model_server.exchanges.post("/invocations", headers, body, on_interim) as answer:
                 yield answer
         except Unreachable as error:
             raise ModelServerGone(f"The model server is gone: {error}") from error
@@ -352,7 +356,11 @@ class Agent:
         headers["Content-Length"] = str(size_bytes)
         sent_at = clock.now()
         try:
-            async with asyncio.timeout(invocation.timeout_s), self.exchange(headers, chunks) as answer:
+            async with (
+                Reports(held, self._database, self._changes) as reports,
+                asyncio.timeout(invocation.timeout_s),
+                self.exchange(headers, chunks, reports) as answer,
+            ):
                 status, response = answer.status, await self._receive(answer)
         except ServiceError as error:
             await self._fail_unread(held, error, Phases(opened_at))

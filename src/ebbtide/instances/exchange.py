@@ -6,7 +6,7 @@ one server that never redirects, compresses nothing and needs no cookies. The pa
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,8 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _LINE_BREAKS = str.maketrans("\r\n\0", "   ")
 
+OnInterim = Callable[[Mapping[str, str]], None]
+
 
 class Broken(Exception):
     """The connection ended before the answer did, or what came is no HTTP."""
@@ -32,11 +34,12 @@ class Unreachable(Broken):
 class Answer:
     """A model server's answer, its body still on the way. Names of `headers` are in lower case."""
 
-    def __init__(self, connection: "_Connection") -> None:
+    def __init__(self, connection: "_Connection", on_interim: OnInterim | None) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.keeps_connection = False
         self._connection = connection
+        self._on_interim = on_interim
         self._head_bytes = 0
         self._began = asyncio.get_running_loop().create_future()
         self._arrived: asyncio.Future[None] | None = None
@@ -87,7 +90,10 @@ class Answer:
     def on_headers_complete(self) -> None:
         status = self._connection.status
         if status < 200:  # 100 Continue and the like: the answer proper follows
+            if self._on_interim is not None:
+                self._on_interim(self.headers)
             self.headers.clear()
+            self._head_bytes = 0
             return
         self.status = status
         if not self._began.done():
@@ -149,10 +155,10 @@ class _Connection(asyncio.Protocol):
         assert self._parser is not None
         return bool(self._parser.should_keep_alive())
 
-    def begin(self, head: bytes) -> Answer:
+    def begin(self, head: bytes, on_interim: OnInterim | None) -> Answer:
         """Send a request's head, or with its body the whole of it."""
         assert self._transport is not None
-        answer = self._answer = Answer(self)
+        answer = self._answer = Answer(self, on_interim)
         self._parser = httptools.HttpResponseParser(answer)
         self._transport.write(head)
         return answer
@@ -217,21 +223,26 @@ class Exchanges:
 
     @asynccontextmanager
     async def post(
-        self, path: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes]
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes],
+        on_interim: OnInterim | None = None,
     ) -> AsyncIterator[Answer]:
         """Send one request; within, its answer, whose status has come. Left early, the connection is broken,
         by which the model server learns that nobody waits.
 
-        headers: with the body's Content-Length. Raises Unreachable, Broken, and what the body raises.
+        headers: with the body's Content-Length. on_interim: called with the headers of each interim response
+        that comes before the answer. Raises Unreachable, Broken, and what the body raises.
         """
         head = _head(path, headers)
         connection = self._take() or await self._connect()
         sending: asyncio.Task[None] | None = None
         try:
             if isinstance(body, bytes):
-                answer = connection.begin(head + body)
+                answer = connection.begin(head + body, on_interim)
             else:
-                answer = connection.begin(head)
+                answer = connection.begin(head, on_interim)
                 sending = asyncio.create_task(connection.send(body))
                 sending.add_done_callback(lambda task: _stop_unsent(task, connection))
             await answer.began()

@@ -4,7 +4,7 @@ Within this process; nothing is kept for those who come later or read too slowly
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,13 +14,14 @@ MAX_UNREAD = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An invocation came into `state`, one of `MOVES`, at `at`."""
+    """An invocation came into `state`, one of `MOVES`, at `at`; or, with `progress`, came on in it."""
 
     invocation_id: str
     endpoint_id: str
     account: str
     state: str
     at: float
+    progress: Mapping[str, int] | None = None
 
 
 class Missed(Exception):

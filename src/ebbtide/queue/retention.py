@@ -13,6 +13,7 @@ from ebbtide.identifiers import time_ordered_id
 from ebbtide.queue.deduplication import switches
 from ebbtide.queue.invocations import attempts, depths, invocations, tags
 from ebbtide.queue.owed import owed
+from ebbtide.queue.progress import progress
 
 BATCH = 250
 """Most invocations forgotten in one transaction; measured to take less than 20 ms."""
@@ -40,6 +41,7 @@ _FORGET = [
         (tags, tags.c.invocation_id),
         (attempts, attempts.c.invocation_id),
         (owed, owed.c.invocation_id),
+        (progress, progress.c.invocation_id),
         (invocations, invocations.c.id),
     )
 ]

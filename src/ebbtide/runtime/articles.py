@@ -13,14 +13,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.grounding import Source
-from ebbtide.runtime.merging import FinishedParts, Merged, Written, merge
+from ebbtide.runtime.merging import FinishedParts, Merged, Progress, Written, merge
 from ebbtide.runtime.pipeline import Pipeline, Summaries
 from ebbtide.runtime.summariser import Asked, Summariser
 
@@ -80,7 +80,7 @@ class Articles(Pipeline):
     def run(
         self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
     ) -> Summaries:
-        return self.read(texts, parameters, cancelled, invocation=None)
+        return self.read(texts, parameters, cancelled, invocation=None, report=lambda _: None)
 
     def read(
         self,
@@ -89,8 +89,12 @@ class Articles(Pipeline):
         cancelled: threading.Event,
         *,
         invocation: str | None,
+        report: Callable[[Mapping[str, int]], None],
     ) -> Summaries:
-        """As `run`. invocation: its id, under which finished parts are kept until it has its answer."""
+        """As `run`. invocation: its id, under which finished parts are kept until it has its answer.
+
+        report: told how many parts of how many are finished, in each pass over each long article.
+        """
         reading, others = Reading.of(parameters, merges=self._merges)
         started_at = time.monotonic()
         asked = self._summariser.asked(others)
@@ -104,8 +108,9 @@ class Articles(Pipeline):
         if short:
             summaries = self._summariser.run([texts[n] for n in short], others, cancelled)
         took_s = time.monotonic() - started_at
-        for n in long:
-            merged[n] = self._merged(texts[n], asked, cancelled, invocation)
+        for place, n in enumerate(long, start=1):
+            progress = _Progress(report, article=place, articles=len(long))
+            merged[n] = self._merged(texts[n], asked, cancelled, invocation, progress)
         items: list[Any] = [None] * len(texts)
         cut_tokens = [0] * len(texts)
         for n, item, cut in zip(short, summaries.items, summaries.cut_tokens, strict=True):
@@ -118,15 +123,18 @@ class Articles(Pipeline):
                 self._describe(items[n], text, reading, found, cut=cut_tokens[n], took_s=took_s)
         return Summaries(items, tuple(cut_tokens))
 
-    def _merged(self, text: str, asked: Asked, cancelled: threading.Event, invocation: str | None) -> Merged:
+    def _merged(
+        self,
+        text: str,
+        asked: Asked,
+        cancelled: threading.Event,
+        invocation: str | None,
+        progress: Progress,
+    ) -> Merged:
         finished = None
         if self._kept is not None and invocation is not None:
             identity = json.dumps(asdict(asked), default=list, sort_keys=True)
             finished = FinishedParts(self._kept, invocation, self._identity, identity)
-
-        def progress(done: int, parts: int) -> None:
-            logger.info("%d of %d parts are summarised", done, parts)
-
         merged = merge(text, _Whole(self._summariser, asked, cancelled), finished, progress)
         if finished:
             finished.forget()
@@ -167,6 +175,27 @@ class Articles(Pipeline):
             "parts": parts,
             "seconds": round(merged.seconds if merged else took_s, 3),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """Reports of one article in a request."""
+
+    report: Callable[[Mapping[str, int]], None]
+    article: int
+    articles: int
+
+    def __call__(self, level: int, done: int, parts: int) -> None:
+        logger.info("Article %d, pass %d: %d of %d parts are summarised", self.article, level, done, parts)
+        self.report(
+            {
+                "level": level,
+                "parts_done": done,
+                "parts": parts,
+                "article": self.article,
+                "articles": self.articles,
+            }
+        )
 
 
 class _Whole:

@@ -6,12 +6,13 @@ stopped: what holds the processor counts, whether or not anybody wants its resul
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,7 @@ MAX_BODY_BYTES = 1 << 30
 
 CHUNK_BYTES = 1 << 18
 RUNNING_HEADER = "X-Ebbtide-Running"
+PROGRESS_HEADER = "X-Ebbtide-Progress"
 
 Loader = Callable[[], "Service | Echo"]
 
@@ -86,7 +88,13 @@ class ModelServer:
     async def _compute(self, model: Service, body: bytes, request: web.Request) -> Answer:
         loop = asyncio.get_running_loop()
         cancelled = threading.Event()
-        computation = self._threads.submit(_answer_or_exit, model, body, request, cancelled)
+        transport = request.transport
+
+        def report(progress: Mapping[str, int]) -> None:
+            # The loop takes what it is given in order: no report comes behind the answer.
+            loop.call_soon_threadsafe(_send_progress, transport, json.dumps(progress))
+
+        computation = self._threads.submit(_answer_or_exit, model, body, request, cancelled, report)
         self._running += 1
         began_at = loop.time()
         computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
@@ -149,9 +157,21 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
-def _answer_or_exit(model: Service, body: bytes, request: web.Request, cancelled: threading.Event) -> Answer:
+def _send_progress(transport: asyncio.Transport | None, progress: str) -> None:
+    """Write an interim response. 100 is the one that every client reads past: RFC 9110, 15.2."""
+    if transport is not None and not transport.is_closing():
+        transport.write(f"HTTP/1.1 100 Continue\r\n{PROGRESS_HEADER}: {progress}\r\n\r\n".encode())
+
+
+def _answer_or_exit(
+    model: Service,
+    body: bytes,
+    request: web.Request,
+    cancelled: threading.Event,
+    report: Callable[[Mapping[str, int]], None],
+) -> Answer:
     try:
-        return model.answer(body, request.headers, cancelled)
+        return model.answer(body, request.headers, cancelled, report)
     except SystemExit as ending:  # user code that calls sys.exit() means the process, not this thread
         logger.error("The model ended the process: exit(%s)", ending.code)
         exit_now(1)

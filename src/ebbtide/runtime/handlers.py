@@ -39,6 +39,8 @@ class Context:
     response_status: int = 200
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Set when the caller has gone. Ours: model servers have nothing like it."""
+    report: Callable[[Mapping[str, int]], None] = lambda _: None
+    """Tells the caller how far a long article has come. Ours too."""
 
     def get_request_header(self, _index: int, name: str) -> str | None:
         return self.request_headers.get(name)

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -73,8 +74,12 @@ class Merged:
     seconds: float
 
 
-def merge(text: str, model: Model, finished: Finished | None, progress: Callable[[int, int], None]) -> Merged:
-    """Summarise a text of any length. progress: told the parts finished and in all, so far as is known.
+Progress = Callable[[int, int, int], None]
+"""Told the pass, of which the first is 1, how many of its parts are finished, and how many it has."""
+
+
+def merge(text: str, model: Model, finished: Finished | None, progress: Progress) -> Merged:
+    """Summarise a text of any length. How many passes there will be shows only as they go.
 
     Raises BadRequest for a text that its parts' summaries do not shorten: the model repeats what it reads.
     """
@@ -86,7 +91,8 @@ def merge(text: str, model: Model, finished: Finished | None, progress: Callable
             return Merged(model.summarise(text), passes, time.monotonic() - started_at)
         if passes and len(parts) >= len(passes[-1]):
             raise BadRequest("The text cannot be merged: the model's summaries of its parts are no shorter")
-        done = list(_summarised(text, parts, model, finished, progress))
+        progress(len(passes) + 1, 0, len(parts))
+        done = list(_summarised(text, parts, model, finished, partial(progress, len(passes) + 1)))
         passes.append(done)
         text = "\n\n".join(one.summary.text for one in done)
         tokens = sum(one.summary.tokens for one in done)

@@ -7,7 +7,7 @@ huggingface-inference-toolkit 2.6.0, sagemaker-inference 1.10.1, sagemaker-pytor
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +76,9 @@ class HuggingFace:
         texts = as_texts(inputs)
         if isinstance(model, Articles):
             invocation = context.get_request_header(0, INFERENCE_ID_HEADER)
-            summaries = model.read(texts, parameters, context.cancelled, invocation=invocation)
+            summaries = model.read(
+                texts, parameters, context.cancelled, invocation=invocation, report=context.report
+            )
         else:
             summaries = model.run(texts, parameters, context.cancelled)
         if document and parameters.get("return_details"):
@@ -132,12 +134,19 @@ class Service:
         self._model = model
         self._system_properties = {"model_dir": str(model_dir or ""), "gpu_id": None}
 
-    def answer(self, body: bytes, headers: Mapping[str, str], cancelled: threading.Event) -> Answer:
+    def answer(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        cancelled: threading.Event,
+        report: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> Answer:
         """Serve one request; every failure is answered too, in multi-model-server's shape.
 
-        Raises Cancelled once `cancelled` is set, as soon as the model can: nobody waits for the answer.
+        report: told how far a long article has come (articles.py). Raises Cancelled once
+        `cancelled` is set, as soon as the model can: nobody waits for the answer.
         """
-        context = Context(self._system_properties, headers, cancelled=cancelled)
+        context = Context(self._system_properties, headers, cancelled=cancelled, report=report)
         try:
             payload = self._transform(body, headers.get("Content-Type", ""), headers.get("Accept"), context)
         except Cancelled:

@@ -8,7 +8,7 @@ Source: HTML Living Standard, 9.2 Server-sent events.
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from sqlalchemy import Connection
@@ -39,7 +39,8 @@ class EventStream(StreamingResponse):
     response_class=EventStream,
     responses={
         200: {
-            "description": "Each event's data is a JSON object of id, endpoint, account, state and at. An "
+            "description": "Each event's data is a JSON object of id, endpoint, account, state and at; that "
+            "of an event `progress` has progress too, as in an invocation's timeline. An "
             "event `missed` tells that changes were not sent: look at the lists for them.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         }
@@ -121,11 +122,15 @@ async def _changes(follower: Follower, stopping: asyncio.Event) -> AsyncIterator
 
 def _event(change: Change, seen: Seen) -> bytes:
     at = moment(change.at).isoformat().replace("+00:00", "Z")
-    data = {
+    data: dict[str, Any] = {
         "id": change.invocation_id,
         "endpoint": seen.names[change.endpoint_id],
         "account": change.account,
         "state": change.state,
         "at": at,
     }
-    return f"id: {at}\ndata: {json.dumps(data)}\n\n".encode()
+    # A name of its own: who listens for changes of state need not tell them apart.
+    name = ""
+    if change.progress is not None:
+        name, data["progress"] = "event: progress\n", dict(change.progress)
+    return f"id: {at}\n{name}data: {json.dumps(data)}\n\n".encode()

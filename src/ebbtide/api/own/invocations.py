@@ -17,9 +17,10 @@ from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, mo
 from ebbtide.endpoints import Endpoint
 from ebbtide.instances import records
 from ebbtide.notifications import history
-from ebbtide.queue import estimates, listing, owed
+from ebbtide.queue import estimates, listing, owed, progress
 from ebbtide.queue.estimates import Estimate
 from ebbtide.queue.listing import UNFINISHED, Attempt, Filter, Position, Seen, Shown
+from ebbtide.queue.progress import Progress as Reached
 from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY, REDRIVABLE
 
 router = APIRouter(tags=["invocations"])
@@ -53,6 +54,16 @@ class Tried(BaseModel):
     reason: str
 
 
+class Progress(BaseModel):
+    """Of a text over the model's window, which is read in parts."""
+
+    level: int = Field(description="1 is the text itself, 2 its parts' summaries, and so on.")
+    parts_done: int
+    parts: int
+    article: int = Field(description="Which of the request's long articles it is; the first is 1.")
+    articles: int
+
+
 class Step(BaseModel):
     """Something that happened to the invocation. Steps of a claim are those of the last one."""
 
@@ -61,6 +72,7 @@ class Step(BaseModel):
         "claimed",
         "payload_opened",
         "model_started",
+        "parts_summarised",
         "model_answered",
         "stored",
         "failed",
@@ -69,6 +81,7 @@ class Step(BaseModel):
         "notified",
     ]
     at: Time
+    progress: Progress | None = Field(description="Of parts_summarised: as far as it is now.")
 
 
 class Summary(BaseModel):
@@ -436,7 +449,9 @@ def _whole(connection: Connection, seen: Seen, id_: str, now: float) -> Invocati
         estimate=_estimate(connection, one, place, now),
         waiting_reason=_waiting_reason(connection, one, attempts),
         attempts=attempts,
-        timeline=_timeline(one, history.notified_at(connection, [one.id]).get(one.id)),
+        timeline=_timeline(
+            one, progress.of(connection, one.id), history.notified_at(connection, [one.id]).get(one.id)
+        ),
     )
 
 
@@ -488,15 +503,25 @@ def _tried(attempt: Attempt) -> Tried:
     )
 
 
-def _timeline(one: Shown, notified_at: float | None) -> list[Step]:
+def _timeline(one: Shown, reached: Sequence[Reached], notified_at: float | None) -> list[Step]:
     end = "stored" if one.state == "succeeded" else one.state
-    times: Sequence[tuple[Any, float | None]] = (
+    before: Sequence[tuple[Any, float | None]] = (
         ("accepted", one.accepted_at),
         ("claimed", one.claimed_at),
         ("payload_opened", one.opened_at),
         ("model_started", one.sent_at),
+    )
+    after: Sequence[tuple[Any, float | None]] = (
         ("model_answered", one.answered_at),
         (end, one.finished_at),
         ("notified", notified_at),
     )
-    return [Step(event=event, at=moment(at)) for event, at in times if at is not None]
+    parts = [
+        Step(event="parts_summarised", at=moment(each.at), progress=Progress(**each.told()))
+        for each in reached
+    ]
+    return [*_steps(before), *parts, *_steps(after)]
+
+
+def _steps(times: Sequence[tuple[Any, float | None]]) -> list[Step]:
+    return [Step(event=event, at=moment(at), progress=None) for event, at in times if at is not None]
