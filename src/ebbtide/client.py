@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 from botocore.httpsession import URLLib3Session
 
 SIGNING_NAME = "ebbtide"
@@ -25,6 +25,9 @@ RESTART_S = 60.0
 """How long `wait` goes on asking a server that does not answer: it may be starting anew."""
 
 RETRY_S = 0.5
+
+AWAY = (EndpointConnectionError, HTTPClientError)
+"""What a server that is not there, or goes, looks like to botocore."""
 
 _TIMEOUT_S = (10, MAX_WAIT_S + 30)
 
@@ -67,7 +70,7 @@ class Client:
             try:
                 found = self.get(invocation_id, wait_s=max(0.0, min(MAX_WAIT_S, left_s)))
                 answered_at = time.monotonic()
-            except HTTPClientError:
+            except AWAY:
                 if time.monotonic() - answered_at > RESTART_S or left_s <= 0:
                     raise
                 time.sleep(RETRY_S)

@@ -1,7 +1,8 @@
 """`ebbtide.connect()`: a boto3 session that leads to a server, and may say what AWS's parameters cannot.
 
-Its sagemaker-runtime clients take Priority, Tags and Deduplicate beside InvokeEndpointAsync's own parameters;
-botocore's event hooks turn them into the header X-Ebbtide-Submission before the request is signed.
+Its sagemaker-runtime clients take Priority, Tags and Deduplicate beside InvokeEndpointAsync's own parameters,
+and a RequestTTLSeconds over AWS's six hours; botocore's event hooks turn them into the header
+X-Ebbtide-Submission before the request is signed.
 """
 
 import json
@@ -18,6 +19,9 @@ from ebbtide.client import Client
 from ebbtide.settings import Credentials
 
 _FIELDS = {"Priority": "priority", "Tags": "tags", "Deduplicate": "deduplicate"}
+TTL_S = 21_600
+"""The longest RequestTTLSeconds of AWS's service model."""
+
 _OPERATION = "sagemaker-runtime.InvokeEndpointAsync"
 
 
@@ -25,7 +29,8 @@ class Session(boto3.Session):  # type: ignore[misc]  # boto3 has no types
     """A boto3 session whose clients talk to one ebbtide server unless they are given another endpoint_url.
 
     invoke_endpoint_async also takes Priority (-100 to 100, higher first), Tags (a dictionary, or AWS's list
-    of Key and Value) and Deduplicate (False: shares no other request's outcome).
+    of Key and Value) and Deduplicate (False: shares no other request's outcome), and RequestTTLSeconds up to
+    30 days.
     """
 
     def __init__(self, server: RunningServer) -> None:
@@ -88,8 +93,14 @@ def connect(
 
 def _take_fields(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Take our fields out of the parameters, which botocore checks against AWS's model."""
-    context[HEADER] = {ours: params[name] for name, ours in _FIELDS.items() if name in params}
-    return {name: value for name, value in params.items() if name not in _FIELDS}
+    fields = {ours: params[name] for name, ours in _FIELDS.items() if name in params}
+    taken = {*_FIELDS}
+    ttl_s = params.get("RequestTTLSeconds")
+    if isinstance(ttl_s, int) and ttl_s > TTL_S:
+        fields["ttl_s"] = ttl_s
+        taken.add("RequestTTLSeconds")
+    context[HEADER] = fields
+    return {name: value for name, value in params.items() if name not in taken}
 
 
 def _add_header(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:

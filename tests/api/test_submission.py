@@ -14,12 +14,11 @@ def test_a_request_without_the_header_is_an_ordinary_one():
     assert read({"content-type": "text/plain"}) == Submission(priority=0, tags={}, deduplicate=True)
 
 
-def test_priority_tags_and_deduplication_are_read():
-    header = json.dumps(
-        {"priority": -100, "tags": {"project": "Trends 2026/a", "größe": ""}, "deduplicate": False}
-    )
+def test_priority_tags_deduplication_and_time_to_live_are_read():
+    tags = {"project": "Trends 2026/a", "größe": ""}
+    header = json.dumps({"priority": -100, "tags": tags, "deduplicate": False, "ttl_s": 604_800})
 
-    assert read({HEADER: header}) == Submission(-100, {"project": "Trends 2026/a", "größe": ""}, False)
+    assert read({HEADER: header}) == Submission(-100, tags, False, 604_800)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +35,9 @@ def test_priority_tags_and_deduplication_are_read():
         pytest.param('{"priority": "5"}', "priority", id="nor is a text"),
         pytest.param('{"priority": NaN}', "priority", id="nor what is no number"),
         pytest.param('{"deduplicate": 0}', "deduplicate", id="deduplicate is a truth"),
+        pytest.param('{"ttl_s": 0}', "ttl_s", id="no time to live"),
+        pytest.param('{"ttl_s": 2592001}', "ttl_s", id="more than a month to live"),
+        pytest.param('{"ttl_s": true}', "ttl_s", id="a truth is no time"),
         pytest.param('{"tags": []}', "tags", id="tags are an object"),
         pytest.param(json.dumps({"tags": {str(n): "" for n in range(51)}}), "51 pairs", id="51 tags"),
         pytest.param('{"tags": {"": "x"}}', "1 to 128", id="an empty key"),

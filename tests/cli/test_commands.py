@@ -130,38 +130,6 @@ def test_a_server_that_is_gone_is_said_to_be(run_ebbtide, tmp_path):
     assert "Could not connect to the endpoint URL" in refused.stderr
 
 
-def test_summarize_prints_the_summary_of_a_file(run_ebbtide, endpoint, tmp_path):
-    (tmp_path / "tide.txt").write_text(TEXT * 3)
-
-    done = run_ebbtide("summarize", tmp_path / "tide.txt", "--endpoint", endpoint)
-
-    assert done.returncode == 0, done.stderr
-    assert "tide" in done.stdout
-
-
-def test_summarize_prints_json_for_programs_in_the_files_order(run_ebbtide, endpoint, tmp_path):
-    names = ["b.txt", "a.txt", "c.txt"]
-    for name in names:
-        (tmp_path / name).write_text(TEXT)
-
-    done = run_ebbtide("summarize", *(tmp_path / name for name in names), "--endpoint", endpoint, "--json")
-
-    summaries = json.loads(done.stdout)
-    assert [summary["file"] for summary in summaries] == names
-    assert all(summary["summary"] and summary["failure"] is None for summary in summaries)
-
-
-def test_summarize_prints_what_there_is_and_fails_for_what_there_is_not(run_ebbtide, endpoint, tmp_path):
-    (tmp_path / "good.txt").write_text(TEXT)
-    (tmp_path / "empty.txt").write_text("")
-
-    done = run_ebbtide("summarize", tmp_path / "good.txt", tmp_path / "empty.txt", "--endpoint", endpoint)
-
-    assert done.returncode == 1
-    assert "tide" in done.stdout
-    assert done.stderr.startswith("ebbtide: 1 of 2 failed:\nempty.txt: ")
-
-
 def test_status_lists_endpoints_with_their_instances(run_ebbtide, endpoint):
     table = run_ebbtide("status").stdout
     listed = {row["endpoint"]: row for row in json.loads(run_ebbtide("status", "--json").stdout)}

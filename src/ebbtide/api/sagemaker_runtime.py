@@ -7,6 +7,7 @@ import time
 from ebbtide import clock, metrics
 from ebbtide.api import submission
 from ebbtide.api.call import Call, Params, Parts, Result
+from ebbtide.api.submission import Submission
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.endpoints.states import DELETING, FAILED
 from ebbtide.errors import ServiceError, Unavailable
@@ -41,7 +42,7 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     accepted = await call.parts.intake.accept(
         call.account,
         params["EndpointName"],
-        lambda endpoint: invocation(params, endpoint, call.submitter, call.now, priority=wanted.priority),
+        lambda endpoint: invocation(params, endpoint, call.submitter, call.now, wanted),
         tags=wanted.tags,
         may_share=wanted.deduplicate,
     )
@@ -114,7 +115,7 @@ _FILENAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]*)?")
 
 
 def invocation(
-    params: Params, endpoint: Endpoint, account: str, now: float, *, priority: int = 0
+    params: Params, endpoint: Endpoint, account: str, now: float, wanted: Submission = submission.DEFAULT
 ) -> Invocation:
     """What InvokeEndpointAsync makes of its parameters. Raises ValidationError."""
     config = endpoint.async_config
@@ -151,7 +152,7 @@ def invocation(
         account=account,
         endpoint_id=endpoint.id,
         accepted_at=now,
-        expires_at=now + params.get("RequestTTLSeconds", TTL_S),
+        expires_at=now + (wanted.ttl_s or params.get("RequestTTLSeconds", TTL_S)),
         timeout_s=params.get("InvocationTimeoutSeconds", TIMEOUT_S),
         input_uri=input_uri,
         content_type=params.get("ContentType"),
@@ -160,7 +161,7 @@ def invocation(
         output_uri=_join(config.output_uri, extension, name or f"{identity}.out"),
         failure_uri=config.failure_uri and _join(config.failure_uri, f"{identity}-error.out"),
         body=body,
-        priority=priority,
+        priority=wanted.priority,
     )
 
 

@@ -1,8 +1,8 @@
 """What InvokeEndpointAsync lacks and a request may say beside it, in the header X-Ebbtide-Submission.
 
 The header is a JSON object in ASCII, for example {"priority": 5, "tags": {"project": "trends"},
-"deduplicate": false}. It may be signed like any other header, or not. `ebbtide.connect()` gives a boto3
-session that sends it.
+"deduplicate": false, "ttl_s": 604800}. It may be signed like any other header, or not. `ebbtide.connect()`
+gives a boto3 session that sends it.
 """
 
 import json
@@ -18,6 +18,7 @@ from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY
 HEADER = "x-ebbtide-submission"
 
 MAX_LENGTH = 32_768
+MAX_TTL_S = 30 * 86_400
 MAX_TAGS = 50
 MAX_KEY_LENGTH, MAX_VALUE_LENGTH = 128, 256
 _TAG_MARKS = frozenset("_.:/=+-@")
@@ -28,12 +29,14 @@ class Submission:
     """How a request wants to be queued.
 
     priority: from -100 to 100, higher first. tags: to find it by. deduplicate: False keeps it from sharing
-    the outcome of an identical one, where its endpoint does that.
+    the outcome of an identical one, where its endpoint does that. ttl_s: how long it may wait in the queue,
+    up to 30 days, in place of RequestTTLSeconds, which ends at AWS's six hours.
     """
 
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     deduplicate: bool = True
+    ttl_s: int | None = None
 
 
 DEFAULT = Submission()
@@ -45,19 +48,32 @@ def read(headers: Mapping[str, str]) -> Submission:
     if text is None:
         return DEFAULT
     given = _parsed(text)
-    unknown = [name for name in given if name not in ("priority", "tags", "deduplicate")]
+    unknown = [name for name in given if name not in ("priority", "tags", "deduplicate", "ttl_s")]
     if unknown:
         raise _refused(f"it has no field {unknown[0]!r}")
     deduplicate = given.get("deduplicate", True)
     if not isinstance(deduplicate, bool):
         raise _refused("deduplicate must be true or false")
-    return Submission(_priority(given.get("priority", 0)), _tags(given.get("tags", {})), deduplicate)
+    return Submission(
+        _priority(given.get("priority", 0)),
+        _tags(given.get("tags", {})),
+        deduplicate,
+        _ttl_s(given.get("ttl_s")),
+    )
 
 
 def _priority(value: object) -> int:
     """A priority as given. Raises ServiceError when it is none."""
     if not isinstance(value, int) or isinstance(value, bool) or not MIN_PRIORITY <= value <= MAX_PRIORITY:
         raise _refused(f"priority must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}")
+    return value
+
+
+def _ttl_s(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TTL_S:
+        raise _refused(f"ttl_s must be a whole number of seconds from 1 to {MAX_TTL_S}")
     return value
 
 

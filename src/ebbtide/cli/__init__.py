@@ -14,7 +14,7 @@ import typer
 from ebbtide import __version__
 from ebbtide.cli import costs, evaluate, finetune, keys, simulate, steering, tune
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.options import Json, OfServer
+from ebbtide.cli.options import Json, OfServer, json_object
 from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -161,20 +161,60 @@ def deploy(
 
 @app.command()
 def summarize(
-    files: Annotated[list[Path], typer.Argument(help="UTF-8 texts.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Texts, Markdown, HTML, PDF and DOCX files; directories of them; .jsonl, .csv and .tsv "
+            "files with an article in each row.",
+            exists=True,
+        ),
+    ],
     endpoint: Annotated[str, typer.Option(help="The endpoint's name.")] = "summaries",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write JSON lines there, each as it comes. The same command goes on where it was "
+            "interrupted.",
+            dir_okay=False,
+        ),
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="The model's max_length.")] = None,
     min_length: Annotated[int | None, typer.Option(min=0, help="The model's min_length.")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="JSON", help="More of the model's parameters, such as num_beams.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Where a row has its article.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="KEY:VALUE to find the requests by. Repeatable.")
+    ] = None,
     data: OfServer = None,
     json: Json = False,
 ) -> None:
     """Summarise files, all in one burst, and print the summaries."""
     from ebbtide.cli import commands
     from ebbtide.cli.running import choose
+    from ebbtide.cli.summarizing import Question
 
-    lengths = {"max_length": max_length, "min_length": min_length}
-    parameters = {parameter: value for parameter, value in lengths.items() if value is not None}
-    commands.summarize(choose(data), files, endpoint, parameters, json)
+    if output and json:
+        raise CommandError("--output writes JSON already: leave --json out")
+    asked = json_object(parameters, "--parameters")
+    asked |= {
+        name: value
+        for name, value in {"max_length": max_length, "min_length": min_length}.items()
+        if value is not None
+    }
+    question = Question(endpoint, asked, priority, dict(_pair(each) for each in tag or []))
+    commands.summarize(choose(data), files, column, question, output, json)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, colon, value = text.partition(":")
+    if not (key and colon):
+        raise CommandError(f"--tag {text}: give KEY:VALUE")
+    return key, value
 
 
 @app.command()

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
-from ebbtide.cli import deployment, invocations
-from ebbtide.cli.articles import Article, from_files
-from ebbtide.cli.errors import InvocationsError
+from ebbtide.cli import deployment
+from ebbtide.cli.documents import Document, documents
+from ebbtide.cli.errors import CommandError, InvocationsError
 from ebbtide.cli.observation import observe
 from ebbtide.cli.running import RunningServer
+from ebbtide.cli.summarizing import Outcome, Output, Question, Summarizing
 
 out = Console()
 progress_out = Console(stderr=True)
 LOG_POLL_INTERVAL_S = 1.0
+FAILURES_SHOWN = 10
 
 
 def deploy(server: RunningServer, wanted: deployment.Deployment, as_json: bool) -> None:
@@ -53,25 +57,88 @@ def delete(server: RunningServer, names: list[str], as_json: bool) -> None:
 
 
 def summarize(
-    server: RunningServer, files: list[Path], endpoint: str, parameters: dict[str, Any], as_json: bool
+    server: RunningServer,
+    paths: Sequence[Path],
+    column: str | None,
+    question: Question,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """Summarise files through the endpoint and print the summaries in the files' order.
+    """Summarise what the paths stand for; print the summaries in that order, or write each as it comes.
 
-    Raises InvocationsError, after printing those there are, when some could not be made.
+    Raises InvocationsError, once all have come, when some could not be made; ArticleError for a directory
+    without articles and for a data set that cannot be read; CommandError for an output of another kind.
     """
-    articles = from_files(files)
-    finished = _invoke_all(server, endpoint, articles, parameters)
-    if as_json:
-        _print_json([_described(outcome) for outcome in finished])
+    order = {document.name: number for number, document in enumerate(documents(paths, column))}
+    written = Output(output) if output else None
+    run = Summarizing(server, question, written.finished if written else None)
+    outcomes = _shown(run, documents(paths, column), len(order))
+    if written:
+        failed = _failed(outcomes, written.add)
+        out.print(f"{len(order) - len(failed)} summaries in {output}", soft_wrap=True, highlight=False)
+    elif as_json:
+        all_of_them = sorted(outcomes, key=lambda outcome: order[outcome.document.name])
+        _print_json([outcome.described() for outcome in all_of_them])
+        failed = [outcome for outcome in all_of_them if outcome.failure is not None]
     else:
-        for outcome in finished:
-            if len(finished) > 1:
-                out.rule(_title(outcome), align="left")
-            out.print(*outcome.summaries, sep="\n", markup=False, highlight=False, soft_wrap=True)
-    failed = [outcome for outcome in finished if outcome.failure is not None]
+        show = partial(_print_summary, titled=len(order) > 1)
+        failed = _failed(_in_order(outcomes, order), show)
     if failed:
-        lines = (f"{_title(outcome)}: {outcome.failure}" for outcome in failed)
-        raise InvocationsError(f"{len(failed)} of {len(finished)} failed:\n" + "\n".join(lines))
+        lines = [f"{outcome.document.name}: {outcome.failure}" for outcome in failed[:FAILURES_SHOWN]]
+        if more := len(failed) - len(lines):
+            lines.append(f"and {more} more")
+        raise InvocationsError(f"{len(failed)} of {len(order)} failed:\n" + "\n".join(lines))
+
+
+def _shown(run: Summarizing, asked: Iterable[Document], total: int) -> Iterator[Outcome]:
+    """The run's outcomes, with a progress bar. Raises CommandError when interrupted."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=progress_out,
+        disable=not progress_out.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("Summarising", total=total)
+        done = 0
+        try:
+            for done, outcome in enumerate(run.outcomes(asked), start=1):
+                progress.update(task, completed=run.known + done)
+                yield outcome
+        except KeyboardInterrupt:
+            raise CommandError(
+                f"interrupted with {run.known + done} of {total} done; what was submitted is worked on. "
+                "With --output the same command goes on from here"
+            ) from None
+
+
+def _in_order(outcomes: Iterable[Outcome], order: Mapping[str, int]) -> Iterator[Outcome]:
+    """Each outcome once all before it have come."""
+    early: dict[int, Outcome] = {}
+    following = 0
+    for outcome in outcomes:
+        early[order[outcome.document.name]] = outcome
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _failed(outcomes: Iterator[Outcome], take: Callable[[Outcome], None]) -> list[Outcome]:
+    """The failed ones, once each was taken."""
+    failed = []
+    for outcome in outcomes:
+        take(outcome)
+        if outcome.failure is not None:
+            failed.append(outcome)
+    return failed
+
+
+def _print_summary(outcome: Outcome, *, titled: bool) -> None:
+    if titled:
+        out.rule(outcome.document.name, align="left")
+    if outcome.summary is not None:
+        out.print(outcome.summary, markup=False, highlight=False, soft_wrap=True)
 
 
 def status(server: RunningServer, as_json: bool) -> None:
@@ -132,41 +199,6 @@ def logs(server: RunningServer, endpoint: str, follow: bool, as_json: bool) -> N
         if not follow:
             return
         time.sleep(LOG_POLL_INTERVAL_S)
-
-
-def _invoke_all(
-    server: RunningServer, endpoint: str, articles: list[Article], parameters: dict[str, Any]
-) -> list[invocations.Finished]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=progress_out, disable=not progress_out.is_terminal, transient=True
-    ) as progress:
-        task = progress.add_task("Summarising", total=len(articles))
-        requests = [(article,) for article in articles]
-        locations = invocations.upload(server, endpoint, requests, parameters)
-        accepted = [
-            invocations.invoke(server, endpoint, request, location)
-            for request, location in zip(requests, locations, strict=True)
-        ]
-        finished = {}
-        for outcome in invocations.outcomes(server, accepted):
-            finished[outcome.accepted.inference_id] = outcome
-            progress.advance(task)
-    return [finished[invocation.inference_id] for invocation in accepted]
-
-
-def _title(outcome: invocations.Finished) -> str:
-    return outcome.accepted.articles[0].title
-
-
-def _described(outcome: invocations.Finished) -> dict[str, Any]:
-    return {
-        "file": _title(outcome),
-        "inference_id": outcome.accepted.inference_id,
-        "output_location": outcome.accepted.output.uri,
-        "summary": "\n".join(outcome.summaries) if outcome.failure is None else None,
-        "failure": outcome.failure,
-    }
 
 
 def _show_steps(description: str, steps: Iterable[str]) -> None:

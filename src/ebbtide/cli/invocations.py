@@ -89,10 +89,21 @@ def _outcome(server: RunningServer, invocation: Accepted) -> Finished | None:
 
 def summaries_in(answer: bytes) -> tuple[str, ...]:
     """The texts of a summarization answer; an answer of another form as it is."""
+    return tuple(item["summary_text"] for item in answers_in(answer))
+
+
+def answers_in(answer: bytes) -> tuple[dict[str, Any], ...]:
+    """What a summarization answer says of each text: `summary_text` and what more was asked for.
+
+    An answer of another form is one summary_text as it is.
+    """
     try:
-        return tuple(item["summary_text"] for item in json.loads(answer))
+        answers = tuple(json.loads(answer))
+        if all(isinstance(item["summary_text"], str) for item in answers):
+            return answers
     except (ValueError, TypeError, KeyError):
-        return (answer.decode("utf-8", "replace"),)
+        pass
+    return ({"summary_text": answer.decode("utf-8", "replace")},)
 
 
 def reason_in(failure: bytes) -> str:

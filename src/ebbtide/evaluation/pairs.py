@@ -36,7 +36,7 @@ def read(
     """
     pairs: list[Pair] = []
     names: tuple[str, str] | None = None
-    for number, row in enumerate(islice(_rows(path), limit), start=1):
+    for number, row in enumerate(islice(rows(path), limit), start=1):
         if names is None:
             names = _name(row, article, ARTICLE_NAMES), _name(row, reference, REFERENCE_NAMES)
         values = [row.get(name) for name in names]
@@ -49,7 +49,8 @@ def read(
     return pairs
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file of JSON lines, JSON, CSV or TSV, by their names. Raises DataError."""
     try:
         if path.suffix in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:

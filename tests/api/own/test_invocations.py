@@ -100,6 +100,16 @@ def test_tags_may_come_in_awss_form(session: package.Session, own: Client, idle:
     assert own.get(id_)["tags"] == {"project": "trends"}
 
 
+@pytest.mark.parametrize("ttl_s", [60, 21_600, 604_800])
+def test_a_request_may_wait_longer_than_awss_six_hours(
+    session: package.Session, own: Client, queue: Deployed, ttl_s: int
+) -> None:
+    found = own.get(invoke(session, queue, RequestTTLSeconds=ttl_s))
+
+    waits = datetime.fromisoformat(found["expires_at"]) - datetime.fromisoformat(found["accepted_at"])
+    assert waits.total_seconds() == pytest.approx(ttl_s, abs=0.01)
+
+
 def test_a_wrong_submission_is_refused_by_its_field(session: package.Session, idle: Deployed) -> None:
     status, message = refused(invoke, session, idle, Priority=101)
 
