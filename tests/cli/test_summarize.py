@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from tests.runtime.documents import pdf, prose
 
 TEXT = (
@@ -63,7 +62,8 @@ def test_what_there_is_is_printed_and_what_there_is_not_is_named(summarize, tmp_
 def test_a_directory_stands_for_its_documents_of_every_kind(summarize, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "paper.pdf").write_bytes(pdf([("Tides", [prose(1), prose(2)])]))
-    (tmp_path / "more" / "page.html").write_text(f"<html><body><article><p>{TEXT}</p></article></body></html>")
+    page = f"<html><body><article><p>{TEXT}</p></article></body></html>"
+    (tmp_path / "more" / "page.html").write_text(page)
     (tmp_path / "latin.txt").write_bytes(("Die Flut kommt über die Küste. " + TEXT).encode("latin-1"))
     (tmp_path / ".hidden.txt").write_text(TEXT)
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
