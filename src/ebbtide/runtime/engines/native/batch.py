@@ -6,9 +6,10 @@ leaves is replaced by the last. Positions that no living hypothesis descends fro
 """
 
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
 
 import numpy as np
 from onnxruntime import OrtValue
@@ -56,11 +57,12 @@ class Batch:
         self._capacity = 0
         self._positions = 0
         self._pool_size = 0
-        self._cross = {name: self._cross_array(name) for name in model.cross}
-        self._pool = self._pool_array()
+        # An array a layer: while they grow, the old and the new of one layer alone stand side by side.
+        self._cross = {name: [np.empty(0)] * model.layers for name in model.cross}
+        self._pool = [np.empty(0)] * model.layers
         self._logits = np.empty((0, model.vocabulary), np.float32)
         self._binding = model.decoder.io_binding()
-        self._bound: tuple[Any, ...] = ()
+        self._bound = 0  # slots that the binding shows of the caches
 
     @property
     def position_bytes(self) -> int:
@@ -94,7 +96,7 @@ class Batch:
         self._arrange()
         for name, (_, shape) in self._model.cross.items():
             for layer in range(self._model.layers):
-                target = self._cross[name][layer, slot]
+                target = self._cross[name][layer][slot]
                 if "positions" in shape:
                     axis = shape.index("positions")
                     target = target[(slice(None),) * axis + (slice(decoding.length),)]
@@ -105,9 +107,10 @@ class Batch:
         last = self.decodings.pop()
         if last is not decoding:
             self.decodings[slot] = last
-            for array in self._cross.values():
+            for array in chain.from_iterable(self._cross.values()):
+                array[slot] = array[len(self.decodings)]
+            for array in self._pool:
                 array[:, slot] = array[:, len(self.decodings)]
-            self._pool[:, :, slot] = self._pool[:, :, len(self.decodings)]
         self._arrange()
 
     def step(self) -> list[Decoding]:
@@ -147,7 +150,8 @@ class Batch:
         scores, newest = self._run(given, rows)
 
         new_places = np.concatenate(places)
-        self._pool[:, :, sources, :, new_places] = newest
+        for layer, array in enumerate(self._pool):
+            array[:, sources, :, new_places] = newest[:, layer]
         done = []
         first = 0
         for each, new in zip(decodings, places, strict=True):
@@ -211,16 +215,15 @@ class Batch:
 
     def _bind_caches(self) -> None:
         """Tell ONNX Runtime where the caches are, when they or the number of slots have changed."""
-        shown = (len(self.decodings), self._pool, *self._cross.values())
-        if len(shown) == len(self._bound) and all(a is b for a, b in zip(shown, self._bound, strict=True)):
-            return
-        self._bound = shown
         count = len(self.decodings)
+        if count == self._bound:
+            return
+        self._bound = count
         for layer in range(self._model.layers):
             arrays = {f"{name}.{layer}": array[layer] for name, array in self._cross.items()}
             arrays |= {
-                f"pool_keys.{layer}": self._pool[layer, 0],
-                f"pool_values.{layer}": self._pool[layer, 1],
+                f"pool_keys.{layer}": self._pool[layer][0],
+                f"pool_values.{layer}": self._pool[layer][1],
             }
             for name, array in arrays.items():
                 self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array[:count]))
@@ -233,35 +236,40 @@ class Batch:
             last = (int(places.max()) for each in self.decodings for places in each.ancestors if len(places))
             pool = _resized(self._pool_size, _rounded_up(max(last, default=-1) + 1))
         capacity = _resized(self._capacity, len(self.decodings) + -len(self.decodings) % 4)
-        if (capacity, positions) != (self._capacity, self._positions):
-            self._capacity, self._positions = capacity, positions
-            for name in self._cross:
-                self._cross[name] = _copied(self._cross[name], self._cross_array(name))
-        if self._pool.shape[2] != capacity or pool != self._pool_size:
+        moved = capacity != self._capacity
+        if moved or positions != self._positions:
+            self._positions = positions
+            for name, (dtype, shape) in self._model.cross.items():
+                sizes = [size if isinstance(size, int) else positions for size in shape]
+                self._resize(self._cross[name], (capacity, *sizes), dtype)
+        if moved or pool != self._pool_size:
             self._pool_size = pool
-            self._pool = _copied(self._pool, self._pool_array())
+            heads, width = self._model.heads, self._model.head_width
+            self._resize(self._pool, (2, capacity, heads, pool, width), "float32")
+        self._capacity = capacity
         for each in self.decodings:
             if len(each.written_at) != pool:
                 each.written_at = np.resize(each.written_at, pool)
 
-    def _cross_array(self, name: str) -> np.ndarray:
-        """[layers, slots, ...]."""
-        dtype, shape = self._model.cross[name]
-        sizes = [size if isinstance(size, int) else self._positions for size in shape]
-        return np.zeros((self._model.layers, self._capacity, *sizes), dtype)
+    def _resize(self, arrays: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> None:
+        """Replace them by such ones, with what both have room for."""
+        # The binding would keep the old ones until it is told of the new.
+        self._binding.clear_binding_inputs()
+        self._bound = 0
+        for layer, old in enumerate(arrays):
+            arrays[layer] = _pages(shape, dtype)
+            if old.ndim == len(shape):
+                common = tuple(slice(min(sizes)) for sizes in zip(old.shape, shape, strict=True))
+                arrays[layer][common] = old[common]
 
-    def _pool_array(self) -> np.ndarray:
-        """[layers, keys and values, slots, heads, positions, head width]."""
-        model = self._model
-        shape = (model.layers, 2, self._capacity, model.heads, self._pool_size, model.head_width)
-        return np.zeros(shape, np.float32)
 
-
-def _copied(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """The new one, with what both have room for."""
-    common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
-    new[common] = old[common]
-    return new
+def _pages(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Zeros in pages of their own, which the system has back as soon as the array goes."""
+    count = math.prod(shape)
+    size_bytes = max(1, count * np.dtype(dtype).itemsize)
+    mapping = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapping, dtype, count).reshape(shape)
 
 
 def _resized(size: int, needed: int) -> int:
