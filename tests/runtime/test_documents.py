@@ -3,6 +3,8 @@
 import io
 import re
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.runtime import documents
@@ -69,6 +71,61 @@ def test_the_list_of_references_is_set_aside_and_what_follows_it_is_not() -> Non
     assert "Someone" not in document.text
     assert sentence_order(document.text) == sentence_order(prose(1) + prose(2))
     assert document.set_aside["references"] >= 2
+
+
+def drawn(draw: Callable[[Any], None]) -> bytes:
+    """A PDF of one page on which `draw` has drawn."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    draw(canvas)
+    canvas.save()
+    return file.getvalue()
+
+
+def test_letters_that_reach_into_each_other_are_read_once() -> None:
+    """As LaTeX sets its name: a raised A over the L's foot, a lowered E."""
+
+    def logo(canvas: Any) -> None:
+        for left, bottom, size, letters in (
+            (50, 700, 12, "Set in L"),
+            (86, 703, 8, "A"),
+            (91, 700, 12, "T"),
+            (97, 697, 12, "E"),
+            (104, 700, 12, "X by hand."),
+        ):
+            canvas.setFont("Times-Roman", size)
+            canvas.drawString(left, bottom, letters)
+
+    assert formats.read(drawn(logo), formats.PDF).text == "Set in LATEX by hand."
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_page_that_lies_on_its_side_is_read_as_it_is_turned(degrees: int) -> None:
+    def turned(canvas: Any) -> None:
+        canvas.translate(300, 400)
+        canvas.rotate(degrees)
+        canvas.drawString(-100, 10, "The first line stands above.")
+        canvas.drawString(-100, -10, "The second stands below.")
+
+    document = formats.read(drawn(turned), formats.PDF)
+    assert document.text == "The first line stands above. The second stands below."
+
+
+def test_stamps_in_the_margin_and_slanted_marks_are_set_aside() -> None:
+    def stamped(canvas: Any) -> None:
+        canvas.drawString(100, 400, "The tide rises and falls with the moon.")
+        for degrees, mark in ((90, "arXiv 1706"), (45, "DRAFT")):
+            canvas.saveState()
+            canvas.translate(30, 300)
+            canvas.rotate(degrees)
+            canvas.drawString(0, 0, mark)
+            canvas.restoreState()
+
+    document = formats.read(drawn(stamped), formats.PDF)
+    assert document.text == "The tide rises and falls with the moon."
+    assert document.set_aside["sideways_words"] >= 3
 
 
 def test_an_encrypted_pdf_is_refused_by_name() -> None:

@@ -8,8 +8,11 @@ _PDF_DATE = re.compile(r"(?:D:)?(\d{4})-?(\d{2})?-?(\d{2})?")
 _REFERENCES = re.compile(
     r"(?:\d+\.?\s+)?(?:references|bibliography|literature cited|works cited)\s*:?$", re.IGNORECASE
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNTITLED = re.compile(
-    r"untitled|microsoft word|\(unspecified\)|anonymous|unknown|python-docx$", re.IGNORECASE
+    r"\(?(?:untitled|microsoft word|unspecified|anonymous|unknown|python-docx$)"
+    r"|.*\.(?:dvi|docx?|tex|indd|rtf)$",
+    re.IGNORECASE,
 )
 
 
@@ -49,7 +52,7 @@ def apart_from_references(blocks: Sequence[str]) -> tuple[list[str], int]:
 
 def tidy(value: str | None) -> str | None:
     """A member of a file's metadata on one line; None for what programs write when nobody says anything."""
-    value = " ".join((value or "").split())
+    value = " ".join(_CONTROL.sub(" ", value or "").split())
     return None if not value or _UNTITLED.match(value) else value
 
 

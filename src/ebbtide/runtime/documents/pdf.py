@@ -1,7 +1,7 @@
 """The text of a PDF in the order in which it is read, by PDFium: columns, headings, paragraphs.
 
-PDFium gives stretches of one line and one font with their boxes. Running heads, page numbers and the list of
-references are set aside; words that a line's end divided are mended. A page is held in memory at a time.
+Running heads, page numbers, stamps in margins and the list of references are set aside; words that a line's
+end divided are mended. Of a page its lines are kept, not the page.
 """
 
 import re
@@ -9,11 +9,13 @@ import statistics
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from ebbtide.runtime.documents import words
 from ebbtide.runtime.documents.document import Document, apart_from_references, tidy, written_date
+from ebbtide.runtime.documents.words import Line
 from ebbtide.runtime.errors import BadRequest
 
 MARGIN_LINES = 2
@@ -42,49 +44,14 @@ COLUMN_LINES = 4
 _PDFIUM = threading.Lock()
 """PDFium serves one thread at a time: https://pypdfium2.readthedocs.io/en/stable/python_api.html"""
 
-_DIVIDED = re.compile(r"(\w+)[-\u00ad\u0002\ufffe]$")
+_DIVIDED = re.compile(r"(\w+)[-\u00ad]$")
 _DIGITS = re.compile(r"\d+")
 _ROMAN = re.compile(r"[ivxlc]+$", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Text with its box, in points from the page's lower left corner. `size`: its font's height.
-
-    `outermost`: whether it is one of the page's first or last two lines by their place.
-    """
-
-    text: str
-    left: float
-    bottom: float
-    right: float
-    top: float
-    size: float
-    outermost: bool = False
-
-    @property
-    def height(self) -> float:
-        return self.top - self.bottom
 
 
 def read(body: bytes) -> Document:
     """Raises BadRequest for a file that is broken, needs a password, or has no text (scanned pages)."""
-    import pypdfium2
-
-    with _PDFIUM:
-        try:
-            pdf = pypdfium2.PdfDocument(body)
-        except pypdfium2.PdfiumError as error:
-            reason = "needs a password" if "password" in str(error).lower() else f"cannot be read: {error}"
-            raise BadRequest(f"The PDF {reason}") from error
-        try:
-            pages = [_lines(pdf, number) for number in range(len(pdf))]
-            about = pdf.get_metadata_dict()
-        except pypdfium2.PdfiumError as error:
-            raise BadRequest(f"The PDF cannot be read: {error}") from error
-        finally:
-            pdf.close()
+    pages, aside, about = _opened(body)
     running = _running(pages)
     kept = [
         [line for line in page if not (line.outermost and _masked(line.text) in running)] for page in pages
@@ -100,73 +67,60 @@ def read(body: bytes) -> Document:
         title=tidy(about.get("Title")) or _largest(pages),
         authors=tidy(about.get("Author")),
         date=written_date(about.get("CreationDate")),
-        set_aside={"references": references, "running_heads": sum(map(len, pages)) - sum(map(len, kept))},
+        set_aside=aside
+        | {"references": references, "running_heads": sum(map(len, pages)) - sum(map(len, kept))},
         pages=len(pages),
     )
 
 
-def _lines(pdf: Any, number: int) -> list[Line]:
-    page = pdf[number]
-    text_page = page.get_textpage()
+def _opened(body: bytes) -> tuple[list[list[Line]], dict[str, int], dict[str, str]]:
+    """Each page's lines, how many words and pages were left out, and what the file says about itself."""
+    import pypdfium2
+
+    with _PDFIUM:
+        try:
+            pdf = pypdfium2.PdfDocument(body)
+        except pypdfium2.PdfiumError as error:
+            reason = "needs a password" if "password" in str(error).lower() else f"cannot be read: {error}"
+            raise BadRequest(f"The PDF {reason}") from error
     try:
-        pieces = []
-        for index in range(text_page.count_rects()):
-            left, bottom, right, top = text_page.get_rect(index)
-            text = text_page.get_text_bounded(left, bottom, right, top)
-            # PDFium writes U+0002 for the hyphen of a divided word.
-            text = " ".join(_CONTROL.sub(" ", text.replace("\u0002", "-")).split())
-            if text:
-                size = _font_height(text_page, left, bottom, right, top)
-                pieces.append(Line(text, left, bottom, right, top, size))
-        return _with_outermost(_joined(pieces))
+        pages: list[list[Line]] = []
+        aside: Counter[str] = Counter()
+        for number in range(len(pdf)):
+            try:
+                # By page, so that a book does not keep other requests' papers waiting.
+                with _PDFIUM:
+                    found, sideways = _lines(pdf, number)
+            except pypdfium2.PdfiumError:
+                found, sideways = [], 0
+                aside["unreadable_pages"] += 1
+            pages.append(found)
+            aside["sideways_words"] += sideways
+        with _PDFIUM:
+            about: dict[str, str] = pdf.get_metadata_dict()
     finally:
-        text_page.close()
+        with _PDFIUM:
+            pdf.close()
+    return pages, {name: count for name, count in aside.items() if count}, about
+
+
+def _lines(pdf: Any, number: int) -> tuple[list[Line], int]:
+    page = pdf[number]
+    try:
+        text_page = page.get_textpage()
+        try:
+            found, sideways = words.lines(text_page)
+        finally:
+            text_page.close()
+    finally:
         page.close()
-
-
-def _font_height(text_page: Any, left: float, bottom: float, right: float, top: float) -> float:
-    """Of the stretch's first sign: the height of its ink says little, x and X differ by half."""
-    index = text_page.get_index(
-        (left + right) / 2, (bottom + top) / 2, (right - left) / 2, (top - bottom) / 2
-    )
-    if index is None:
-        return top - bottom
-    _, lowest, _, highest = text_page.get_charbox(index, loose=True)
-    return float(highest - lowest) or top - bottom
+    return _with_outermost(found), sideways
 
 
 def _with_outermost(lines: Sequence[Line]) -> list[Line]:
     by_height = sorted(range(len(lines)), key=lambda index: lines[index].bottom)
     outer = {*by_height[:MARGIN_LINES], *by_height[-MARGIN_LINES:]}
     return [replace(line, outermost=index in outer) for index, line in enumerate(lines)]
-
-
-def _joined(pieces: Sequence[Line]) -> list[Line]:
-    """Pieces of one line, which differ in font, as one: they follow each other and overlap in height."""
-    lines: list[Line] = []
-    for piece in pieces:
-        last = lines[-1] if lines else None
-        if last is not None and _continues(last, piece):
-            gap = piece.left - last.right
-            space = " " if gap > 0.1 * min(last.height, piece.height) else ""
-            lines[-1] = replace(
-                last,
-                text=last.text + space + piece.text,
-                bottom=min(last.bottom, piece.bottom),
-                right=max(last.right, piece.right),
-                top=max(last.top, piece.top),
-                size=max(last.size, piece.size),
-            )
-        else:
-            lines.append(piece)
-    return lines
-
-
-def _continues(last: Line, piece: Line) -> bool:
-    overlap = min(last.top, piece.top) - max(last.bottom, piece.bottom)
-    gap = piece.left - last.right
-    size = max(last.height, piece.height)
-    return overlap > 0.4 * min(last.height, piece.height) and -0.3 * size < gap < 1.5 * size
 
 
 def _running(pages: Sequence[Sequence[Line]]) -> set[str]:
@@ -262,21 +216,20 @@ def _begins(paragraph: Sequence[Line], line: Line, usual_gap: float, usual: floa
 
 
 def _written(paragraph: Sequence[Line], words: Counter[str], *, heading: bool) -> str:
-    text = ""
+    parts: list[str] = []
     for line in paragraph:
-        divided = _DIVIDED.search(text)
-        if not text:
-            text = line.text
-        elif divided and line.text[0].islower():
-            first = re.match(r"\w+", line.text)
-            assert first is not None
-            compound = f"{divided.group(1)}-{first.group()}".lower()
+        divided = _DIVIDED.search(parts[-1]) if parts and parts[-1].endswith(("-", "\u00ad")) else None
+        first = re.match(r"\w+", line.text)
+        if not parts:
+            parts.append(line.text)
+        elif divided and first is not None and line.text[0].islower():
             # The hyphen stays where the document writes the word so elsewhere.
-            kept = text if words[compound] else text[:-1]
-            text = kept + line.text
+            if not words[f"{divided.group(1)}-{first.group()}".lower()]:
+                parts[-1] = parts[-1][:-1]
+            parts.append(line.text)
         else:
-            text = f"{text} {line.text}"
-    return f"# {text}" if heading else text
+            parts += [" ", line.text]
+    return ("# " if heading else "") + "".join(parts)
 
 
 def _largest(pages: Sequence[Sequence[Line]]) -> str | None:
