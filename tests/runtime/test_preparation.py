@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ebbtide.runtime.engines.native.processor import has_exact_int8_products
 from ebbtide.runtime.engines.selection import Choice, choose, suited_type
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.loading import load
+from ebbtide.runtime.parameters import Generation
 from ebbtide.runtime.preparation import converted
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.summariser import Summariser
@@ -27,6 +29,7 @@ from ebbtide.runtime.summariser import Summariser
 EXACT = {"EBBTIDE_ENGINE": "ctranslate2", "EBBTIDE_COMPUTE_TYPE": "float32", "HF_TASK": "summarization"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DAY_S = 86_400.0
+GREEDY = Generation(decoder_start_token_id=0, eos_token_ids=(1,))
 
 
 @pytest.fixture
@@ -151,12 +154,37 @@ def test_what_an_interrupted_conversion_left_is_removed(
     assert models(cache) == {prepared.name}
 
 
-def _hub(place: Path, folder: Path) -> dict[str, str]:
-    """A cache of the Hub's client that holds the folder, and the environment that finds it, offline."""
+def _fetched(place: Path, folder: Path) -> Path:
+    """Leave the folder in a cache of the Hub's client, under the place; what that keeps of the repository."""
     repository = place / "hub" / "models--example--pegasus-tiny"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
     shutil.copytree(folder, repository / "snapshots" / COMMIT)
+    return repository
+
+
+def test_what_was_fetched_from_the_hub_goes_by_the_same_bound(
+    pegasus: Path, tmp_path: Path, given_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    repository = _fetched(tmp_path, pegasus)
+    named = {"HF_MODEL_ID": "example/pegasus-tiny"}
+    snapshot = preparation.fetched(Deployment(REPOSITORY, None, tmp_path, named))
+
+    preparation.prune(tmp_path, 0, now=time.time() + 365 * DAY_S)
+    assert snapshot == repository / "snapshots" / COMMIT
+    assert snapshot.is_dir()
+
+    given_up()
+    preparation.prune(tmp_path, 0, now=time.time())
+    assert not repository.exists()
+
+
+def _hub(place: Path, folder: Path) -> dict[str, str]:
+    """A cache of the Hub's client that holds the folder, and the environment that finds it, offline."""
+    _fetched(place, folder)
     hub = {"HF_HUB_CACHE": str(place / "hub"), "HF_HUB_OFFLINE": "1"}
     return {"HF_MODEL_ID": "example/pegasus-tiny", **hub, **EXACT}
 
@@ -295,7 +323,36 @@ def test_a_model_that_cannot_be_converted_fails_with_the_cause(
 def test_the_engine_and_its_type_are_those_asked_for_or_what_suits(
     environment: dict[str, str], model_type: str, expected: Choice
 ):
-    assert choose(environment, model_type) == expected
+    assert choose(environment, model_type, lambda _: GREEDY) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "model_type", "expected"),
+    [
+        pytest.param({}, "m2m_100", "transformers", id="an engine that takes everything"),
+        pytest.param({"EBBTIDE_COMPUTE_TYPE": "float32"}, "bart", "native", id="the faster one of two"),
+        pytest.param({"EBBTIDE_ENGINE": "ctranslate2"}, "bart", "ctranslate2", id="the one asked for"),
+    ],
+)
+def test_settings_of_the_checkpoint_that_one_engine_lacks_lead_to_another(
+    environment: dict[str, str], model_type: str, expected: str
+):
+    penalty = replace(GREEDY, num_beams=4, repetition_penalty=1.2)
+
+    assert choose(environment, model_type, lambda _: penalty).engine == expected
+
+
+def test_settings_of_the_checkpoint_that_the_engine_asked_for_lacks_fail_by_name(
+    checkpoint: Path, tmp_path: Path, cache: Path
+):
+    settings = json.loads((checkpoint / "generation_config.json").read_text()) | {"early_stopping": "never"}
+    (checkpoint / "generation_config.json").write_text(json.dumps(settings))
+    deployment = Deployment(REPOSITORY, checkpoint, cache, EXACT)
+
+    with pytest.raises(
+        LoadFailure, match=r"own generation settings cannot be served: .* early_stopping never"
+    ):
+        load(deployment, StatusFile(tmp_path / "status"))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +374,7 @@ def test_the_compute_type_suits_the_hardware(
 
 
 def test_the_native_engine_is_taken_where_its_products_are_exact():
-    chosen = choose({}, "pegasus")
+    chosen = choose({}, "pegasus", lambda _: GREEDY)
 
     assert chosen.engine == ("native" if has_exact_int8_products() else "ctranslate2")
     assert bool(chosen.processor) == (chosen.engine == "native")

@@ -16,7 +16,7 @@ from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.conversion import ctranslate
 from ebbtide.runtime.conversion.tokenizer import text_tokenizer
 from ebbtide.runtime.errors import LoadFailure, one_line
-from ebbtide.runtime.parameters import model_settings
+from ebbtide.runtime.parameters import Generation, generation, model_settings, task_settings
 
 UNBOUNDED = 1_000_000
 """transformers writes a number beyond any text for a tokenizer that knows no bound."""
@@ -43,13 +43,9 @@ def convert(checkpoint: Checkpoint, output: Path, engine: str, compute_type: str
     Raises LoadFailure naming what is wrong with the checkpoint.
     """
     tokenizer = text_tokenizer(checkpoint)
-    described = describe(checkpoint)
     if engine == "ctranslate2":
-        ctranslate.prepare(
-            checkpoint, tokenizer.tokens, _special_ids(described["generation"]), output, compute_type
-        )
-        if checkpoint.model_type == "marian":
-            _without_padding(described["generation"])
+        special_ids = _special_ids(describe(checkpoint)["generation"])
+        ctranslate.prepare(checkpoint, tokenizer.tokens, special_ids, output, compute_type)
     elif engine == "native":
         from ebbtide.runtime.engines.native import preparation as native
 
@@ -57,8 +53,25 @@ def convert(checkpoint: Checkpoint, output: Path, engine: str, compute_type: str
     output.mkdir(exist_ok=True)
     tokenizer.save(output)
     (output / "summariser.json").write_text(
-        json.dumps(described | {"engine": engine, "compute_type": compute_type}, indent=2)
+        json.dumps(described_for(engine, checkpoint) | {"compute_type": compute_type}, indent=2)
     )
+
+
+def described_for(engine: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `describe` says, with the engine's name and the settings as that engine is to be asked."""
+    described = describe(checkpoint)
+    if engine == "ctranslate2" and checkpoint.model_type == "marian":
+        _without_padding(described["generation"])
+    return described | {"engine": engine}
+
+
+def own_generation(engine: str, checkpoint: Checkpoint, task: str) -> Generation:
+    """What the engine is asked for when a request has no parameters.
+
+    Raises LoadFailure, and BadRequest where every request must say more than the checkpoint does.
+    """
+    described = described_for(engine, checkpoint)
+    return generation({}, described["generation"] | task_settings(described, task), positions=None)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

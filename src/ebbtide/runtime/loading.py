@@ -51,7 +51,7 @@ def prepare(deployment: Deployment) -> None:
         if makes_texts(task):
             from ebbtide.runtime import engines
 
-            prepared = preparation.converted(deployment, folder)
+            prepared = preparation.converted(deployment, folder, task)
             engines.prepare(prepared, threads=deployment.threads)
         else:
             tasks.check(task)
@@ -90,7 +90,7 @@ def _pipeline(deployment: Deployment, folder: Path | None, status: StatusFile) -
         )
         status.describe(pipeline.describe())
         return pipeline
-    converted = preparation.converted(deployment, folder)
+    converted = preparation.converted(deployment, folder, task)
     status.enter("loading")
     # Slow: they import the engine.
     from ebbtide.runtime import engines

@@ -1,8 +1,9 @@
 """Making a model ready once per version: fetched from the Hub, converted for an engine, kept in the cache.
 
 Prepared models are addressed by the content of what they were made of, appear whole or not at all, and are
-made by one process while others that need the same one wait for it. Whoever uses one holds a lock on it; what
-nobody has used for long, or the bound on the cache's size leaves no room for, is removed.
+made by one process while others that need the same one wait for it. Whoever uses one, or what was fetched of
+a repository, holds a lock on it; what nobody has used for long, or the bound on the cache's size leaves no
+room for, is removed.
 """
 
 import fcntl
@@ -24,6 +25,7 @@ from ebbtide.runtime.checkpoint import Checkpoint, refuse_pointer
 from ebbtide.runtime.deployment import Deployment
 from ebbtide.runtime.engines.selection import choose
 from ebbtide.runtime.errors import LoadFailure, one_line
+from ebbtide.runtime.parameters import Generation
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ def fetched(deployment: Deployment, *, refresh: bool = False) -> Path:
     name = f"{deployment.model_id}@{revision}".replace("/", "--")
     # Asking the Hub's client even for what is cached costs half a second of imports at every start.
     noted = deployment.cache / "snapshots" / name
+    _held.enter_context(_using(_repository(deployment)))
     if (
         (not refresh or COMMIT.fullmatch(revision))
         and noted.is_file()
@@ -72,18 +75,26 @@ def fetched(deployment: Deployment, *, refresh: bool = False) -> Path:
         return folder
     folder = _download(deployment, deployment.model_id, revision)
     _write_whole(noted, str(folder))
+    prune(deployment.cache, deployment.cache_bytes, now=time.time())
     return folder
 
 
-def converted(deployment: Deployment, folder: Path) -> Path:
+def converted(deployment: Deployment, folder: Path, task: str = "summarization") -> Path:
     """The folder's model prepared for its engine: from the cache, or made now in a process of its own.
 
-    It stays in the cache as long as this process lives. Raises LoadFailure when there is no model in the
+    It stays in the cache as long as this process lives. task: whose settings of the checkpoint the engine is
+    to honour. Raises LoadFailure when there is no model in the
     folder, no engine serves it, or it cannot be converted.
     """
     checkpoint = Checkpoint(folder)
     _check(checkpoint)
-    chosen = choose(deployment.environment, checkpoint.model_type)
+
+    def own_generation(engine: str) -> Generation:
+        from ebbtide.runtime import convert
+
+        return convert.own_generation(engine, checkpoint, task)
+
+    chosen = choose(deployment.environment, checkpoint.model_type, own_generation)
     digest = _content_digest(checkpoint, deployment.cache)
     name = "-".join(filter(None, (digest, chosen.engine, chosen.compute_type, chosen.processor, str(FORMAT))))
     ready = deployment.cache / "prepared" / name
@@ -97,24 +108,32 @@ def converted(deployment: Deployment, folder: Path) -> Path:
 
 
 def prune(cache: Path, cache_bytes: int, *, now: float) -> None:
-    """Remove prepared models that nobody uses: those unused for UNUSED_S, then, the longest unused first, as
-    many as it takes for the rest to fit into cache_bytes. What is left of interrupted conversions goes too.
+    """Remove prepared models and fetched repositories that nobody uses: those unused for UNUSED_S, then, the
+    longest unused first, as many as it takes for the rest to fit into cache_bytes. What is left of
+    interrupted conversions goes too.
     """
-    prepared = cache / "prepared"
-    for unfinished in prepared.glob("*.unfinished"):
+    kept = (cache / "prepared", cache / "hub")
+    for unfinished in (path for folder in kept for path in folder.glob("*.unfinished")):
         _remove(unfinished.with_suffix(""))
-    found = [path for path in prepared.iterdir() if path.is_dir() and not path.suffix]
-    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in found}
+    found = [path for path in kept[0].glob("*") if path.is_dir() and not path.suffix]
+    found += (path for path in kept[1].glob("models--*") if path.is_dir())
+    # A snapshot's files are links to what the Hub's client keeps beside it.
+    sizes = {path: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file()) for path in found}
     total = sum(sizes.values())
     for path in sorted(found, key=_used_at):
         unused_s = now - _used_at(path)
         if (unused_s > UNUSED_S or total > cache_bytes) and _remove(path):
-            logger.info("Removed the prepared model %s, unused for %.1f hours", path.name, unused_s / 3600)
+            logger.info("Removed %s from the cache, unused for %.1f hours", path.name, unused_s / 3600)
             total -= sizes[path]
 
 
+def _repository(deployment: Deployment) -> Path:
+    """Where the Hub's client keeps what it fetches of HF_MODEL_ID into our cache."""
+    return deployment.cache / "hub" / f"models--{deployment.model_id}".replace("/", "--")
+
+
 def _remove(ready: Path) -> bool:
-    """Remove a prepared model, finished or not, unless somebody uses it or makes it."""
+    """Remove a prepared model, finished or not, or a repository, unless somebody uses it or makes it."""
     used = _beside(ready, "used")
     with used.open("a") as file:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbtide.runtime.engine import Engine
-from ebbtide.runtime.errors import BadRequest
+from ebbtide.runtime.errors import BadRequest, LoadFailure
 from ebbtide.runtime.merging import Written
 from ebbtide.runtime.parameters import Generation, generation, task_settings
 from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
@@ -80,9 +80,23 @@ class Summariser(Pipeline):
         self._answer_member = answer_member(task)
         self._tokenizer = tokenizer or TextTokenizer.load(folder)
         self._around = len(self._tokenizer.encode([self._prefix])[0])
+        self._refuse_own()
         self._languages = {
             name: code for name, code in task_languages(task).items() if code in self._tokenizer.languages
         }
+
+    def _refuse_own(self) -> None:
+        """Raises LoadFailure where the engine serves no request that keeps to the checkpoint's settings."""
+        try:
+            wanted = generation({}, self._defaults, positions=self._positions)
+        except BadRequest:
+            return  # it is for requests to say more
+        try:
+            self.engine.check(wanted)
+        except BadRequest as error:
+            raise LoadFailure(
+                f"The checkpoint's own generation settings cannot be served: {error}"
+            ) from error
 
     @property
     def task_member(self) -> str:

@@ -122,7 +122,7 @@ class CTranslate2(Engine):
         self._batcher = Batcher(self._decode, self._capacity, streams=self._division.streams)
 
     def check(self, generation: Generation) -> None:
-        _refuse(generation)
+        refuse(generation)
         if generation.decoder_start_token_id != self._start and not self._names_start:
             raise _refusal(f"a decoder_start_token_id other than the model's, {self._start}")
         named = {
@@ -233,7 +233,7 @@ def arguments(generation: Generation) -> dict[str, Any]:
     return named
 
 
-def _refuse(generation: Generation) -> None:
+def refuse(generation: Generation) -> None:
     """Raises BadRequest naming a parameter that CTranslate2 lacks, or means otherwise than transformers."""
     beams = generation.num_beams > 1
     # transformers counts the start token among those generated so far; CTranslate2 does not.

@@ -1,13 +1,14 @@
 """Which engine serves a checkpoint, and in which type it computes. Imports no engine before it is chosen."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from ebbtide.runtime.conversion import ctranslate
-from ebbtide.runtime.errors import LoadFailure
+from ebbtide.runtime.errors import BadRequest, LoadFailure
+from ebbtide.runtime.parameters import Generation
 
 ENGINES = ("ctranslate2", "native", "transformers")
 
@@ -26,15 +27,18 @@ class Choice:
     processor: str = ""
 
 
-def choose(environment: Mapping[str, str], model_type: str) -> Choice:
-    """What EBBTIDE_ENGINE and EBBTIDE_COMPUTE_TYPE (or CT2_COMPUTE_TYPE) say, or else what suits the machine.
+def choose(
+    environment: Mapping[str, str], model_type: str, own_generation: Callable[[str], Generation]
+) -> Choice:
+    """What EBBTIDE_ENGINE and EBBTIDE_COMPUTE_TYPE (or CT2_COMPUTE_TYPE) say, or else what suits the machine
+    and serves the checkpoint's own generation, as `own_generation` tells it for an engine.
 
     Raises LoadFailure for a model, an engine or a compute type that cannot be had, naming what there is.
     """
     engine = environment.get("EBBTIDE_ENGINE") or "auto"
     asked = environment.get("EBBTIDE_COMPUTE_TYPE") or environment.get("CT2_COMPUTE_TYPE")
     if engine == "auto":
-        engine = _automatic(model_type, asked, has_gpu=_has_gpu(environment))
+        engine = _automatic(model_type, asked, own_generation, has_gpu=_has_gpu(environment))
     if engine not in ENGINES:
         raise LoadFailure(f"EBBTIDE_ENGINE {engine} is none of auto, {', '.join(ENGINES)}")
     if engine == "ctranslate2":
@@ -55,24 +59,50 @@ def choose(environment: Mapping[str, str], model_type: str) -> Choice:
     return Choice(engine, _one_of(asked or "float32", reference.COMPUTE_TYPES, engine))
 
 
-def _automatic(model_type: str, asked: str | None, *, has_gpu: bool) -> str:
+def _automatic(
+    model_type: str, asked: str | None, own_generation: Callable[[str], Generation], *, has_gpu: bool
+) -> str:
     if not has_gpu and _suits_native(model_type, asked):
         return "native"
+    lacking = f"The model type {model_type or '(none)'} is served by transformers alone"
     if model_type in ctranslate.MODEL_TYPES:
-        return "ctranslate2"
+        refusal = _refusal(own_generation)
+        if refusal is None:
+            return "ctranslate2"
+        if not has_gpu and asked == "float32" and _has_family(model_type):
+            return "native"
+        lacking = f"The model's own generation settings are served by transformers alone ({refusal})"
     if find_spec("transformers") and find_spec("torch"):
         return "transformers"
     raise LoadFailure(
-        f"The model type {model_type or '(none)'} is served by transformers alone: install "
-        f"ebbtide[transformers]. Without it there are {', '.join(ctranslate.MODEL_TYPES)}"
+        f"{lacking}: install ebbtide[transformers]. Without it there are {', '.join(ctranslate.MODEL_TYPES)}"
     )
+
+
+def _refusal(own_generation: Callable[[str], Generation]) -> str | None:
+    """What CTranslate2 has against it."""
+    from ebbtide.runtime.engines.ctranslate import refuse
+
+    try:
+        wanted = own_generation("ctranslate2")
+    except BadRequest:
+        return None  # it is for requests to say, and for them to be refused
+    try:
+        refuse(wanted)
+    except BadRequest as error:
+        return str(error)
+    return None
+
+
+def _has_family(model_type: str) -> bool:
+    from ebbtide.runtime.engines.native.families import FAMILIES
+
+    return model_type in FAMILIES
 
 
 def _suits_native(model_type: str, asked: str | None) -> bool:
     """Whether it can serve the model on a processor with exact 8-bit products, where it measures faster."""
-    from ebbtide.runtime.engines.native.families import FAMILIES
-
-    if model_type not in FAMILIES or asked not in (None, "int8"):
+    if not _has_family(model_type) or asked not in (None, "int8"):
         return False
     from ebbtide.runtime.engines.native.processor import has_exact_int8_products
 
