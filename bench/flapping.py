@@ -11,8 +11,9 @@ import random
 from collections.abc import Iterator
 
 from ebbtide.scaling.policies import Limits, TargetTracking
-from ebbtide.simulation.engine import Fleet, Run, Scaling, simulate
+from ebbtide.simulation.engine import Run, simulate
 from ebbtide.simulation.load import Arrival, Load, load
+from ebbtide.simulation.setting import Fleet, Scaling
 
 HOURS = 3
 MEAN_PER_S, SERVICE_S, STARTING_S, TARGET = 1.5, 1.0, 10.0, 5.0

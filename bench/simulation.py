@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 
 from ebbtide.cli.simulate import POLICIES, SERVICE_S, STORM, STORM_S, parse
-from ebbtide.simulation.engine import Fleet, simulate
+from ebbtide.simulation.engine import simulate
 from ebbtide.simulation.load import load, storm
 from ebbtide.simulation.outcome import outcome
+from ebbtide.simulation.setting import Fleet
 
 DAY_S, MILLION, DAYS_SERVICE_S = 86_400.0, 1_000_000, 0.3
 

@@ -55,6 +55,53 @@ def test_an_endpoints_own_requests_meet_its_own_policy(ebbtide, run_ebbtide, tmp
     assert always["policy"] == "always=1"
 
 
+SCALED = {
+    "ServiceNamespace": "sagemaker",
+    "ResourceId": "endpoint/stepping/variant/AllTraffic",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
+
+
+def test_an_endpoints_step_policy_is_set_off_by_its_own_alarm(ebbtide, run_ebbtide, tmp_path):
+    """As in AWS's recipe; once its alarm watches what no arrivals tell, the metric is named."""
+    (tmp_path / "article.txt").write_text("A sentence of some words. " * 20)
+    run_ebbtide("deploy", "ebbtide/extractive", "--name", "stepping")
+    policy_arn = ebbtide.client("application-autoscaling").put_scaling_policy(
+        PolicyName="wake",
+        PolicyType="StepScaling",
+        StepScalingPolicyConfiguration={
+            "AdjustmentType": "ChangeInCapacity",
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
+        },
+        **SCALED,
+    )["PolicyARN"]
+    cloudwatch = ebbtide.client("cloudwatch")
+    watched = {
+        "AlarmName": "of-stepping",
+        "Namespace": "AWS/SageMaker",
+        "Dimensions": [{"Name": "EndpointName", "Value": "stepping"}],
+        "Statistic": "Average",
+        "Period": 60,
+        "EvaluationPeriods": 2,
+        "Threshold": 1.0,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "AlarmActions": [policy_arn],
+    }
+    cloudwatch.put_metric_alarm(**watched, MetricName="HasBacklogWithoutCapacity")
+    run_ebbtide("summarize", tmp_path / "article.txt", "--endpoint", "stepping")
+
+    done = run_ebbtide("simulate", "--endpoint", "stepping", "--json")
+    cloudwatch.put_metric_alarm(**watched, MetricName="CPUUtilization")
+    refused = run_ebbtide("simulate", "--endpoint", "stepping")
+
+    run_ebbtide("delete", "stepping")
+    cloudwatch.delete_alarms(AlarmNames=["of-stepping"])
+    assert done.returncode == 0, done.stderr
+    assert [one["done"] for one in json.loads(done.stdout)] == [1]
+    assert refused.returncode == 1
+    assert "The alarm of-stepping follows the metric AWS/SageMaker CPUUtilization" in refused.stderr
+
+
 def test_what_cannot_be_simulated_is_said_in_a_line(run_ebbtide, tmp_path):
     (tmp_path / "arrivals.csv").write_text("at\nsoon\n")
 

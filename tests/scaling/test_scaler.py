@@ -519,6 +519,25 @@ async def test_requests_that_come_and_go_between_two_looks_keep_their_instance(w
     assert await world.desired() == 0
 
 
+async def test_a_policy_on_invocations_scales_in_when_none_come(world):
+    """Where nothing is accepted that is said too: missing data would hold the instances for ever."""
+    predefined = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    await world.put_policy(
+        "TargetTrackingScaling", {"TargetValue": 5.0, "PredefinedMetricSpecification": predefined}
+    )
+    await world.arrive(1, NOW)
+    await world.scaler.step(NOW)
+    await world.settle(NOW)
+    await world.serve(1, NOW)
+    await world.finish()
+
+    for second in range(30, 17 * 60, 30):
+        await world.scaler.step(NOW + second)
+        if second < 14 * 60:
+            assert await world.desired() == 1
+    assert await world.desired() == 0
+
+
 async def test_a_deadline_lets_the_endpoint_sleep_while_there_is_time(world):
     await world.put_policy("TargetTrackingScaling", TRACKING)
     deadline = goals.Goals(deadline=goals.Deadline(by="at(2040-01-01T00:00:00)"))

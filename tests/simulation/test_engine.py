@@ -11,9 +11,10 @@ from ebbtide.queue.fairness import Waiting, share
 from ebbtide.scaling.goals import Deadline, Goals
 from ebbtide.scaling.policies import Limits, TargetTracking
 from ebbtide.scaling.schedules import parse
-from ebbtide.simulation.engine import Fleet, Run, Scaling, Scheduled, simulate
+from ebbtide.simulation.engine import Run, simulate
 from ebbtide.simulation.load import Arrival, Load, load, storm
 from ebbtide.simulation.outcome import outcome
+from ebbtide.simulation.setting import Fleet, Scaling, Scheduled
 
 POST = Scaling("the post's", Limits(0, 5), (TargetTracking("backlog", 5.0, 120, 120, False, since=0.0),))
 

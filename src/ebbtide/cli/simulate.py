@@ -4,11 +4,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +17,10 @@ from ebbtide.cli.options import Json, OfServer, Since, Until
 
 if TYPE_CHECKING:
     from ebbtide.cli.running import RunningServer
-    from ebbtide.simulation.engine import Fleet, Look, Run, Scaling, Scheduled
+    from ebbtide.simulation.engine import Look, Run
     from ebbtide.simulation.load import Arrival, Load
     from ebbtide.simulation.outcome import Outcome
+    from ebbtide.simulation.setting import Fleet, Scaling
 
 app = typer.Typer()
 
@@ -78,10 +79,11 @@ def simulate(
 
     The requests are an endpoint's own, a file's, or a storm.
     """
+    from ebbtide.cli.endpoint_scaling import instance_type_of, own_scaling, slots_of
     from ebbtide.cli.running import choose
     from ebbtide.instances.types import InstanceTypes
     from ebbtide.simulation import load as loads
-    from ebbtide.simulation.engine import Fleet
+    from ebbtide.simulation.setting import Fleet
 
     if endpoint is not None and arrivals is not None:
         raise CommandError("Give a file or --endpoint, not both")
@@ -90,10 +92,10 @@ def simulate(
         if endpoint is not None:
             server = choose(data)
             listed = _history(server, endpoint, since, until)
-            scalings = [_own_scaling(server, endpoint), *scalings]
+            scalings = [own_scaling(server, endpoint), *scalings]
             starting = server.own().endpoint(endpoint)["starting_s"] if starting is None else starting
-            slots = _slots(server, endpoint) if slots is None else slots
-            instance_type = _instance_type(server, endpoint) if instance_type is None else instance_type
+            slots = slots_of(server, endpoint) if slots is None else slots
+            instance_type = instance_type_of(server, endpoint) if instance_type is None else instance_type
         elif arrivals is not None:
             listed = loads.read(arrivals)
         else:
@@ -134,7 +136,7 @@ def parse(text: str) -> "Scaling":
     """A policy in short: NAME=NUMBER, separated by commas. Raises CommandError."""
     from ebbtide.scaling.goals import Budget, Deadline, Forecast, Goals
     from ebbtide.scaling.policies import Limits, TargetTracking
-    from ebbtide.simulation.engine import Scaling
+    from ebbtide.simulation.setting import Scaling
 
     given: dict[str, float] = {}
     for part in text.split(","):
@@ -177,86 +179,6 @@ def _history(server: "RunningServer", endpoint: str, since: str | None, until: s
             limit=1000,
         )
     )
-
-
-def _own_scaling(server: "RunningServer", endpoint: str) -> "Scaling":
-    """What scales the endpoint now. Raises CommandError where it is not all about the backlog."""
-    from ebbtide.scaling.configurations import Resource, follows_backlog, target_tracking
-    from ebbtide.scaling.goals import Goals
-    from ebbtide.scaling.policies import Limits
-    from ebbtide.simulation.engine import Scaling
-
-    autoscaling = server.client("application-autoscaling")
-    variants = server.client("sagemaker").describe_endpoint(EndpointName=endpoint)["ProductionVariants"]
-    if len(variants) != 1:
-        raise CommandError(f"{endpoint} has {len(variants)} variants; one can be simulated")
-    resource = Resource(endpoint, variants[0]["VariantName"])
-    asked = {"ServiceNamespace": "sagemaker"}
-    resource_id = f"endpoint/{endpoint}/variant/{resource.variant}"
-    targets = autoscaling.describe_scalable_targets(**asked, ResourceIds=[resource_id])["ScalableTargets"]
-    if not targets:
-        count = variants[0]["DesiredInstanceCount"]
-        return Scaling(f"{endpoint}: {count} always on", Limits(count, count))
-    tracking = []
-    for each in _all(autoscaling, "describe_scaling_policies", "ScalingPolicies", resource_id):
-        configuration: Mapping[str, Any] = each.get("TargetTrackingScalingPolicyConfiguration", {})
-        if not follows_backlog(configuration, resource, asynchronous=True):
-            raise CommandError(
-                f"{each['PolicyName']} of {endpoint} follows a metric that arrivals do not tell: "
-                "leave --endpoint out, and give the arrivals as a file"
-            )
-        tracking.append(target_tracking(each["PolicyName"], configuration, since=0.0))
-    return Scaling(
-        f"{endpoint} as it is",
-        Limits(targets[0]["MinCapacity"], targets[0]["MaxCapacity"]),
-        tuple(tracking),
-        Goals.from_given(server.own().goals(endpoint)),
-        tuple(
-            _scheduled(each)
-            for each in _all(autoscaling, "describe_scheduled_actions", "ScheduledActions", resource_id)
-        ),
-    )
-
-
-def _all(client: Any, operation: str, member: str, resource_id: str) -> Iterator[dict[str, Any]]:
-    """Everything of a resource that a Describe operation tells, page after page."""
-    pages = client.get_paginator(operation).paginate(ServiceNamespace="sagemaker", ResourceId=resource_id)
-    for page in pages:
-        yield from page[member]
-
-
-def _scheduled(given: Mapping[str, Any]) -> "Scheduled":
-    from ebbtide.scaling.schedules import parse
-    from ebbtide.simulation.engine import Scheduled
-
-    limits = given.get("ScalableTargetAction", {})
-    bounds = (given[name].timestamp() if name in given else None for name in ("StartTime", "EndTime"))
-    return Scheduled(
-        parse(given["Schedule"], given.get("Timezone")),
-        limits.get("MinCapacity"),
-        limits.get("MaxCapacity"),
-        *bounds,
-    )
-
-
-def _slots(server: "RunningServer", endpoint: str) -> int:
-    """Invocations at a time on an instance: as asked for, else as the endpoint's instances last found."""
-    given = server.client("sagemaker").describe_endpoint(EndpointName=endpoint)
-    asked: int | None = (
-        given.get("AsyncInferenceConfig", {})
-        .get("ClientConfig", {})
-        .get("MaxConcurrentInvocationsPerInstance")
-    )
-    found = [one["limit"] for one in server.own().concurrency(endpoint) if one["limit"] is not None]
-    return asked or (found[-1] if found else 1)
-
-
-def _instance_type(server: "RunningServer", endpoint: str) -> str:
-    sagemaker = server.client("sagemaker")
-    name = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
-    config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
-    found: str = config["ProductionVariants"][0]["InstanceType"]
-    return found
 
 
 def _print(found: "Mapping[str, Outcome]") -> None:

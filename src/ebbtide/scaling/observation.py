@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection, text
 
@@ -224,7 +225,7 @@ def readings(
             read.append((policy, read_backlog(policy, seen)))
         else:
             followed = configurations.queries(put.configuration, resource, asynchronous=asynchronous)
-            minutes = _last_minutes(connection, followed, seen.at)
+            minutes = last_minutes(partial(statistics, connection), followed, seen.at)
             read.append((policy, read_datapoints(policy, minutes, seen)))
     return read
 
@@ -314,16 +315,16 @@ def _earlier_arrivals(
     return counts
 
 
-def _last_minutes(connection: Connection, followed: Sequence[data.Query], now: float) -> list[float | None]:
+def last_minutes(read: data.Statistics, followed: Sequence[data.Query], now: float) -> list[float | None]:
     """The last whole minutes' values, oldest first."""
     end = int(now // PERIOD_S) * PERIOD_S
     start = end - LOW_PERIODS * PERIOD_S
-    answers = data.answer(connection, followed, start=start, end=end, now=now)
+    answers = data.answer_from(read, followed, start=start, end=end, now=now)
     points = answers[0].points if answers else {}
     return [points.get(minute) for minute in range(start, end, PERIOD_S)]
 
 
-def gauges(endpoint: Endpoint, backlog: Backlog, in_service: int, *, at: float) -> list[Point]:
+def gauges(endpoint_name: str, backlog: Backlog, in_service: int, *, at: float) -> list[Point]:
     """An asynchronous endpoint's backlog as CloudWatch names it.
 
     ApproximateBacklogSizePerInstance is undefined, so absent, without instances; the age of the oldest
@@ -337,19 +338,21 @@ def gauges(endpoint: Endpoint, backlog: Backlog, in_service: int, *, at: float) 
     ]
     if in_service:
         values.append(("ApproximateBacklogSizePerInstance", backlog.size / in_service, "Count"))
-    dimensions = (("EndpointName", endpoint.name),)
+    dimensions = (("EndpointName", endpoint_name),)
     return [Point(NAMESPACE, name, dimensions, value, unit, at) for name, value, unit in values]
 
 
-def arrivals(endpoint: Endpoint, count: int, in_service: int, *, at: float) -> list[Point]:
+def arrivals(
+    endpoint_name: str, variants: Iterable[str], count: int, in_service: int, *, at: float
+) -> list[Point]:
     """What an asynchronous endpoint has accepted, and as InvocationsPerInstance of each variant.
 
     AWS publishes the latter for real-time endpoints only, and policies on it then do nothing, silently.
     """
-    named = ("EndpointName", endpoint.name)
+    named = ("EndpointName", endpoint_name)
     points = [Point(OWN_NAMESPACE, ARRIVALS, (named,), float(count), "Count", at)]
-    for variant in endpoint.variants:
+    for variant in variants:
         share = count / max(1, in_service)
-        dimensions = (named, ("VariantName", variant.name))
+        dimensions = (named, ("VariantName", variant))
         points.append(Point(NAMESPACE, "InvocationsPerInstance", dimensions, share, "None", at))
     return points

@@ -90,7 +90,11 @@ class Scaler:
 
         seen, verdicts, arrived = await self._database.read(read)
         acts = [verdict for verdict in verdicts if verdict.changes]
-        points = [*self._gauges(seen, now), *self._measure(seen, now), *_arrivals(seen, arrived, until)]
+        minute_over = now // MEASURED_EVERY_S != self._measured_at // MEASURED_EVERY_S
+        points = [*self._gauges(seen, now), *_arrivals(seen, arrived, until, quiet_too=minute_over)]
+        if minute_over:
+            self._measured_at = now
+            points += self._meter.points(seen.in_service, now)
         refusals = self._new_refusals(verdicts, now)
         if acts or points or refusals or _ended(seen) or _due(seen.scheduled_actions, now):
             scaled = await self._database.write(
@@ -235,15 +239,8 @@ class Scaler:
             if endpoint.async_config and now // every_s > self._gauged_at.get(endpoint.id, 0.0) // every_s:
                 self._gauged_at[endpoint.id] = now
                 backlog, in_service = seen.backlog(endpoint), seen.in_service_count(endpoint)
-                points += observation.gauges(endpoint, backlog, in_service, at=now)
+                points += observation.gauges(endpoint.name, backlog, in_service, at=now)
         return points
-
-    def _measure(self, seen: observation.Seen, now: float) -> list[metrics.Point]:
-        """Each minute, what the instances in service use."""
-        if now // MEASURED_EVERY_S == self._measured_at // MEASURED_EVERY_S:
-            return []
-        self._measured_at = now
-        return self._meter.points(seen.in_service, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,13 +278,25 @@ def scalable(endpoint: Endpoint) -> bool:
     return endpoint.status in SERVING and endpoint.target is None
 
 
-def _arrivals(seen: observation.Seen, arrived: Mapping[str, int], at: float) -> list[metrics.Point]:
-    """The points of what was accepted since the last look."""
+def _arrivals(
+    seen: observation.Seen, arrived: Mapping[str, int], at: float, *, quiet_too: bool
+) -> list[metrics.Point]:
+    """The points of what was accepted since the last look.
+
+    quiet_too: also that nothing was, where instances are in service; or a policy would never scale in.
+    """
     return [
         point
         for endpoint in seen.endpoints
-        if (count := arrived.get(endpoint.id, 0)) and endpoint.async_config
-        for point in observation.arrivals(endpoint, count, seen.in_service_count(endpoint), at=at)
+        if endpoint.async_config
+        and ((count := arrived.get(endpoint.id, 0)) or (quiet_too and seen.in_service_count(endpoint)))
+        for point in observation.arrivals(
+            endpoint.name,
+            [variant.name for variant in endpoint.variants],
+            count,
+            seen.in_service_count(endpoint),
+            at=at,
+        )
     ]
 
 

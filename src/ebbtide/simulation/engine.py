@@ -9,18 +9,26 @@ anything runs or waits and at once when a request arrives where no instance is.
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from ebbtide.instances.plan import Drain, plan
 from ebbtide.instances.records import Instance, State
+from ebbtide.queue import Backlog
 from ebbtide.queue.fairness import Waiting, share
-from ebbtide.scaling import goals, policies
-from ebbtide.scaling.goals import NO_GOALS, Goals, Measured
-from ebbtide.scaling.policies import Decision, Limits, Observation, Peaks, TargetTracking
-from ebbtide.scaling.schedules import Schedule, next_after
+from ebbtide.scaling import configurations, goals, observation, policies
+from ebbtide.scaling.configurations import PERIOD_S
+from ebbtide.scaling.goals import NO_GOALS, Measured
+from ebbtide.scaling.policies import (
+    Decision,
+    Observation,
+    Peaks,
+    Reading,
+    TargetTracking,
+)
 from ebbtide.simulation.load import Load
+from ebbtide.simulation.setting import Fleet, Scaling
+from ebbtide.simulation.watch import Watch
 
 ACTIVE_S, IDLE_S = 1.0, 60.0
 """Time between the scaler's looks with and without anything to do, as in scaling.scaler."""
@@ -29,55 +37,6 @@ RECENT = 100
 """Latest ends that tell the pace of an instance."""
 
 DAY_S, WEEK_S = 86_400.0, goals.WEEK_S
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """Limits from each time that a schedule is due on; None leaves a bound as it is. Start and end bound the
-    times, in epoch seconds; a rate counts from the start, else from the first request.
-    """
-
-    schedule: Schedule
-    min_capacity: int | None = None
-    max_capacity: int | None = None
-    start_at: float | None = None
-    end_at: float | None = None
-
-    def next_at(self, after: float, *, origin: float) -> float | None:
-        """When it is due next."""
-        origin = origin if self.start_at is None else self.start_at
-        if self.start_at is not None:
-            after = max(after, self.start_at - 1.0)
-        at = next_after(self.schedule, after, origin=origin)
-        return None if at is None or (self.end_at is not None and at > self.end_at) else at
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """What is compared: policies and scheduled actions of one scalable target, the goals of its endpoint."""
-
-    name: str
-    limits: Limits
-    tracking: tuple[TargetTracking, ...] = ()
-    goals: Goals = NO_GOALS
-    scheduled: tuple[Scheduled, ...] = ()
-
-    @property
-    def longest_cooldown_s(self) -> float:
-        return max((each.scale_in_cooldown_s for each in self.tracking), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """What instances are like: invocations at a time, seconds from wanted to in service, price of a second.
-
-    weights: of accounts that share the endpoint, 1 of those that are not named.
-    """
-
-    slots: int = 1
-    starting_s: float = 1.0
-    price_per_s: float | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -130,7 +89,7 @@ def simulate(load: Load, fleet: Fleet, scaling: Scaling) -> Run:
     """Let the load through, until everything has its end and calm returns.
 
     The fewest instances that are allowed have come up when the first request does. Calm: no more instances
-    than those, or so long after the last end as the longest cooldown and a minute.
+    than those, or no act and no end for as long as the policies need, or for a day no end.
     """
     return _Simulation(load, fleet, scaling).run()
 
@@ -159,6 +118,12 @@ class _Simulation:
         self._peaks = Peaks(self._now)
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._last_end_at = self._now
+        self._watch = Watch(scaling.resource, scaling.alarms, [queries for _, queries in scaling.stored])
+        self._watch.rest(self._now, scaling.limits.min_capacity)
+        self._watch_at = self._watch.next_at(self._now)
+        self._gauged_at = self._now
+        self._counted_in = self._now // PERIOD_S
+        self._minutes: dict[str, tuple[float, list[float | None]]] = {}
         self._limits = scaling.limits
         self._due = {each: each.next_at(self._now, origin=load.at[0]) for each in scaling.scheduled}
 
@@ -174,7 +139,7 @@ class _Simulation:
             arrival = at[self._arrived] if self._arrived < total else never
             end = self._ends[0][0] if self._ends else never
             start = self._starts[0][0] if self._starts else never
-            self._now = now = min(arrival, end, start, look_at)
+            self._now = now = min(arrival, end, start, look_at, self._watch_at)
             if now == end:
                 self._end(heapq.heappop(self._ends))
             elif now == start:
@@ -183,8 +148,12 @@ class _Simulation:
                 self._arrive(self._arrived)
                 if not self._desired:
                     look_at = now
+            elif now < look_at:
+                if self._answer_alarms():
+                    look_at = min(look_at, now // ACTIVE_S + ACTIVE_S)
             else:
                 self._look()
+                self._answer_alarms()
                 if self._over():
                     break
                 every_s = ACTIVE_S if self._backlog or self._instances or self._desired else IDLE_S
@@ -198,7 +167,8 @@ class _Simulation:
             return False
         if len(self._instances) <= self._limits.min_capacity:
             return True
-        return self._now > self._last_end_at + self._scaling.longest_cooldown_s + 60.0
+        quiet_since = max(self._last_end_at, self._last_scaled_at or 0.0)
+        return self._now > min(quiet_since + self._scaling.settling_s + 60.0, self._last_end_at + DAY_S)
 
     def _arrive(self, number: int) -> None:
         load = self._load
@@ -254,6 +224,7 @@ class _Simulation:
             number = heapq.heappop(expiring)[1]
             if run.claimed_at[number] is None:
                 run.expired_at[number] = self._now
+                self._watch.ended(self._load.at[number], None, self._now)
                 self._queued[self._load.account[number]] -= 1
                 self._waiting -= 1
                 self._left += 1
@@ -261,6 +232,7 @@ class _Simulation:
     def _end(self, ended: tuple[float, int, Life]) -> None:
         _, number, life = ended
         self._run.finished_at[number] = self._last_end_at = self._now
+        self._watch.ended(self._load.at[number], self._run.claimed_at[number], self._now)
         self._recent.append(self._load.service_s[number])
         self._left += 1
         life.held -= 1
@@ -285,16 +257,25 @@ class _Simulation:
     def _look(self) -> None:
         self._expire()
         self._schedule()
+        self._record()
         seen = self._observe()
-        readings = [(policy, policies.read_backlog(policy, seen)) for policy in self._scaling.tracking]
-        decision = goals.decide(self._scaling.goals, self._measure(), self._limits, readings, seen)
+        decision = goals.decide(
+            self._scaling.goals,
+            self._measure(),
+            self._limits,
+            self._readings(seen),
+            seen,
+            stepping_out=observation.stepping_out(
+                self._scaling.stepping, self._watch.lasting(), self._desired
+            ),
+        )
         if decision.desired != self._desired:
             self._scale(decision)
         self._run.looks.append(
             Look(
                 self._now,
                 self._backlog,
-                sum(life.in_service_at is not None and not life.draining for life in self._instances),
+                self._in_service,
                 self._desired,
                 0.0 if (oldest := self._oldest_accepted_at()) is None else self._now - oldest,
             )
@@ -309,10 +290,60 @@ class _Simulation:
                 self._limits = replace(self._limits, min_capacity=min(least, most), max_capacity=most)
                 self._due[each] = each.next_at(self._now, origin=self._load.at[0])
 
-    def _observe(self) -> Observation:
-        # As the scaler does: what came and went between two looks was a backlog of one.
-        self._peaks.add(self._now, max(self._backlog, min(1, self._arrived - self._seen)))
+    @property
+    def _in_service(self) -> int:
+        return sum(life.in_service_at is not None and not life.draining for life in self._instances)
+
+    def _record(self) -> None:
+        """What the scaler records at a look: what came since the last one, gauges each second or minute."""
+        came = self._arrived - self._seen
         self._seen = self._arrived
+        minute = self._now // PERIOD_S
+        if came or (minute != self._counted_in and self._in_service):
+            self._watch.accepted(came, self._in_service, at=self._now)
+        self._counted_in = minute
+        # As the scaler does: what came and went between two looks was a backlog of one.
+        self._peaks.add(self._now, max(self._backlog, min(1, came)))
+        every_s = ACTIVE_S if self._backlog or self._instances or self._desired else IDLE_S
+        if self._now // every_s > self._gauged_at // every_s:
+            self._gauged_at = self._now
+            oldest = self._oldest_accepted_at()
+            backlog = Backlog(self._waiting, self._backlog - self._waiting, oldest)
+            self._watch.gauge(backlog, self._in_service, at=self._now)
+
+    def _readings(self, seen: Observation) -> list[tuple[TargetTracking, Reading | None]]:
+        read: list[tuple[TargetTracking, Reading | None]] = [
+            (policy, policies.read_backlog(policy, seen)) for policy in self._scaling.tracking
+        ]
+        for policy, queries in self._scaling.stored:
+            minute, values = self._minutes.get(policy.name, (None, []))
+            if minute != self._now // PERIOD_S:
+                values = observation.last_minutes(self._watch.statistics, queries, self._now)
+                self._minutes[policy.name] = self._now // PERIOD_S, values
+            read.append((policy, policies.read_datapoints(policy, values, seen)))
+        return read
+
+    def _answer_alarms(self) -> bool:
+        """Carry out the step policies that alarms set off now; whether any scaled."""
+        acts_before = len(self._run.decisions)
+        for alarm, action in self._watch.step(self._now):
+            arn = configurations.policy_of_action(action)
+            policy = next((each for each in self._scaling.stepping if each.arn == arn), None)
+            if policy is None:
+                continue  # a topic, or another endpoint's policy
+            rule = configurations.step_scaling(policy.name, policy.configuration)
+            distance = observation.distance_of(alarm, rule)
+            if distance is None:
+                continue
+            seen = self._observe()
+            decision = policies.step(self._limits, rule, distance, seen, self._readings(seen))
+            if decision is not None:
+                cause = f"monitor alarm {alarm.name} in state ALARM triggered policy {policy.name}"
+                self._scale(Decision(decision.desired, cause))
+        self._watch_at = self._watch.next_at(self._now)
+        return len(self._run.decisions) > acts_before
+
+    def _observe(self) -> Observation:
         return Observation(
             at=self._now,
             desired=self._desired,

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from ebbtide.costs.attribution import share
 from ebbtide.costs.minimum import minimum_s
-from ebbtide.simulation.engine import Fleet, Run
+from ebbtide.simulation.engine import Run
 from ebbtide.simulation.load import Load
+from ebbtide.simulation.setting import Fleet
 
 
 @dataclass(frozen=True, slots=True)
