@@ -34,8 +34,9 @@ class ForeignS3:
         )
 
     def empty(self) -> None:
-        for listed in self.client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-            self.client.delete_object(Bucket=BUCKET, Key=listed["Key"])
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for listed in page.get("Contents", ()):
+                self.client.delete_object(Bucket=BUCKET, Key=listed["Key"])
 
     def put(self, key: str, body: bytes, content_type: str = "text/plain") -> None:
         self.client.put_object(Bucket=BUCKET, Key=key, Body=body, ContentType=content_type)

@@ -1,6 +1,7 @@
 """Clients of the server under the storm: those that ask, those that follow what comes, and bad ones."""
 
 import io
+import itertools
 import json
 import socket
 import struct
@@ -22,10 +23,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
+from tests.foreign_store import BUCKET as FOREIGN_BUCKET
+from tests.foreign_store import ForeignS3
 from urllib3.exceptions import HTTPError
 
 from bench.chaos.observation import Accepted, Observations, Told, md5
-from bench.chaos.plan import BARE, ECHO, MB, PARKED, REVERSE, Ask
+from bench.chaos.plan import BARE, ECHO, MB, OUTSIDE, PARKED, REVERSE, Ask
 from bench.server import IMAGE
 from ebbtide.cli.running import RunningServer
 
@@ -36,7 +39,9 @@ TTL_S, SLOW_TIMEOUT_S = 60, 1
 AGAIN_S = 0.2
 CUT_BYTES = 4 * MB
 
-INSTANCES = {REVERSE: 2, BARE: 1, ECHO: 1, PARKED: 0}
+OUTSIDE_BUCKET = "elsewhere"
+
+INSTANCES = {REVERSE: 2, BARE: 1, ECHO: 1, OUTSIDE: 1, PARKED: 0}
 
 INFERENCE = b"""
 import os, signal, time
@@ -96,7 +101,7 @@ def deploy(clients: Clients, server: RunningServer, receiver: "Receiver", tries:
     clients.s3.put_object(Bucket=BUCKET, Key="model.tar.gz", Body=_archive())
     clients.s3.put_object(Bucket=BUCKET, Key="cut/kept", Body=b"kept")
     code = {"ModelDataUrl": f"s3://{BUCKET}/model.tar.gz", "Environment": {"TRIES": str(tries)}}
-    containers = dict.fromkeys((REVERSE, BARE, PARKED), code)
+    containers = dict.fromkeys((REVERSE, BARE, OUTSIDE, PARKED), code)
     containers[ECHO] = {"Environment": {"HF_MODEL_ID": "ebbtide/echo"}}
     for name, instances in INSTANCES.items():
         _deploy_endpoint(clients, server, name, containers[name], instances, topic)
@@ -122,12 +127,13 @@ def _deploy_endpoint(
     variant: dict[str, Any] = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.large"}
     if instances:
         variant["InitialInstanceCount"] = instances
+    bucket = _bucket_of(name)
     output: dict[str, Any] = {
-        "S3OutputPath": f"s3://{BUCKET}/results/{name}",
+        "S3OutputPath": f"s3://{bucket}/results/{name}",
         "NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic},
     }
     if name != BARE:
-        output["S3FailurePath"] = f"s3://{BUCKET}/failures/{name}"
+        output["S3FailurePath"] = f"s3://{bucket}/failures/{name}"
     sagemaker.create_endpoint_config(
         EndpointConfigName=name,
         ProductionVariants=[variant],
@@ -148,11 +154,18 @@ def _archive() -> bytes:
     return packed.getvalue()
 
 
-class Asking:
-    """Threads that send the requests at their times, each again until it is accepted."""
+def _bucket_of(endpoint: str) -> str:
+    """Where what is asked of an endpoint lies, and what it answers."""
+    return OUTSIDE_BUCKET if endpoint == OUTSIDE else BUCKET
 
-    def __init__(self, clients: Clients, asks: Sequence[Ask], seed: int, seen: Observations) -> None:
-        self._clients = clients
+
+class Asking:
+    """Threads that send the requests at their times, to the servers in turn until one has accepted each."""
+
+    def __init__(
+        self, servers: Sequence[Clients], asks: Sequence[Ask], seed: int, seen: Observations
+    ) -> None:
+        self._servers = servers
         self._seed = seed
         self._seen = seen
         self._given_up = threading.Event()
@@ -189,25 +202,30 @@ class Asking:
             given["RequestTTLSeconds"] = TTL_S
         if ask.kind == "slow":
             given["InvocationTimeoutSeconds"] = SLOW_TIMEOUT_S
-        given |= {"Body": body} if ask.inline else {"InputLocation": f"s3://{BUCKET}/{key}"}
+        bucket = _bucket_of(ask.endpoint)
+        given |= {"Body": body} if ask.inline else {"InputLocation": f"s3://{bucket}/{key}"}
         uploaded = ask.inline
         attempt = 0
-        while not self._given_up.is_set():
+        for clients in itertools.islice(
+            itertools.cycle(self._servers), ask.number % len(self._servers), None
+        ):
+            if self._given_up.is_set():
+                return
             try:
                 if not uploaded:
-                    self._clients.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+                    clients.s3.put_object(Bucket=bucket, Key=key, Body=body)
                     uploaded = True
             except NOT_NOW:
                 self._given_up.wait(AGAIN_S)
                 continue
             attempt += 1
-            if self._invoke(ask, f"{ask.number}-{attempt}", given, body):
+            if self._invoke(clients, ask, f"{ask.number}-{attempt}", given, body):
                 return
             self._given_up.wait(AGAIN_S)
 
-    def _invoke(self, ask: Ask, name: str, given: dict[str, Any], body: bytes) -> bool:
+    def _invoke(self, clients: Clients, ask: Ask, name: str, given: dict[str, Any], body: bytes) -> bool:
         try:
-            answer = self._clients.runtime.invoke_endpoint_async(InferenceId=name, **given)
+            answer = clients.runtime.invoke_endpoint_async(InferenceId=name, **given)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             words = f"{status} {error.response['Error']['Code']}"
@@ -270,8 +288,10 @@ class Receiver:
 class Following:
     """Threads that read the queue and the results as they come, until closed."""
 
-    def __init__(self, clients: Clients, queue_url: str, seen: Observations) -> None:
+    def __init__(self, clients: Clients, outside: ForeignS3, queue_url: str, seen: Observations) -> None:
+        """outside: the outside store itself, which its owner looks into without the server."""
         self._clients = clients
+        self._outside = outside
         self._queue_url = queue_url
         self._seen = seen
         self._closing = threading.Event()
@@ -316,9 +336,19 @@ class Following:
                     item["LastModified"].isoformat(),
                     item["Size"],
                 )
+            pages = self._outside.client.get_paginator("list_objects_v2").paginate(
+                Bucket=FOREIGN_BUCKET, Prefix=prefix
+            )
+            for item in (item for page in pages for item in page.get("Contents", ())):
+                # Redone work writes there again, the same bytes: no transaction holds both.
+                location = f"s3://{OUTSIDE_BUCKET}/{item['Key']}"
+                self._seen.see(location, item["ETag"].strip('"'), "", item["Size"])
         for location in self._seen.unread():
-            key = location.removeprefix(f"s3://{BUCKET}/")
-            body = self._clients.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            bucket, _, key = location.removeprefix("s3://").partition("/")
+            if bucket == OUTSIDE_BUCKET:
+                body = self._outside.get(key)
+            else:
+                body = self._clients.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
             self._seen.read(location, md5(body), len(body))
         self._closing.wait(1.0)
 

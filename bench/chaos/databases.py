@@ -31,7 +31,12 @@ class SQLiteFile:
     """The file in the server's data directory."""
 
     options: tuple[str, ...] = ()
-    left_out = {"kill the database": "SQLite is no process"}
+    shared = False
+    left_out = {
+        "kill the database": "SQLite is no process",
+        "kill the second server": "SQLite is one server's",
+        "stop the second server": "SQLite is one server's",
+    }
 
     def __init__(self, file: Path, enter: Sequence[str]) -> None:
         """enter: the command that leads to where the file is, before another."""
@@ -56,6 +61,7 @@ class SQLiteFile:
 class PrivatePostgreSQL:
     """A PostgreSQL server of the storm's own."""
 
+    shared = True
     left_out: dict[str, str] = {}
 
     def __init__(self) -> None:

@@ -6,8 +6,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 import psutil
+from tests.foreign_store import Gateway
 
 from bench.chaos.clients import Clients, Receiver, cut_uploads
 from bench.chaos.databases import NotLocked, PrivatePostgreSQL, SQLiteFile
@@ -36,8 +38,11 @@ class Faults:
         disk: SmallDisk | None,
         clock: WallClock | None,
         database: SQLiteFile | PrivatePostgreSQL,
+        outside: Gateway,
+        second: Server | None,
         left_out: dict[str, str],
     ) -> None:
+        """outside: before the outside store. second: a server beside the same database."""
         self.cut_keys: list[str] = []
         self._server = server
         self._clients = clients
@@ -46,11 +51,15 @@ class Faults:
         self._disk = disk
         self._clock = clock
         self._database = database
+        self._outside = outside
+        self._second = second
         self._carry_out: dict[str, Callable[[Blow], None]] = {
             "kill a model server": self._kill_model_server,
             "stop a model server": self._stop_model_server,
-            "kill the server": self._kill_server,
-            "stop the server": self._stop_server,
+            "kill the server": partial(self._kill_server, server),
+            "stop the server": partial(self._stop_server, server),
+            "kill the second server": partial(self._kill_server, second),
+            "stop the second server": partial(self._stop_server, second),
             "drain the server": self._drain,
             "drain the server, then hurry it": self._hurry,
             "fill the disk": self._fill_disk,
@@ -58,6 +67,8 @@ class Faults:
             "kill the database": self._kill_database,
             "set the wall clock": self._set_clock,
             "cut uploads": self._cut_uploads,
+            "have the outside store answer 500": self._outside_refuses,
+            "have the outside store hang": self._outside_hangs,
             "refuse notifications": self._refuse,
         }
         self.possible = [each.name for each in FAULTS if each.name in self._carry_out.keys() - left_out]
@@ -112,16 +123,18 @@ class Faults:
                 struck.send_signal(signal.SIGCONT)
         self._over(blow)
 
-    def _kill_server(self, blow: Blow) -> None:
-        self._server.await_up()
-        self._server.kill()
+    def _kill_server(self, struck: Server | None, blow: Blow) -> None:
+        assert struck is not None
+        struck.await_up()
+        struck.kill()
         self._over(blow)
 
-    def _stop_server(self, blow: Blow) -> None:
-        self._server.await_up()
-        self._server.send(signal.SIGSTOP)
+    def _stop_server(self, struck: Server | None, blow: Blow) -> None:
+        assert struck is not None
+        struck.await_up()
+        struck.send(signal.SIGSTOP)
         time.sleep(blow.hold_s)
-        self._server.send(signal.SIGCONT)
+        struck.send(signal.SIGCONT)
         self._over(blow)
 
     def _drain(self, blow: Blow) -> None:
@@ -165,6 +178,19 @@ class Faults:
 
     def _cut_uploads(self, blow: Blow) -> None:
         self.cut_keys += cut_uploads(self._clients, self._server.running, len(self.cut_keys))
+        self._over(blow)
+
+    def _outside_refuses(self, blow: Blow) -> None:
+        self._outside.status = 500
+        time.sleep(blow.hold_s)
+        self._outside.status = None
+        self._over(blow)
+
+    def _outside_hangs(self, blow: Blow) -> None:
+        """Then half of the time what it took in is carried out after all, whoever waits for it by then."""
+        self._outside.fall_silent(late=blow.pick < 0.5)
+        time.sleep(blow.hold_s)
+        self._outside.speak()
         self._over(blow)
 
     def _refuse(self, blow: Blow) -> None:

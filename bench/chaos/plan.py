@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 KB, MB = 1 << 10, 1 << 20
 
-REVERSE, BARE, ECHO, PARKED = "reverse", "bare", "echo", "parked"
-"""The endpoints: user code that reverses bytes, the same without a failure path, echo, and one without
-instances, where whatever is asked expires."""
+REVERSE, BARE, ECHO, OUTSIDE, PARKED = "reverse", "bare", "echo", "outside", "parked"
+"""The endpoints: user code that reverses bytes, the same without a failure path, echo, the first again with
+all its objects in an outside store, and one without instances, where whatever is asked expires."""
 
 INLINE_LIMIT_BYTES = 100_000
 POISONOUS_SHARE, SLOW_SHARE, PARKED_SHARE = 0.006, 0.004, 0.01
-ECHO_SHARE, BARE_SHARE = 0.25, 0.2
+ECHO_SHARE, BARE_SHARE, OUTSIDE_SHARE = 0.25, 0.15, 0.15
 
 SIZES = (
     (0.80, 1 * KB, 16 * KB),
@@ -61,11 +61,15 @@ FAULTS = (
     Fault("stop the server", "server", 5, 0.5, 6.0),
     Fault("drain the server", "server", 3),
     Fault("drain the server, then hurry it", "server", 2),
+    Fault("kill the second server", "second server", 5),
+    Fault("stop the second server", "second server", 4, 2.0, 12.0),
     Fault("fill the disk", "disk", 5, 1.0, 6.0),
     Fault("lock the database", "database", 6, 1.0, 9.0),
     Fault("kill the database", "database", 6),
     Fault("set the wall clock", "clock", 6, 1.0, 6.0),
     Fault("cut uploads", "uploads", 8),
+    Fault("have the outside store answer 500", "outside store", 6, 1.0, 8.0),
+    Fault("have the outside store hang", "outside store", 6, 1.0, 8.0),
     Fault("refuse notifications", "receiver", 6, 1.0, 5.0),
 )
 
@@ -100,7 +104,9 @@ def _ask(chance: random.Random, number: int, at_s: float, parked: bool, largest_
         return Ask(number, at_s, "parked", PARKED, KB, inline=True)
     if place < BARE_SHARE:
         endpoint = BARE
-    elif kind == "plain" and place < BARE_SHARE + ECHO_SHARE:
+    elif place < BARE_SHARE + OUTSIDE_SHARE:
+        endpoint = OUTSIDE
+    elif kind == "plain" and place < BARE_SHARE + OUTSIDE_SHARE + ECHO_SHARE:
         endpoint = ECHO
     return Ask(number, at_s, kind, endpoint, min(size_bytes, largest_bytes), inline)
 

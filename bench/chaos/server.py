@@ -148,8 +148,14 @@ class Server:
         enter: list[str],
         environment: Mapping[str, str],
         options: Sequence[str],
+        beside: "Server | None" = None,
     ) -> None:
-        key = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+        """beside: the one whose database it shares, and with it the key."""
+        key = (
+            beside.running.credentials
+            if beside
+            else Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+        )
         with socket.create_server(("127.0.0.1", 0)) as holder:
             port = holder.getsockname()[1]
         self.running = RunningServer(f"http://127.0.0.1:{port}", "us-east-1", key)

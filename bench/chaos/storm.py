@@ -3,15 +3,19 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tests.foreign_store import VARIABLES, foreign_s3, gateway_to, outside_file
 
 from bench.chaos import plan
 from bench.chaos.clients import (
     CHANNELS,
     NOT_NOW,
+    OUTSIDE_BUCKET,
     Asking,
     Clients,
     Following,
@@ -33,6 +37,8 @@ MAX_CLAIM_COUNT = 4
 LEASE_S = 4
 LOOK_EVERY_S = 0.2
 DISK_SPARE_BYTES = 256 * plan.MB
+SECONDS = frozenset({"kill the second server", "stop the second server"})
+LEAD_MOVES = ("stop the server", "stop the second server", "kill the database")
 
 
 def storm(
@@ -70,20 +76,34 @@ def storm(
         )
         stack.callback(tormented.close)
         left_out |= tormented.left_out
-        server = Server(
-            data,
-            log,
+        outside = stack.enter_context(foreign_s3())
+        outside.empty()  # moto keeps what it has as long as the process lives: the last storm's
+        gateway = stack.enter_context(gateway_to(outside))
+        start = partial(
+            Server,
             enter=disk.enter if disk else [],
             environment={
                 "EBBTIDE_LEASE_S": str(LEASE_S),
                 "EBBTIDE_MAX_CLAIM_COUNT": str(MAX_CLAIM_COUNT),
                 "EBBTIDE_DRAIN_TIMEOUT_S": "5",
+                "EBBTIDE_OBJECTS": str(data / "objects"),
+                "EBBTIDE_OUTSIDE_STORES_FILE": str(
+                    outside_file(Path(place) / "outside.toml", gateway.url, name=OUTSIDE_BUCKET)
+                ),
+                **VARIABLES,
                 **(clock.environment if clock else {}),
             },
             options=tormented.options,
         )
+        server = start(data, log)
         stack.callback(server.close)
         server.await_up()
+        second = None
+        if tormented.shared and not left_out.keys() >= SECONDS:
+            second = start(data / "second", log.with_suffix(".second.log"), beside=server)
+            stack.callback(second.close)
+            second.await_up()
+        servers = [each for each in (server, second) if each is not None]
         receiver = Receiver(seen)
         stack.callback(receiver.close)
         clients = Clients.of(server.running)
@@ -96,12 +116,14 @@ def storm(
             disk=disk,
             clock=clock,
             database=tormented,
+            outside=gateway,
+            second=second,
             left_out=left_out,
         )
-        with _following(clients, queue_url, seen):
+        with closing(Following(clients, outside, queue_url, seen)):
             say(f"{database}, seed {seed}: {len(asks)} requests, {seconds:.0f} s of faults")
             began_at = time.monotonic()
-            asking = Asking(clients, asks, seed, seen)
+            asking = Asking([Clients.of(each.running) for each in servers], asks, seed, seen)
             faults.carry_out(plan.blows(seed, possible=faults.possible), seconds=seconds)
             calm_at = time.monotonic()
             say(f"the faults are over; {len(seen.accepted)} accepted so far")
@@ -109,16 +131,19 @@ def storm(
             _settle(seen, calm_at + SETTLE_S)
             settled_at = time.monotonic()
         _at_last(lambda: check_cut(clients, faults.cut_keys, seen))
-        server.close()
-        seen.broken += server.broken
+        for each in servers:
+            each.close()
+            seen.broken += each.broken
         seen.broken += [f"{each.pid} was left: {each.info['cmdline']}" for each in server.model_servers()]
         seen.tries.update(tries.read_text().split())
-        # A server's end puts what its models hold back without blaming it.
-        verdict = judge(seen, CHANNELS, most_tries=MAX_CLAIM_COUNT + server.ends)
+        # The end of the server that leads puts what its models hold back without blaming it, and so does
+        # another's leading in its place.
+        changes = sum(each.ends for each in servers) + sum(seen.struck[name] for name in LEAD_MOVES)
+        verdict = judge(seen, CHANNELS, most_tries=MAX_CLAIM_COUNT + changes)
         report = _report(seen, verdict, left_out)
         report["storm_s"] = round(calm_at - began_at, 1)
         report["settling_s"] = round(settled_at - calm_at, 1)
-        report["server"] = {"ends": server.ends, "failed_starts": server.failed_starts}
+        report["servers"] = [{"ends": each.ends, "failed_starts": each.failed_starts} for each in servers]
         report["planned"] = len(asks)
         return {"database": database, "seed": seed, **report}
 
@@ -141,15 +166,6 @@ def _clock(place: Path, left_out: dict[str, str]) -> WallClock | None:
     except Unavailable as reason:
         left_out["set the wall clock"] = str(reason)
         return None
-
-
-@contextmanager
-def _following(clients: Clients, queue_url: str, seen: Observations) -> Iterator[None]:
-    following = Following(clients, queue_url, seen)
-    try:
-        yield
-    finally:
-        following.close()
 
 
 def _settle(seen: Observations, deadline: float) -> None:

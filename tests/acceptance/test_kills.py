@@ -22,7 +22,16 @@ def report(request, tmp_path):
         parked=False,
         largest_bytes=2 * MB,
         # Seconds of waiting each; they have tests of their own in test_faults.py.
-        without=frozenset({"drain the server", "lock the database", "stop the server"}),
+        without=frozenset(
+            {
+                "drain the server",
+                "lock the database",
+                "stop the server",
+                "have the outside store hang",
+                "kill the second server",
+                "stop the second server",
+            }
+        ),
     )
 
 
