@@ -34,6 +34,8 @@ RESTART_PAUSE_S = 0.2
 FILLED_BYTES = 4 << 20
 """What a disk that is being filled still has, and its ballast takes."""
 
+INODES = 1 << 20
+
 SIZE_BYTES = 1 << 36
 """Of a small disk that is not full. The server wants a gigabyte to be free before it unpacks a model."""
 
@@ -90,7 +92,14 @@ class SmallDisk:
             while True:
                 file.write(bytes(1 << 12))
 
+    def fill_up_names(self) -> None:
+        """Leave no inode free: no file and no directory can be made, whatever room there is."""
+        found = os.statvfs(self._ballast.parent)
+        while not self._remount(f"nr_inodes={found.f_files - found.f_ffree}"):
+            found = os.statvfs(self._ballast.parent)
+
     def free(self) -> None:
+        self._remount(f"nr_inodes={INODES}")
         self._resize(SIZE_BYTES)
         self._ballast.unlink(missing_ok=True)
 
@@ -99,7 +108,10 @@ class SmallDisk:
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def _resize(self, size_bytes: int) -> bool:
-        command = [*self.enter, "mount", "-o", f"remount,size={size_bytes}", str(self._place)]
+        return self._remount(f"size={size_bytes}")
+
+    def _remount(self, option: str) -> bool:
+        command = [*self.enter, "mount", "-o", f"remount,{option}", str(self._place)]
         return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebbtide import clock
+from ebbtide import clock, disk
 from ebbtide.errors import ServiceError
 
 SEGMENT_BYTES = 4 << 20
@@ -253,7 +253,19 @@ class LogStore:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def stream(self, group: str, name: str) -> LogStream:
-        """The stream to write to, made with its group if they do not exist."""
+        """The stream to write to, made with its group if they do not exist; on a full disk by its first line
+        that finds room: whoever prints must not wait for that.
+        """
+        found = self._stream(group, name)
+        try:
+            found.make(clock.now())
+        except OSError as error:
+            if error.errno not in disk.FULL:
+                raise
+            log.warning("log stream %s in %s is not made yet: %s", name, group, error)
+        return found
+
+    def _stream(self, group: str, name: str) -> LogStream:
         # One object for each stream: two would begin segments over each other's.
         found = self._streams.get((group, name))
         if found is None:
@@ -262,7 +274,6 @@ class LogStore:
                 held_open[0].close()
             found = LogStream(group, name, self._group_directory(group) / _hash(name))
             self._streams[group, name] = found
-        found.make(clock.now())
         return found
 
     def create_group(self, group: str, *, now: float) -> None:
@@ -276,7 +287,7 @@ class LogStore:
         directory = self.group(group).directory / _hash(name)
         if (directory / "stream.json").exists():
             raise AlreadyExists("The specified log stream already exists")
-        self.stream(group, name)
+        self._stream(group, name).make(clock.now())
 
     def group(self, name: str) -> Group:
         """Raises GroupNotFound."""

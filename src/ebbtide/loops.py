@@ -16,17 +16,27 @@ AFTER_FAILURE_S = 1.0
 T = TypeVar("T")
 
 
-async def until_available(work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work, again a second later while it is Unavailable: for what must come about before all else.
+async def until_available(
+    work: Callable[[], Awaitable[T]],
+    *,
+    longest_wait_s: float = AFTER_FAILURE_S,
+    tell: Callable[[str], Awaitable[None]] | None = None,
+) -> T:
+    """Do the work, again a second later while it is Unavailable, and then after twice as long each time up to
+    `longest_wait_s`: for what must come about before all else.
 
-    It must bear to be done twice.
+    It must bear to be done twice. tell: gets the reason before each wait.
     """
+    wait_s = AFTER_FAILURE_S
     while True:
         try:
             return await work()
         except Unavailable as error:
             log.warning("not now: %s", error)
-            await asyncio.sleep(AFTER_FAILURE_S)
+            if tell is not None:
+                await tell(error.message)
+            await asyncio.sleep(wait_s)
+            wait_s = min(longest_wait_s, 2 * wait_s)
 
 
 async def run(

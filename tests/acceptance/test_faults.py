@@ -127,6 +127,42 @@ def test_on_a_full_disk_work_waits_says_why_and_goes_on_once_there_is_room(place
     assert place.server.ends == 0
 
 
+def test_an_instance_that_finds_the_disk_full_waits_says_why_and_comes_up_once_there_is_room(tmp_path):
+    temporary = tmp_path / "temporary"
+    with ExitStack() as stack:
+        try:
+            disk = SmallDisk(temporary, HEAP_BYTES)
+        except Unavailable as reason:
+            pytest.skip(str(reason))
+        stack.callback(disk.close)
+        server = Server(
+            tmp_path / "data",
+            tmp_path / "log",
+            enter=disk.enter,
+            environment={"TMPDIR": str(temporary)},
+            options=[],
+        )
+        stack.callback(server.close)
+        server.await_up()
+        endpoint = deploy(
+            server.running,
+            environment={"HF_MODEL_ID": "ebbtide/echo"},
+            instances=0,
+            managed_scaling={"Status": "ENABLED", "MinInstanceCount": 0, "MaxInstanceCount": 1},
+        )
+
+        disk.fill_up_names()
+        answer = server.running.client("sagemaker-runtime").invoke_endpoint_async(
+            EndpointName=endpoint.name, Body=b"patience"
+        )
+        own = server.running.own()
+        until(lambda: "the disk is full" in (own.get(answer["InferenceId"])["waiting_reason"] or ""))
+        disk.free()
+
+        kind, body, _ = outcome(server.running, answer, timeout_s=PATIENCE_S)
+        assert (kind, body) == ("output", b"patience")
+
+
 def refusal(place, endpoint) -> str:
     """Fill the disk until a request is refused, as long as the database has pages left over; why it was."""
     while True:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import tarfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,24 @@ async def test_an_archive_larger_than_the_disk_is_refused(storage, monkeypatch):
 
     with pytest.raises(ModelUnavailable, match="unpacks to more than"):
         await storage.files.fetch(ARCHIVE, ACCOUNT)
+
+
+async def test_an_archive_of_too_many_files_is_refused_before_most_are_unpacked(storage, monkeypatch):
+    monkeypatch.setattr(model_files, "MANY_FILES", 2)
+    monkeypatch.setattr(model_files, "MAX_FILES", 5)
+    await storage.put("m.tar.gz", archive({str(n): b"1" for n in range(6)}))
+
+    with pytest.raises(ModelUnavailable, match="holds more than 5 files"):
+        await storage.files.fetch(ARCHIVE, ACCOUNT)
+
+
+def test_an_archive_that_is_given_up_is_not_read_on(tmp_path):
+    packed, given_up = tmp_path / "m.tar.gz", threading.Event()
+    packed.write_bytes(archive({"a": os.urandom(1 << 20)}))
+    given_up.set()
+
+    with pytest.raises(model_files.GivenUp):
+        model_files.extract(packed, tmp_path, given_up=given_up)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFaile
 from ebbtide.instances.plan import RETRY_WINDOW_S
 from ebbtide.instances.processes import passed_on
 from ebbtide.instances.records import IllegalMove, Instance, State
-from ebbtide.instances.running import Ending, RunningInstance
+from ebbtide.instances.running import LONGEST_WAIT_S, Ending, RunningInstance
 from ebbtide.instances.types import InstanceType, InstanceTypes
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
@@ -328,6 +328,7 @@ class Fleet:
                 "ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S
             ),
             on_start=partial(self._on_start, running.id),
+            on_wait=partial(self._on_wait, running.id),
             on_in_service=partial(self._on_in_service, running),
             make_agent=self._make_agent,
         )
@@ -418,6 +419,11 @@ class Fleet:
             lambda: self._database.write(lambda connection: records.set_pid(connection, instance_id, pid))
         )
 
+    async def _on_wait(self, instance_id: str, reason: str) -> None:
+        # On a full disk the database may have no room for the reason either; the log has it.
+        with suppress(Unavailable):
+            await self._database.write(lambda connection: records.delay(connection, instance_id, reason))
+
     async def _on_in_service(self, running: RunningInstance) -> None:
         start = running.model_server.start_report()
 
@@ -448,7 +454,10 @@ class Fleet:
         generation = (endpoint.id, deployment.generation)
         try:
             for variant in deployment.variants:
-                await self._prepare_variant(endpoint, deployment, variant)
+                await loops.until_available(
+                    partial(self._prepare_variant, endpoint, deployment, variant),
+                    longest_wait_s=LONGEST_WAIT_S,
+                )
             self._prepared.add(generation)
         except (ModelUnavailable, ModelFailed) as error:
             log.warning("%s: cannot be deployed: %s", endpoint.name, error)

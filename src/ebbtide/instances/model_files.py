@@ -9,27 +9,30 @@ archives are one. It appears whole or not at all; its files are for reading.
 import asyncio
 import gzip
 import hashlib
-import logging
 import lzma
 import os
 import shutil
 import tempfile
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from ebbtide import clock
 from ebbtide.archives import tarfile
+from ebbtide.disk import room_for
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import Location, parse_location
 from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.store import ObjectStore
 
-log = logging.getLogger(__name__)
-
 MAX_FILES = 100_000
+
+MANY_FILES = 2_000
+"""Of an archive that has so many, all are counted before more are unpacked."""
 
 LEFT_FREE_BYTES = 2**30
 """Disk space that no model may take: the queue and the objects need it."""
@@ -38,9 +41,6 @@ CHUNK_BYTES = 1 << 20
 
 UNUSED_S = 30 * 86400.0
 """After this long without a use a directory is deleted."""
-
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
-"""Between tries to reach a store that is not available."""
 
 UNFINISHED = ".unfinished-"
 
@@ -89,20 +89,16 @@ class ModelFiles:
     async def fetch(self, container: Mapping[str, Any], account: str) -> Path | None:
         """The directory with the account's container's model; None when the container names no files.
 
-        Instances that ask for the same content wait for one fetch, and all for a store that is down.
-        Raises ModelUnavailable.
+        Instances that ask for the same content wait for one fetch. Raises ModelUnavailable, and Unavailable
+        when the store is down or the disk is full.
         """
         source = source_of(container)
         if source is None:
             return None
-        delay_s = FIRST_WAIT_S
-        while True:
-            try:
-                return await self._fetch(source, account)
-            except Unavailable as error:
-                log.warning("model data %s waits: %s", source.uri, error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
+        try:
+            return await self._fetch(source, account)
+        except Unavailable as error:
+            raise Unavailable(f"model data {source.uri} waits: {error.message}") from error
 
     async def _fetch(self, source: Source, account: str) -> Path:
         records = await self._find(source, account)
@@ -141,30 +137,54 @@ class ModelFiles:
     async def _use_or_make(self, source: Source, records: Sequence[ObjectRecord], directory: Path) -> Path:
         if await asyncio.to_thread(_use, directory):
             return directory
-        unfinished = await asyncio.to_thread(self._begin)
         try:
-            if source.archive:
-                archive = unfinished / "archive"
-                await self._download(records[0], archive)
-                await asyncio.to_thread(extract, archive, unfinished / "model")
-            else:
-                for record in records:
-                    await self._download(record, unfinished / "model" / _name_below(source, record))
-            await asyncio.to_thread(_publish, unfinished / "model", directory)
-        except Unavailable:
-            raise
-        except (ServiceError, OSError) as error:
+            with room_for("the model's files"):
+                unfinished = await asyncio.to_thread(self._begin)
+        except OSError as error:
             raise ModelUnavailable(f"model data {source.uri} could not be stored here: {error}") from error
-        except ModelUnavailable as error:
-            raise ModelUnavailable(f"model data {source.uri} {error}") from error
-        finally:
+        try:
+            with room_for("the model's files"):
+                await self._make(source, records, unfinished)
+                await asyncio.to_thread(_publish, unfinished / "model", directory)
+        except asyncio.CancelledError:
+            raise  # the server ends, and must not wait for many files to go: the next start sweeps
+        except BaseException as error:
             await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+            if isinstance(error, ModelUnavailable):
+                raise ModelUnavailable(f"model data {source.uri} {error}") from error
+            if isinstance(error, ServiceError | OSError) and not isinstance(error, Unavailable):
+                raise ModelUnavailable(
+                    f"model data {source.uri} could not be stored here: {error}"
+                ) from error
+            raise
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
         return directory
+
+    async def _make(self, source: Source, records: Sequence[ObjectRecord], unfinished: Path) -> None:
+        if not source.archive:
+            for record in records:
+                await self._download(record, unfinished / "model" / _name_below(source, record))
+            return
+        archive, given_up = unfinished / "archive", threading.Event()
+        await self._download(records[0], archive)
+        extracting = asyncio.ensure_future(
+            asyncio.to_thread(extract, archive, unfinished / "model", given_up=given_up)
+        )
+        try:
+            await asyncio.shield(extracting)
+        except asyncio.CancelledError:
+            given_up.set()
+            await asyncio.wait({extracting})
+            raise
 
     def _begin(self) -> Path:
         self._root.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._root))
-        (unfinished / "model").mkdir()
+        try:
+            (unfinished / "model").mkdir()
+        except OSError:
+            unfinished.rmdir()
+            raise
         return unfinished
 
     async def _download(self, record: ObjectRecord, target: Path) -> None:
@@ -175,23 +195,40 @@ class ModelFiles:
                 await asyncio.to_thread(file.write, chunk)
 
 
-def extract(archive: Path, directory: Path) -> None:
+class GivenUp(Exception):
+    """Nobody waits for the archive's files any more."""
+
+
+class _Archive(FileIO):
+    """An archive's file, which can be read until it is given up."""
+
+    def __init__(self, path: Path, given_up: threading.Event) -> None:
+        super().__init__(path)
+        self._given_up = given_up
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._given_up.is_set():
+            raise GivenUp
+        return super().read(-1 if size is None else size)
+
+
+def extract(archive: Path, directory: Path, *, given_up: threading.Event) -> None:
     """Unpack a tar archive, compressed or not, below an existing directory.
 
     Nothing lands outside of it, no device, no link that leads out; nothing fills the disk.
-    Raises ModelUnavailable.
+    Raises ModelUnavailable; GivenUp soon after `given_up` is set.
     """
     room_bytes = max(0, shutil.disk_usage(directory).free - LEFT_FREE_BYTES)
     size_bytes = count = 0
     try:
-        with tarfile.open(archive) as tar:
+        with _Archive(archive, given_up) as file, tarfile.open(fileobj=file) as tar:
             for member in tar:
                 size_bytes += member.size
                 count += 1
                 if size_bytes > room_bytes:
                     raise ModelUnavailable(f"unpacks to more than the {room_bytes} bytes that are free")
-                if count > MAX_FILES:
-                    raise ModelUnavailable(f"holds more than {MAX_FILES} files")
+                if count == MANY_FILES:
+                    _check_count(archive, given_up)
                 tar.extract(member, directory, filter="data")
             # To its end, behind the archive's own: there lies the checksum by which damage shows.
             while tar.fileobj is not None and tar.fileobj.read(CHUNK_BYTES):
@@ -202,6 +239,15 @@ def extract(archive: Path, directory: Path) -> None:
         # tarfile tells line by line what each of the compressions it tried had to say.
         cause = str(error).partition(":\n")[0]
         raise ModelUnavailable(f"is not a whole tar.gz archive: {cause}") from error
+
+
+def _check_count(archive: Path, given_up: threading.Event) -> None:
+    """Raises ModelUnavailable for too many files: reading their names is quicker than making them."""
+    with _Archive(archive, given_up) as file, tarfile.open(fileobj=file) as tar:
+        for count, _ in enumerate(tar, start=1):
+            tar.members.clear()  # it would remember them all
+            if count > MAX_FILES:
+                raise ModelUnavailable(f"holds more than {MAX_FILES} files")
 
 
 def size_bytes_of(directory: Path) -> int:

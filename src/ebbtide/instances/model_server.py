@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+from ebbtide.disk import room_for
+from ebbtide.errors import Unavailable
 from ebbtide.instances import machine
 from ebbtide.instances.exchange import Exchanges
 from ebbtide.instances.fork_server import ForkServer, ForkServerEnded
@@ -37,6 +39,9 @@ STOP_GRACE_S = 30.0
 
 FIRST_POLLS_S, LATER_POLLS_S, POLLED_OFTEN_S = 0.005, 0.2, 2.0
 """A small model is up in a few hundredths of a second, and its first request waits for it."""
+
+NO_ROOM = os.EX_TEMPFAIL
+"""A runtime's exit status when the disk was full. Source: runtime/errors.py."""
 
 READ_WHILE_RUNNING = ("HF_", "SAGEMAKER_", "EBBTIDE_", "CT2_COMPUTE_TYPE")
 """How names in a model's Environment begin at which only the runtime looks, and what it imports later. Any
@@ -89,12 +94,18 @@ class _Workplace:
     """
 
     def __init__(self, launch: Launch) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="ebbtide-"))
-        self._link = launch.cache / WORKPLACES / self.path.name
-        self._link.parent.mkdir(parents=True, exist_ok=True)
-        self._link.symlink_to(self.path)
-        self.temporary = self.path / "tmp"
-        self.temporary.mkdir()
+        """Raises Unavailable on a full disk."""
+        with room_for("a model server's directory"):
+            self.path = Path(tempfile.mkdtemp(prefix="ebbtide-"))
+            self._link = launch.cache / WORKPLACES / self.path.name
+            self.temporary = self.path / "tmp"
+            try:
+                self._link.parent.mkdir(parents=True, exist_ok=True)
+                self._link.symlink_to(self.path)
+                self.temporary.mkdir()
+            except OSError:
+                self.remove()
+                raise
         self.socket = self.path / "socket"
         self._status = self.path / "status.json"
 
@@ -162,7 +173,10 @@ def clear_left_over(cache: Path) -> None:
 async def prepare(
     launch: Launch, log: LogStream, fork_server: ForkServer, *, timeout_s: float = PREPARE_TIMEOUT_S
 ) -> None:
-    """Have the runtime do what a model version needs once; quick when it was done. Raises ModelFailed."""
+    """Have the runtime do what a model version needs once; quick when it was done.
+
+    Raises ModelFailed, and Unavailable on a full disk.
+    """
     workplace = _Workplace(launch)
     try:
         arguments = workplace.arguments("prepare", launch)
@@ -174,6 +188,10 @@ async def prepare(
             raise ModelFailed(f"preparing the model took longer than {timeout_s:.0f} s") from error
         finally:
             process.kill()
+        if status == NO_ROOM:
+            raise Unavailable(
+                workplace.failure() or "There is no room to prepare the model: the disk is full."
+            )
         if status != 0:
             raise ModelFailed(workplace.failure() or f"preparing the model {describe_exit(status)}")
     finally:
@@ -196,7 +214,10 @@ class ModelServer:
 
     @classmethod
     async def start(cls, launch: Launch, log: LogStream, fork_server: ForkServer) -> "ModelServer":
-        """Start its process; it does not serve before `ready` returns."""
+        """Start its process; it does not serve before `ready` returns.
+
+        Raises ModelFailed, and Unavailable on a full disk.
+        """
         workplace = _Workplace(launch)
         arguments = workplace.arguments("serve", launch)
         arguments += ["--socket", str(workplace.socket), "--concurrency", str(launch.concurrency)]
@@ -208,7 +229,9 @@ class ModelServer:
         return cls(process, workplace, launch)
 
     async def ready(self, timeout_s: float) -> None:
-        """Return once /ping answers 200. Raises ModelFailed when it ends first, or takes longer."""
+        """Return once /ping answers 200. Raises ModelFailed when it ends first, or takes longer; Unavailable
+        when it ended for want of room on the disk.
+        """
         began_at = time.monotonic()
         while not self.exited.done():
             waited_s = time.monotonic() - began_at
@@ -221,6 +244,8 @@ class ModelServer:
                 )
             poll_s = FIRST_POLLS_S if waited_s < POLLED_OFTEN_S else LATER_POLLS_S
             await asyncio.wait({self.exited}, timeout=poll_s)
+        if self.exited.result() == NO_ROOM:
+            raise Unavailable(self._workplace.failure() or "The model's start found the disk full.")
         raise ModelFailed(self.describe_end())
 
     def describe_end(self) -> str:

@@ -8,7 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from ebbtide import loops
 from ebbtide.endpoints import Endpoint
+from ebbtide.errors import Unavailable
 from ebbtide.instances.agent import Agent
 from ebbtide.instances.model_files import ModelUnavailable
 from ebbtide.instances.model_server import STOP_GRACE_S, ModelFailed, ModelServer
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 
 EXIT_SEEN_S = 1.0
 """How long after its connections broke a process's end may still go unnoticed."""
+
+LONGEST_WAIT_S = 30.0
+"""Between tries to start on a full disk, or with a model in a store that is down."""
 
 HAND_BACK_S = 10.0
 """How long an agent may take to hand back its claims once its model server is lost."""
@@ -134,16 +139,23 @@ class RunningInstance:
         start: Callable[[], Awaitable[ModelServer]],
         startup_timeout_s: float,
         on_start: Callable[[int], Awaitable[None]],
+        on_wait: Callable[[str], Awaitable[None]],
         on_in_service: Callable[[], Awaitable[None]],
         make_agent: Callable[["RunningInstance"], Agent],
     ) -> Ending:
         """Live until drained, aborted or lost. Raises nothing.
 
-        start: fetches the model's files and starts its server; on_start: gets the process id.
+        start: fetches the model's files and starts its server; on_start: gets the process id; on_wait: gets
+        why the start has to wait, for room on the disk or for a store that is down.
         """
         grace_s = 0.0
         try:
-            if not await self._unless_drained(self._start(start, startup_timeout_s, on_start)):
+            starting = loops.until_available(
+                lambda: self._start(start, startup_timeout_s, on_start),
+                longest_wait_s=LONGEST_WAIT_S,
+                tell=on_wait,
+            )
+            if not await self._unless_drained(starting):
                 return Ending(State.STOPPED, "not wanted any more before it was in service")
             self.came_up = True
             asyncio.get_running_loop().run_in_executor(None, self.measure)  # nobody waits for it
@@ -172,9 +184,14 @@ class RunningInstance:
         startup_timeout_s: float,
         on_start: Callable[[int], Awaitable[None]],
     ) -> None:
-        self._model_server = await start()
-        await on_start(self._model_server.pid)
-        await self._model_server.ready(startup_timeout_s)
+        model_server = self._model_server = await start()
+        await on_start(model_server.pid)
+        try:
+            await model_server.ready(startup_timeout_s)
+        except Unavailable:
+            self._model_server = None
+            await model_server.stop(0)
+            raise
 
     async def _wait_for_generation(self) -> None:
         live = asyncio.create_task(self._live.wait())

@@ -9,6 +9,7 @@ from functools import cached_property
 from io import FileIO
 from pathlib import Path
 
+from ebbtide.disk import room_for
 from ebbtide.errors import Unavailable
 from ebbtide.identifiers import time_of_id, time_ordered_id
 from ebbtide.objects import checksums
@@ -72,7 +73,7 @@ class NewFile:
         for chunk in chunks:
             self._digests.update(chunk)
             rest = memoryview(chunk)
-            with _disk_errors():
+            with room_for("the object"):
                 while rest:
                     written = self._file.write(rest)
                     self._written += written
@@ -86,7 +87,7 @@ class NewFile:
 
     def finish(self) -> Staged:
         """Make the file durable, its name too."""
-        with _disk_errors():
+        with room_for("the object"):
             os.fsync(self._file.fileno())
         self._file.close()
         _sync_directory(self._directory)
@@ -174,16 +175,6 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("There is no room for the object: the disk is full.") from error
-        raise
 
 
 @contextmanager

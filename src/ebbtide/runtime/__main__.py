@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ebbtide.runtime import ENTERED_AT, contract, lifeline, loading
 from ebbtide.runtime.deployment import DEFAULT_CACHE_BYTES, Deployment, repository_of
+from ebbtide.runtime.errors import exit_status
 from ebbtide.runtime.status import StatusFile
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, *, entered_at: float = ENTERED_
             return 0
     except (Exception, SystemExit) as error:  # noqa: BLE001 a user's module may raise anything
         status.fail(error)
-        return 1
+        return exit_status(error)
     asyncio.run(_serve(deployment, given.socket, status))
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ebbtide.runtime.errors import exit_status
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Answer, Service, failure
 
@@ -117,8 +118,8 @@ async def run(
     """Serve on the socket from now, a model once it is loaded, until SIGTERM; the process's exit code.
 
     SIGTERM while loading ends it at once; later, requests under way are finished first, within stop_timeout_s
-    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives 1, and its cause in
-    status.
+    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives `exit_status`,
+    its cause in status.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -140,7 +141,7 @@ async def run(
         model = loading.result()
     except (Exception, SystemExit) as error:  # noqa: BLE001 a user's model_fn may raise anything
         status.fail(error)
-        return 1
+        return exit_status(error)
     status.enter("ready")
     server.serve(model)
     logger.info("The model is ready")

@@ -15,7 +15,7 @@ from ebbtide.runtime import lifeline
 from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.conversion import ctranslate
 from ebbtide.runtime.conversion.tokenizer import text_tokenizer
-from ebbtide.runtime.errors import LoadFailure, one_line
+from ebbtide.runtime.errors import LoadFailure, exit_status, one_line
 from ebbtide.runtime.parameters import Generation, generation, model_settings, task_settings
 
 UNBOUNDED = 1_000_000
@@ -33,7 +33,9 @@ def main() -> int:
         return 1
     except Exception as error:  # any fault in a user's files may surface anywhere
         print(f"The model cannot be converted: {one_line(error)}")
-        raise
+        if (status := exit_status(error)) == 1:
+            raise
+        return status
     return 0
 
 

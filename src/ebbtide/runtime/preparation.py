@@ -24,7 +24,7 @@ from pathlib import Path
 from ebbtide.runtime.checkpoint import Checkpoint, refuse_pointer
 from ebbtide.runtime.deployment import Deployment
 from ebbtide.runtime.engines.selection import choose
-from ebbtide.runtime.errors import LoadFailure, one_line
+from ebbtide.runtime.errors import LoadFailure, NoRoom, one_line
 from ebbtide.runtime.parameters import Generation
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ def _convert(folder: Path, ready: Path, engine: str, compute_type: str) -> None:
     )
     if process.returncode:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise LoadFailure(_cause(process))
+        raise (NoRoom if process.returncode == os.EX_TEMPFAIL else LoadFailure)(_cause(process))
     for path in unfinished.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -67,5 +67,8 @@ class StatusFile:
             "engine": self._engine,
         }
         unfinished = self._path.with_name(self._path.name + ".new")
-        unfinished.write_text(json.dumps(status))
-        unfinished.rename(self._path)
+        try:
+            unfinished.write_text(json.dumps(status))
+            unfinished.rename(self._path)
+        except OSError as error:  # on a full disk: the model may need none of it
+            logger.warning("The status cannot be written: %s", error)
