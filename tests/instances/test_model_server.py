@@ -320,6 +320,32 @@ async def test_model_servers_are_forked_when_one_was_before(start, tmp_path):
     assert psutil.Process(second.pid).cmdline() == psutil.Process(second.pid).parent().cmdline()
 
 
+@pytest.mark.parametrize("engine", ["ctranslate2", "native"])
+async def test_a_forked_model_server_computes_with_its_engines_threads(
+    start, trained, tmp_path, log, fork_server, engine
+):
+    wanted = launch(
+        tmp_path,
+        environment={
+            "HF_MODEL_ID": str(trained("pegasus")),
+            "HF_TASK": "summarization",
+            "EBBTIDE_ENGINE": engine,
+            "EBBTIDE_COMPUTE_TYPE": "float32",
+        },
+        threads=2,
+    )
+    await prepare(wanted, log, fork_server)
+
+    # The second is forked while the first one's threads compute.
+    first = await start(wanted)
+    asked = asyncio.create_task(ask(first, {"inputs": "a b c", "parameters": {"num_beams": 4}}))
+    second = await start(wanted)
+
+    assert await ask(second, {"inputs": "a b c", "parameters": {"num_beams": 4}}) == await asked
+    assert second.start_report()["engine"]["engine"] == engine
+    assert psutil.Process(first.pid).parent() == psutil.Process(second.pid).parent()
+
+
 async def test_nothing_is_forked_beside_a_thread(start, tmp_path):
     """What another thread had locked would stay locked in the fork."""
     server = await start(launch(tmp_path))
