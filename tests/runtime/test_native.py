@@ -58,6 +58,15 @@ def bart(trained: checkpoints.Trained, tmp_path_factory: pytest.TempPathFactory)
     return native.NativeEngine(folder, threads=1)
 
 
+@pytest.fixture(scope="module")
+def reference(trained: checkpoints.Trained) -> Any:
+    """The same checkpoint in transformers."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    torch.set_num_threads(1)
+    return AutoModelForSeq2SeqLM.from_pretrained(trained("bart")).eval()
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -76,12 +85,9 @@ def bart(trained: checkpoints.Trained, tmp_path_factory: pytest.TempPathFactory)
     ],
 )
 def test_what_other_engines_refuse_is_as_in_transformers_too(
-    bart: native.NativeEngine, trained: checkpoints.Trained, parameters: dict[str, Any]
+    bart: native.NativeEngine, reference: Any, trained: checkpoints.Trained, parameters: dict[str, Any]
 ):
-    from transformers import AutoModelForSeq2SeqLM
-
     checkpoint = Checkpoint(trained("bart"))
-    reference = AutoModelForSeq2SeqLM.from_pretrained(checkpoint.folder).eval()
     defaults = model_settings(checkpoint.config, checkpoint.generation_config)
     wanted = generation(parameters, defaults, positions=None)
 

@@ -40,7 +40,7 @@ class Served:
     sources: list[list[int]]
     defaults: dict[str, Any]
     tokenizer: TextTokenizer
-    reference: Any
+    reference: "Reference"
 
     def generation(self, parameters: dict[str, Any]) -> Generation:
         return generation(parameters, self.defaults, positions=None)
@@ -51,16 +51,33 @@ class Served:
 
     def transformers_answers(self, parameters: dict[str, Any]) -> list[list[tuple[int, ...]]]:
         """What transformers generates for one text at a time, without start and end."""
+        return self.reference.answers(self.sources, parameters, self.generation(parameters).eos_token_ids)
+
+
+class Reference:
+    """A checkpoint in transformers, whose answers several engines are held against: each is made once."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForSeq2SeqLM
+
+        self._model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self._known: dict[str, list[list[tuple[int, ...]]]] = {}
+
+    def answers(
+        self, sources: list[list[int]], parameters: dict[str, Any], ends: Ids
+    ) -> list[list[tuple[int, ...]]]:
+        asked = json.dumps([sources, parameters, list(ends)])
+        if asked not in self._known:
+            self._known[asked] = [self._answer(source, parameters, ends) for source in sources]
+        return self._known[asked]
+
+    def _answer(self, source: list[int], parameters: dict[str, Any], ends: Ids) -> list[tuple[int, ...]]:
         import torch
 
-        ends = self.generation(parameters).eos_token_ids
-        several = []
-        for source in self.sources:
-            ids = torch.tensor([source])
-            with torch.no_grad():
-                rows = self.reference.generate(ids, attention_mask=torch.ones_like(ids), **parameters)
-            several.append([_until_end(row[1:], ends) for row in rows.tolist()])
-        return several
+        ids = torch.tensor([source])
+        with torch.no_grad():
+            rows = self._model.generate(ids, attention_mask=torch.ones_like(ids), **parameters)
+        return [_until_end(row[1:], ends) for row in rows.tolist()]
 
 
 def _until_end(ids: Ids, ends: Ids) -> tuple[int, ...]:
@@ -75,10 +92,13 @@ Serve = Callable[..., Served]
 def serve(trained: checkpoints.Trained, cache: Path) -> Serve:
     """A family's checkpoint on an engine, in a compute type."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM
 
     # For models this small more threads only wait for each other.
     torch.set_num_threads(1)
+
+    @functools.cache
+    def reference(family: str) -> Reference:
+        return Reference(trained(family))
 
     @functools.cache
     def one(engine: str, family: str, compute_type: str = "float32") -> Served:
@@ -91,7 +111,7 @@ def serve(trained: checkpoints.Trained, cache: Path) -> Serve:
             tokenizer.encode(_texts()),
             json.loads((prepared / "summariser.json").read_text())["generation"],
             tokenizer,
-            AutoModelForSeq2SeqLM.from_pretrained(folder).eval(),
+            reference(family),
         )
 
     return one
