@@ -63,10 +63,16 @@ def test_the_rate_counts_the_time_in_which_all_slots_had_work():
     assert saturated_rate_per_s([(0.0, 2.0), (0.0, 4.0)]) == 2 / 4
 
 
+def configurations(ebbtide) -> set[str]:
+    """The names of all endpoint configurations, of which others may have made many."""
+    pages = ebbtide.client("sagemaker").get_paginator("list_endpoint_configs").paginate()
+    return {each["EndpointConfigName"] for page in pages for each in page["EndpointConfigs"]}
+
+
 def test_an_endpoint_is_tuned_and_nothing_else_stays(ebbtide, run_ebbtide, tmp_path):
     endpoint = deploy(ebbtide, inference=AT_THREE, max_concurrent=1)
     (tmp_path / "request.json").write_text('{"inputs": "x"}')
-    before = ebbtide.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]
+    before = configurations(ebbtide)
 
     done = run_ebbtide(
         "tune",
@@ -90,9 +96,9 @@ def test_an_endpoint_is_tuned_and_nothing_else_stays(ebbtide, run_ebbtide, tmp_p
         "ClientConfig"
     ]
     assert client == {"MaxConcurrentInvocationsPerInstance": found["chosen"]["concurrency"]}
-    assert len(sagemaker.list_endpoint_configs()["EndpointConfigs"]) == len(before) + 1
-    names = [each["EndpointName"] for each in sagemaker.list_endpoints()["Endpoints"]]
-    assert [name for name in names if name.startswith(endpoint.name)] == [endpoint.name]
+    assert configurations(ebbtide) == before | {config}
+    found_endpoints = sagemaker.list_endpoints(NameContains=endpoint.name)["Endpoints"]
+    assert [each["EndpointName"] for each in found_endpoints] == [endpoint.name]
 
 
 def test_what_cannot_be_tuned_is_said_in_a_line(ebbtide, run_ebbtide):
