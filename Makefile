@@ -21,7 +21,7 @@ demo: $(VENV)/.demo ## Summarise real articles from zero instances and back to z
 	@$(BIN)/ebbtide demo $(FILES)
 
 test: $(VENV)/.develop ## Run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.develop ## Check style and types
 	$(BIN)/ruff check

@@ -39,13 +39,17 @@ settings.load_profile("tests")
 
 KINDS = {"sqlite": ["sqlite"], "postgresql": ["postgresql"], "both": ["sqlite", "postgresql"]}
 
-ON_BOTH = (
-    "tests/api/",
-    "tests/acceptance/test_boto3.py",
-    "tests/acceptance/test_post.py",
-    "tests/acceptance/test_aws_command.py",
-)
+ON_BOTH = ("tests/api/", "tests/acceptance/test_boto3.py", "tests/acceptance/test_post.py")
 """Tests through the server that run on each database when both are chosen."""
+
+ON_EITHER = (
+    "tests/api/test_application.py",
+    "tests/api/test_logs_over_the_wire.py",
+    "tests/api/test_sagemaker_runtime.py",
+    "tests/api/test_sts_iam.py",
+    "tests/api/own/test_mount.py",
+)
+"""Of these, the ones about what never meets the database: signatures, bodies, log files, model servers."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,9 +65,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database_place", kinds, indirect=True)
     if "server_database" in metafunc.fixturenames:
         path = metafunc.definition.nodeid
-        if not path.startswith(ON_BOTH):
+        if not path.startswith(ON_BOTH) or path.startswith(ON_EITHER):
             kinds = kinds[:1]
-        metafunc.parametrize("server_database", kinds, indirect=True, scope="session")
+        metafunc.parametrize("server_database", kinds, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -132,20 +136,26 @@ async def database(database_place: Path | str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def server_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """The URL for a server's --database, None for SQLite in its data directory."""
-    if request.param == "sqlite":
-        yield None
-        return
-    with request.getfixturevalue("postgresql").database() as url:
-        yield url
+def ebbtide_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
+    data = tmp_path_factory.mktemp("ebbtide")
+    with started(data) as server:
+        yield Ebbtide(server, data)
 
 
 @pytest.fixture(scope="session")
-def ebbtide(server_database: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbtide]:
+def ebbtide_on_postgresql(
+    postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ebbtide]:
     data = tmp_path_factory.mktemp("ebbtide")
-    with started(data, database=server_database) as server:
+    with postgresql.database() as url, started(data, database=url) as server:
         yield Ebbtide(server, data)
+
+
+@pytest.fixture(scope="session")
+def ebbtide(server_database: str, request: pytest.FixtureRequest) -> Ebbtide:
+    # Not a server of this fixture's own: it would be stopped, and the other started, twice a file.
+    running: Ebbtide = request.getfixturevalue(f"ebbtide_on_{server_database}")
+    return running
 
 
 def _fill(place: Path | str) -> None:
