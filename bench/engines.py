@@ -7,8 +7,9 @@ transformers' own generate in float32, a request at a time, torch's default thre
 that stays loaded; runs are interleaved and figures are medians.
 
 Parts: `alone` one request at a time; `queue` requests that are there at once; `mixed` 64 to 1024 tokens that
-arrive at random at 80 % of what the engine can do, beside the same engine asked one at a time; `neighbour`
-alone with a process beside it that takes a core; `memory` at the end of what was measured.
+arrive at random at 80 % of what the engine can do, beside the same engine asked one at a time, and what of
+the work was padding; `neighbour` alone with a process beside it that takes a core; `roofline` what the native
+engine reaches of what the machine could do; `memory` at the end of what was measured.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from bench.__main__ import machine
 TOOLKIT = "toolkit"
 ENGINES = ("ctranslate2", "native")
 PACKAGES = ("ctranslate2", "onnxruntime", "tokenizers", "torch", "transformers")
-PARTS = ("alone", "queue", "mixed", "neighbour", "memory")
+PARTS = ("alone", "queue", "mixed", "neighbour", "roofline", "memory")
 LARGE = {"layers": 16, "d_model": 1024, "ffn_dim": 4096, "vocabulary": 96103}
 SMALL = {"layers": 2, "d_model": 128, "ffn_dim": 256, "vocabulary": 4000}
 TOKENS_IN, TOKENS_OUT = 512, 64
@@ -81,6 +82,7 @@ def measure(
         "queue": queue,
         "mixed": mixed,
         "neighbour": neighbour,
+        "roofline": of_roofline,
         "memory": memory,
     }
     with ExitStack() as stack:
@@ -99,8 +101,6 @@ def alone(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
         for name, taken_s in seconds.items():
             figure = f"{60 / taken_s:.1f} a minute ({taken_s:.2f} s){_ratio(seconds, taken_s)}"
             yield f"{search}, one alone, {name}", figure
-    if "native" in subjects:
-        yield "native, greedy, alone", _fraction(_alone_s({"native": subjects["native"]}, 1)["native"])
 
 
 def queue(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
@@ -126,22 +126,30 @@ def mixed(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
         at_s = [0.0]
         while len(at_s) < MIXED:
             at_s.append(at_s[-1] + chance.expovariate(rate))
-        waits_s = {
-            one: subject.do(Work(tokens, at_s, 1, one_at_a_time=one))["waits_s"] for one in (False, True)
-        }
-        p95_s = {one: statistics.quantiles(waits, n=20)[-1] for one, waits in waits_s.items()}
+        done = {one: subject.do(Work(tokens, at_s, 1, one_at_a_time=one)) for one in (False, True)}
+        p95_s = {one: statistics.quantiles(each["waits_s"], n=20)[-1] for one, each in done.items()}
         yield (
             f"greedy, {SHORTEST} to {LONGEST} tokens at {rate * 60:.0f} a minute, {name}: p95 to the answer",
-            f"{p95_s[False]:.1f} s; one at a time {p95_s[True]:.1f} s",
+            f"{p95_s[False]:.1f} s; one at a time {p95_s[True]:.1f} s; {done[False]['padding']:.0%} padding",
         )
 
 
 def neighbour(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
-    quiet_s = _alone_s(subjects, 1)
-    with _busy():
-        disturbed_s = _alone_s(subjects, 1)
+    quiet_s: dict[str, list[float]] = {name: [] for name in subjects}
+    disturbed_s: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(RUNS):
+        for name, subject in subjects.items():
+            quiet_s[name].append(subject.do(Work([TOKENS_IN], [0], 1))["taken_s"])
+            with _busy():
+                disturbed_s[name].append(subject.do(Work([TOKENS_IN], [0], 1))["taken_s"])
     for name, taken_s in disturbed_s.items():
-        yield f"greedy, one alone beside a busy neighbour, {name}", f"x {taken_s / quiet_s[name]:.2f}"
+        ratio = statistics.median(taken_s) / statistics.median(quiet_s[name])
+        yield f"greedy, one alone beside a busy neighbour, {name}", f"x {ratio:.2f}"
+
+
+def of_roofline(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
+    if "native" in subjects:
+        yield "native, greedy, alone", _fraction(_alone_s({"native": subjects["native"]}, 1)["native"])
 
 
 def memory(subjects: dict[str, "Subject"]) -> Iterator[tuple[str, str]]:
@@ -166,11 +174,8 @@ def _ratio(seconds: dict[str, float], own_s: float) -> str:
 def _fraction(taken_s: float) -> str:
     """Of the least time that the roofline leaves: the encoder's products, each step's weights read once."""
     limit = roofline.roofline()
-    d_model, ffn_dim = LARGE["d_model"], LARGE["ffn_dim"]
-    encoder = LARGE["layers"] * (4 * d_model**2 + 2 * d_model * ffn_dim)
-    cross = LARGE["layers"] * 2 * d_model**2
-    step = LARGE["layers"] * (6 * d_model**2 + 2 * d_model * ffn_dim) + d_model * LARGE["vocabulary"]
-    least_s = 2 * TOKENS_IN * (encoder + cross) / limit.int8_s + TOKENS_OUT * step / limit.read_bytes_s
+    encoding_s = 2 * TOKENS_IN * _encoder_weights() / limit.int8_s
+    least_s = encoding_s + TOKENS_OUT * _step_weights() / limit.read_bytes_s
     return (
         f"{least_s / taken_s:.0%} of the roofline ({limit.int8_s / 1e9:.0f} GOP/s int8, "
         f"{limit.read_bytes_s / 1e9:.0f} GB/s: {least_s:.2f} s at the least)"
@@ -206,7 +211,9 @@ class Subject:
                 process.kill()
 
     def do(self, work: Work) -> dict[str, Any]:
-        """taken_s: from the start to the last answer; waits_s: of each request, from its arrival."""
+        """taken_s: from the start to the last answer; waits_s: of each request, from its arrival; padding:
+        its part of the multiplications.
+        """
         assert self._process.stdin is not None
         fields = [list(work.tokens), list(work.at_s), work.beams, work.one_at_a_time]
         self._process.stdin.write(json.dumps(fields) + "\n")
@@ -230,12 +237,14 @@ class Subject:
 
 def serve(name: str, folder: Path) -> None:
     """One engine's process: load it, then do the work that comes in, a line each."""
-    generate = _toolkit(folder) if name == TOOLKIT else _engine(folder)
+    padding = Padding()
+    generate = _toolkit(folder) if name == TOOLKIT else _engine(folder, padding)
     print("{}", flush=True)
     for line in sys.stdin:
         work = Work(*json.loads(line))
         workers = 1 if work.one_at_a_time or name == TOOLKIT else CONCURRENCY
-        print(json.dumps(_done(work, generate, workers)), flush=True)
+        padding.wanted = padding.done = 0
+        print(json.dumps(_done(work, generate, workers) | {"padding": padding.share}), flush=True)
 
 
 def _done(work: Work, generate: Callable[[list[int], int], int], workers: int) -> dict[str, Any]:
@@ -278,11 +287,64 @@ def _toolkit(folder: Path) -> Callable[[list[int], int], int]:
     return generate
 
 
-def _engine(folder: Path) -> Callable[[list[int], int], int]:
+class Padding:
+    """Counts multiplications, those that were wanted and those that were done."""
+
+    wanted = 0
+    done = 0
+
+    @property
+    def share(self) -> float:
+        return 1 - self.wanted / self.done if self.done else 0.0
+
+    def watch(self, engine: Any) -> None:
+        """Have it told of what the engine decodes."""
+        if engine.describe()["engine"] == "native":
+            batch = engine._batch
+            step = batch.step
+
+            def counted_step() -> Any:
+                lengths = [each.length for each in batch.decodings]
+                weights, position = _step_weights(), 2 * LARGE["layers"] * LARGE["d_model"]
+                # Sources are encoded one by one; a step reads the keys and values of the longest's places.
+                encoded = sum(each.length * _encoder_weights() for each in batch.decodings if not each.step)
+                rows = len(lengths) * weights + encoded
+                self.wanted += rows + sum(lengths) * position
+                self.done += rows + len(lengths) * max(lengths) * position
+                return step()
+
+            batch.step = counted_step
+        else:
+            batcher = engine._batcher
+            decode = batcher._decode
+
+            def counted_decode(generation: Any, sources: Sequence[Sequence[int]], is_abandoned: Any) -> Any:
+                # All of the encoder's products, and attention to what it gives, are as wide as the longest.
+                self.wanted += sum(map(len, sources))
+                self.done += len(sources) * max(map(len, sources))
+                return decode(generation, sources, is_abandoned)
+
+            batcher._decode = counted_decode
+
+
+def _encoder_weights() -> int:
+    """Of a source's token: the encoder's, and those that make the keys and values of cross attention."""
+    d_model, ffn_dim = LARGE["d_model"], LARGE["ffn_dim"]
+    return LARGE["layers"] * (4 * d_model**2 + 2 * d_model * ffn_dim + 2 * d_model**2)
+
+
+def _step_weights() -> int:
+    """Of an answer's token."""
+    d_model, ffn_dim = LARGE["d_model"], LARGE["ffn_dim"]
+    return LARGE["layers"] * (6 * d_model**2 + 2 * d_model * ffn_dim) + d_model * LARGE["vocabulary"]
+
+
+def _engine(folder: Path, padding: Padding) -> Callable[[list[int], int], int]:
     from ebbtide.runtime import engines
     from ebbtide.runtime.parameters import Generation
 
     engine = engines.load(folder, folder, threads=THREADS)
+    padding.watch(engine)
     print(json.dumps(engine.describe()), file=sys.stderr)
 
     def generate(source: list[int], beams: int) -> int:
