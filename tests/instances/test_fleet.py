@@ -18,7 +18,7 @@ from ebbtide import endpoints, queue
 from ebbtide.database import Database, metadata
 from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue
 from ebbtide.endpoints.states import CREATING, FAILED, IN_SERVICE, UPDATING
-from ebbtide.instances import records
+from ebbtide.instances import fleet, records, running
 from ebbtide.instances.admission import RUNTIME_BYTES
 from ebbtide.instances.fleet import Fleet
 from ebbtide.instances.records import Instance, State
@@ -381,6 +381,41 @@ async def test_a_model_server_that_goes_on_computing_what_has_timed_out_is_repla
     await workplace.until(replaced)
     hung, _ = await workplace.instances(endpoint)
     assert hung.cause == "the model server went on computing what had timed out"
+
+
+async def test_a_model_server_that_hangs_without_work_is_replaced(workplace, monkeypatch):
+    monkeypatch.setattr(running, "PING_EVERY_S", 0.05)
+    monkeypatch.setattr(running, "SILENT_S", 1.0)
+    endpoint = await workplace.deploy()
+    await workplace.settled(endpoint)
+    (first,) = workplace.fleet.in_service(endpoint.id)
+
+    psutil.Process(first.model_server.pid).suspend()
+
+    async def replaced() -> bool:
+        return states(await workplace.instances(endpoint)) == [State.FAILED, State.IN_SERVICE]
+
+    await workplace.until(replaced)
+    hung, _ = await workplace.instances(endpoint)
+    assert hung.cause == "the model server hung without work"
+
+
+async def test_what_is_kept_of_half_done_work_goes_when_its_invocation_has_ended(workplace, monkeypatch):
+    monkeypatch.setattr(fleet, "MEASURE_EVERY_S", 0.01)
+    endpoint = await workplace.deploy(code=GATED)
+    await workplace.settled(endpoint)
+    key = await workplace.invoke(endpoint, f"{workplace.root}/started {workplace.root}/gate")
+    id_ = key.removeprefix("out/").removesuffix(".out")
+    parts = workplace.root / "runtime" / "parts"
+    for name in (id_, "ended"):
+        (parts / name).mkdir(parents=True)
+    workplace.fleet.wake()
+
+    await workplace.until(lambda: [path.name for path in parts.iterdir()] == [id_])
+    (workplace.root / "gate").touch()
+    await workplace.output(key)
+    workplace.fleet.wake()
+    await workplace.until(lambda: not list(parts.iterdir()))
 
 
 async def test_an_update_replaces_the_instances_and_the_queue_stays(workplace):

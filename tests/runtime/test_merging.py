@@ -1,5 +1,6 @@
 """A text beyond the window is summarised whole: in parts, whose summaries are merged."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,11 +117,14 @@ def test_work_done_again_resumes_from_the_parts_that_were_finished(tmp_path: Pat
     assert len(again.read) == len(anew.read) - PARTS_AT_ONCE
 
 
-def test_finished_parts_are_of_one_invocation_and_go_with_it(tmp_path: Path) -> None:
-    kept = FinishedParts(tmp_path, "one")
+def test_finished_parts_are_of_one_article_and_those_not_kept_are_made_again(tmp_path: Path) -> None:
+    kept = FinishedParts(tmp_path / "i", "one")
     kept.put("key", Written("text", 1))
-    assert FinishedParts(tmp_path, "one").get("key") == Written("text", 1)
-    assert FinishedParts(tmp_path, "another").get("key") is None
-    kept.forget()
-    kept.forget()
-    assert list(tmp_path.iterdir()) == []
+    assert FinishedParts(tmp_path / "i", "one").get("key") == Written("text", 1)
+    assert FinishedParts(tmp_path / "i", "another").get("key") is None
+
+    shutil.rmtree(tmp_path / "i")
+    assert kept.get("key") is None
+    (tmp_path / "i").write_text("in the way")
+    kept.put("key", Written("text", 1))
+    assert kept.get("key") is None

@@ -353,7 +353,7 @@ class Agent:
             custom_attributes=invocation.custom_attributes,
             inference_id=invocation.inference_id,
         )
-        headers["Content-Length"] = str(size_bytes)
+        headers |= {"X-Ebbtide-Invocation-Id": invocation.id, "Content-Length": str(size_bytes)}
         sent_at = clock.now()
         try:
             async with (

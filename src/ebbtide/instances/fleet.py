@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +54,7 @@ from ebbtide.instances.running import LONGEST_WAIT_S, Ending, RunningInstance
 from ebbtide.instances.types import InstanceType, InstanceTypes
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
+from ebbtide.queue import invocations
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.completion import Completion
 from ebbtide.queue.wakeups import Wakeups
@@ -63,6 +65,10 @@ log = logging.getLogger(__name__)
 SERVER_STOPPED = "the server stopped"
 
 MEASURE_EVERY_S = 15.0
+
+PARTS = "parts"
+"""Where in their cache model servers keep the finished parts of long articles, a folder an invocation.
+Source: runtime/loading.py."""
 
 LOOK_AGAIN_S = 1.0
 """While an instance waits for the machine, or is given a bounded time: nothing else would wake us."""
@@ -112,7 +118,7 @@ class Fleet:
         self._found: dict[str, int] = {}
         self._model_bytes: dict[str, int | None] = {}
         self._expected_instances = 0
-        self._measured_at = 0.0
+        self._measured_at = self._parts_at = 0.0
         self._waiting = False
 
     def wake(self) -> None:
@@ -174,6 +180,7 @@ class Fleet:
                 return MEASURE_EVERY_S
             await self._record_endings()
             await self._measure(now)
+            await self._forget_parts(now)
             seen = await self._observe(now)
             if seen.endpoints:
                 await self._fork_server.start()
@@ -261,6 +268,17 @@ class Fleet:
             records.choose(connection, {id_: (each.limit, each.cause) for id_, each in chosen.items()})
 
         await self._database.write(keep)
+
+    async def _forget_parts(self, now: float) -> None:
+        """Remove what model servers keep of work half done, once its invocation has ended."""
+        if now - self._parts_at < MEASURE_EVERY_S:
+            return
+        self._parts_at = now
+        kept = await asyncio.to_thread(_names_in, self._cache / PARTS)
+        if kept:
+            ended = await self._database.read(lambda connection: invocations.ended(connection, kept))
+            for id_ in ended:
+                await asyncio.to_thread(shutil.rmtree, self._cache / PARTS / id_, ignore_errors=True)
 
     def _forget_past(self, wanted: Sequence[Endpoint], now: float) -> None:
         """Drop what is known of deployments that are no more, and give up preparing those not wanted now."""
@@ -530,6 +548,10 @@ def _record_stop(connection: Connection, *, ids: Sequence[str], now: float) -> N
     for instance_id in ids:
         with suppress(IllegalMove):  # it is draining already
             records.move(connection, instance_id, State.DRAINING, cause=SERVER_STOPPED, at=now)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*")]
 
 
 def _model_bytes(model_id: str | None, directory: Path | None) -> int | None:

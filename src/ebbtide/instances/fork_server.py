@@ -165,5 +165,6 @@ class _Running:
         self._control.close()
         for asked in self._asked:
             asked.set_exception(ForkServerEnded())
+            asked.exception()  # perhaps nobody waits for it any more
         for forked in self._forked.values():
             forked.end(-signal.SIGKILL)

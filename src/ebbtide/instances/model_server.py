@@ -278,6 +278,16 @@ class ModelServer:
         except (aiohttp.ClientError, TimeoutError, KeyError, ValueError, RuntimeError):
             return None  # the last: it was stopped meanwhile
 
+    async def hangs(self, timeout_s: float) -> bool:
+        """Whether it takes a GET /ping and does not answer in that time."""
+        try:
+            await self._ping(timeout_s)
+        except TimeoutError:
+            return True
+        except (aiohttp.ClientError, RuntimeError):
+            return False  # it is ending, or was stopped meanwhile, which is seen otherwise
+        return False
+
     async def _ping(self, timeout_s: float) -> tuple[int, Mapping[str, str]]:
         """The status and headers of GET /ping."""
         timeout = aiohttp.ClientTimeout(total=timeout_s)

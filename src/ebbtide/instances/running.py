@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 EXIT_SEEN_S = 1.0
 """How long after its connections broke a process's end may still go unnoticed."""
 
+PING_EVERY_S, SILENT_S, MAX_SILENCES = 10.0, 10.0, 2
+"""An idle model server is pinged now and then; one that does not answer so many times in a row hangs."""
+
 LONGEST_WAIT_S = 30.0
 """Between tries to start on a full disk, or with a model in a store that is down."""
 
@@ -63,7 +66,7 @@ class RunningInstance:
         self.resident_bytes = 0
         self.idle_bytes = 0
         self.came_up = False
-        self._recorded = False
+        self._recorded = self._hung_idle = False
         self._model_server: ModelServer | None = None
         self._agent: Agent | None = None
         self._live = asyncio.Event()
@@ -204,11 +207,12 @@ class RunningInstance:
         agent = self._agent = make_agent(self)
         serving = asyncio.create_task(agent.run())
         hung = asyncio.create_task(agent.replace_requested.wait())
+        watching = asyncio.create_task(self._watch_idle(agent))
         aborting = asyncio.create_task(self._aborting.wait())
         lost = self.model_server.exited
         await asyncio.wait({serving, hung, aborting, lost}, return_when=asyncio.FIRST_COMPLETED)
-        hung.cancel()
-        aborting.cancel()
+        for task in (hung, watching, aborting):
+            task.cancel()
         if serving.done():
             serving.result()
             if self._draining.is_set():
@@ -226,7 +230,8 @@ class RunningInstance:
             if not lost.done():
                 # What is in it is lost with its connections, and the agent puts that back.
                 await self.model_server.stop(0)
-                ending = Ending(State.FAILED, "the model server went on computing what had timed out")
+                cause = "hung without work" if self._hung_idle else "went on computing what had timed out"
+                ending = Ending(State.FAILED, f"the model server {cause}")
             else:
                 ending = Ending(State.FAILED, self.model_server.describe_end())
         await asyncio.wait({serving}, timeout=HAND_BACK_S)
@@ -234,6 +239,19 @@ class RunningInstance:
             await agent.abort()
             await serving
         return ending
+
+    async def _watch_idle(self, agent: Agent) -> None:
+        """Have a model server replaced that hangs while it has nothing to do: the next request would find it,
+        and wait for it until its own time is over.
+        """
+        silences = 0
+        while silences < MAX_SILENCES:
+            await asyncio.sleep(PING_EVERY_S)
+            # One that is busy may have no time for us; what was silent before it got work is not.
+            if agent.idle or silences:
+                silences = silences + 1 if await self.model_server.hangs(SILENT_S) else 0
+        self._hung_idle = True
+        agent.replace_requested.set()
 
     async def _unless_drained(self, work: Awaitable[None]) -> bool:
         """Do the work, and say so; on a drain give it up half way."""

@@ -20,6 +20,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    bindparam,
     event,
     insert,
     text,
@@ -388,6 +389,10 @@ SELECT id, claim_count, instance_id, claimed_at, :now, :reason FROM invocations
 """
 )
 
+_UNENDED = text("SELECT id FROM invocations WHERE id IN :ids AND state IN ('queued', 'claimed')").bindparams(
+    bindparam("ids", expanding=True, type_=String)
+)
+
 _EXPIRE = text(
     "UPDATE invocations SET state = 'expired', finished_at = :now, failure_reason = :reason "
     "WHERE id = :id AND state = 'queued' AND expires_at <= :now"
@@ -560,6 +565,11 @@ def expire(connection: Connection, invocation: Invocation, reason: str | None, *
 def expiring(connection: Connection, *, now: float, limit: int) -> list[Invocation]:
     """Queued invocations whose TTL is over, the longest over first."""
     return [Invocation(*row) for row in connection.execute(_EXPIRING, {"now": now, "limit": limit})]
+
+
+def ended(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of the ids on whose invocations nobody works any more, nor will."""
+    return set(ids) - set(connection.execute(_UNENDED, {"ids": list(ids)}).scalars())
 
 
 def lapsed(connection: Connection, *, now: float, limit: int) -> list[Claim]:

@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 LONG_DOCUMENT = ("merge", "truncate", "error")
 
-KEPT_S = 86_400.0
-"""How long finished parts wait for their invocation to come back."""
-
 LEAST_PART = 8
 """A part's summary may have this share of the window even where a shorter answer is asked for: 1 / 8."""
 
@@ -68,14 +65,13 @@ class Articles(Pipeline):
         """merges: whether that is what happens to a long text unless a request says otherwise.
 
         identity: of the model and how it computes; kept: the folder for parts that were finished, None to
-        keep none.
+        keep none, each invocation's in a folder of its id, which whoever sees the invocation's end
+        removes.
         """
         self._summariser = summariser
         self._merges = merges
         self._identity = identity
         self._kept = kept
-        if kept is not None:
-            FinishedParts.prune(kept, time.time() - KEPT_S)
 
     def run(
         self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
@@ -134,11 +130,8 @@ class Articles(Pipeline):
         finished = None
         if self._kept is not None and invocation is not None:
             identity = json.dumps(asdict(asked), default=list, sort_keys=True)
-            finished = FinishedParts(self._kept, invocation, self._identity, identity)
-        merged = merge(text, _Whole(self._summariser, asked, cancelled), finished, progress)
-        if finished:
-            finished.forget()
-        return merged
+            finished = FinishedParts(self._kept / invocation, self._identity, identity, text)
+        return merge(text, _Whole(self._summariser, asked, cancelled), finished, progress)
 
     def _describe(
         self, item: Any, text: str, reading: Reading, merged: Merged | None, *, cut: int, took_s: float

@@ -8,7 +8,8 @@ they stand: summarising them once more would only lose something.
 
 import hashlib
 import json
-import shutil
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from typing import Protocol
 
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.splitting import Part, split
+
+logger = logging.getLogger(__name__)
 
 PARTS_AT_ONCE = 32
 """Parts given to the engine together, and kept when they are finished: what a crash can cost at most."""
@@ -139,32 +142,27 @@ def _summarised(
 
 
 class FinishedParts:
-    """`Finished` in a folder of files, for one invocation of one model with one set of parameters."""
+    """`Finished` in a folder of files, for one article of one invocation by one model with one set of
+    parameters. A part that cannot be kept is only made again should the work be.
+    """
 
     def __init__(self, folder: Path, *identity: str) -> None:
-        """identity: what the summaries depend on beside the parts' text; it names the folder within."""
+        """folder: the invocation's. identity: what the summaries depend on; it names the folder within."""
         self._folder = folder / hashlib.sha256("\0".join(identity).encode()).hexdigest()
 
     def get(self, key: str) -> Written | None:
         try:
             kept = json.loads((self._folder / key).read_text())
-        except FileNotFoundError:
+        except (OSError, ValueError):  # none, or what a power failure left of one
             return None
         return Written(kept["text"], kept["tokens"])
 
     def put(self, key: str, written: Written) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / f"{key}.unfinished"
-        unfinished.write_text(json.dumps({"text": written.text, "tokens": written.tokens}))
-        unfinished.rename(self._folder / key)
-
-    @staticmethod
-    def prune(folder: Path, older_than: float) -> None:
-        """Remove what was last added to before then, seconds since the epoch: nobody came back for it."""
-        for kept in folder.glob("*"):
-            if kept.stat().st_mtime < older_than:
-                shutil.rmtree(kept, ignore_errors=True)
-
-    def forget(self) -> None:
-        """The invocation has its answer."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # The invocation's former model server may still be at it: each writes a file of its own.
+        unfinished = self._folder / f"{key}.{os.getpid()}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps({"text": written.text, "tokens": written.tokens}))
+            unfinished.rename(self._folder / key)
+        except OSError as error:
+            logger.warning("A finished part is not kept: %s", error)

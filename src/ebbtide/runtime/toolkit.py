@@ -27,7 +27,8 @@ CUT_TOKENS_HEADER = "X-Ebbtide-Cut-Tokens"
 
 
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
-INFERENCE_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
+INVOCATION_HEADER = "X-Ebbtide-Invocation-Id"
+"""Of asynchronous invocations; unlike the inference id, which the caller chooses, it is no other's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class HuggingFace:
             return model(inputs, **parameters)
         texts = as_texts(inputs)
         if isinstance(model, Articles):
-            invocation = context.get_request_header(0, INFERENCE_ID_HEADER)
+            invocation = context.get_request_header(0, INVOCATION_HEADER)
             summaries = model.read(
                 texts, parameters, context.cancelled, invocation=invocation, report=context.report
             )
