@@ -209,6 +209,8 @@ def verify(
     Services other than S3 encode the path once more than it is on the wire; S3 takes it as it is.
     """
     _check_time(signature, now)
+    if signature.service == "s3":
+        _check_headers_signed(request, signature)
     canonical = "\n".join(
         (
             request.method,
@@ -229,6 +231,15 @@ def verify(
             "The request signature we calculated does not match the signature you provided. "
             "Check your AWS Secret Access Key and signing method.",
         )
+
+
+def _check_headers_signed(request: Request, signature: Signature) -> None:
+    """Who was given a presigned upload must not make of it, by one header more, a copy of another object."""
+    for name in request.headers:
+        if name.startswith("x-amz-") and name not in signature.signed_headers:
+            raise Refused(
+                Reason.MISSING, f"There were headers present in the request which were not signed: {name}"
+            )
 
 
 def _check_time(signature: Signature, now: float) -> None:

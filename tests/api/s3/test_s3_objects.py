@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -368,6 +369,20 @@ def test_a_presigned_url_gives_and_takes_without_credentials(ebbtide, bucket, ve
 
     with urllib.request.urlopen(get_url) as answer:
         assert answer.read() == b"text"
+
+
+@pytest.mark.parametrize("version", ["s3", "s3v4"])
+def test_a_presigned_upload_cannot_be_made_a_copy_of_another_object(ebbtide, bucket, version):
+    s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url, config=Config(signature_version=version))
+    ebbtide.client("s3").put_object(Bucket=bucket, Key="private", Body=b"secret")
+    put_url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "by link"})
+    headers = {"Content-Type": "", "x-amz-copy-source": f"{bucket}/private"}
+
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(put_url, b"", headers, method="PUT"))
+
+    assert caught.value.code == 403
+    caught.value.close()
 
 
 def test_a_wrong_secret_is_refused(ebbtide, bucket):
