@@ -130,7 +130,6 @@ async def subscribe(params: Params, call: Call) -> Result:
     topic_arn = params["TopicArn"]
     _check_arn("TopicArn", topic_arn)
     parameters.check_dead_letter_queue(attributes, topic_arn)
-    parameters.check_dead_letter_queue(attributes, topic_arn)
     wanted = Subscription(
         arn=f"{topic_arn}:{uuid.uuid4()}",
         topic_arn=topic_arn,
@@ -213,7 +212,8 @@ async def unsubscribe(params: Params, call: Call) -> Result:
         subscription = subscriptions.find(connection, subscription_arn)
         if subscription is None:
             return
-        if subscription.authenticated_unsubscribe and not _signed(call):
+        owns = _signed(call) and subscription.account == call.account
+        if subscription.authenticated_unsubscribe and not owns:
             raise ServiceError(
                 "Ending this subscription must be signed by its owner",
                 code="AuthorizationErrorException",
@@ -279,7 +279,6 @@ async def set_subscription_attributes(params: Params, call: Call) -> Result:
         checked = parameters.check_subscription_attributes(
             subscription.protocol, {**subscription.attributes, name: value}
         )
-        parameters.check_dead_letter_queue(checked, subscription.topic_arn)
         parameters.check_dead_letter_queue(checked, subscription.topic_arn)
         subscriptions.set_attributes(connection, subscription.arn, checked)
 
