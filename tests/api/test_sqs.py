@@ -189,6 +189,14 @@ def test_messages_received_too_often_go_to_the_dead_letter_queue(sqs, queue):
     assert sqs.list_dead_letter_source_queues(QueueUrl=dead)["queueUrls"] == [queue]
 
 
+@pytest.mark.parametrize(
+    "policy", ['{"deadLetterTargetArn": "a", "maxReceiveCount": Infinity}', "[" * 10_000]
+)
+def test_a_redrive_policy_that_means_nothing_is_refused(sqs, queue, policy):
+    with pytest.raises(ClientError, match="InvalidAttributeValue"):
+        sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": policy})
+
+
 def test_a_batch_is_sent_received_and_deleted(sqs, queue):
     entries = [{"Id": str(i), "MessageBody": f"m{i}"} for i in range(10)]
 

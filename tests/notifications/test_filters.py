@@ -85,6 +85,21 @@ def test_a_policy_on_the_body_stops_messages_that_are_not_json():
     settings = {"FilterPolicy": '{"a": [1]}', "FilterPolicyScope": "MessageBody"}
 
     assert not filters.passes(settings, "plain words", {})
+    assert not filters.passes(settings, "[" * 100_000, {})
+
+
+def test_lists_in_lists_are_looked_through_however_many_there_are():
+    settings = {"FilterPolicy": '{"a": [1]}', "FilterPolicyScope": "MessageBody"}
+    nested = "[" * 800 + "1" + "]" * 800
+
+    assert filters.passes(settings, f'{{"a": [0, {nested}, []]}}', {})
+
+
+def test_a_policy_is_not_nested_without_end():
+    policy = '{"a":' * 200 + '["x"]' + "}" * 200
+
+    with pytest.raises(ServiceError, match="nested more than 100 deep"):
+        filters.parse(policy, "MessageBody")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +107,7 @@ def test_a_policy_on_the_body_stops_messages_that_are_not_json():
     [
         pytest.param("{", "failed to parse JSON", id="no JSON"),
         pytest.param("[]", "must be a JSON object", id="no object"),
+        pytest.param("[" * 100_000, "failed to parse JSON", id="nested without end"),
         pytest.param('{"a": "x"}', "non-empty array", id="a bare value"),
         pytest.param('{"a": []}', "non-empty array", id="no condition"),
         pytest.param('{"a": {"b": ["x"]}}', "non-empty array", id="nesting, on attributes"),

@@ -17,6 +17,7 @@ from ebbtide.metrics.datums import InvalidCombination, InvalidValue, MissingPara
 from ebbtide.metrics.definitions import InvalidAlarm
 from ebbtide.metrics.query import Metric
 from ebbtide.metrics.statistics import parse
+from ebbtide.wire.json_text import parse_json
 
 __all__ = [
     "delete_alarms",
@@ -273,7 +274,7 @@ async def set_alarm_state(params: Params, call: Call) -> Result:
     reason_data = params.get("StateReasonData")
     if reason_data is not None:
         try:
-            json.loads(reason_data)
+            parse_json(reason_data)
         except ValueError as error:
             raise ServiceError("StateReasonData was not valid JSON", code="InvalidFormatFault") from error
 

@@ -16,6 +16,7 @@ from ebbtide.api.pages import page
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn
 from ebbtide.logs import MAX_MESSAGE_BYTES, Event, Group, LogStream, interleaved, matcher
+from ebbtide.wire.json_text import parse_json
 
 __all__ = [
     "create_log_group",
@@ -294,7 +295,7 @@ def _positions(token: str | None) -> dict[str, int]:
     if token is None:
         return {}
     try:
-        positions = json.loads(base64.urlsafe_b64decode(token))
+        positions = parse_json(base64.urlsafe_b64decode(token))
         if all(0 <= position < 1 << 63 for position in positions.values()):
             return {name: int(position) for name, position in positions.items()}
     except (ValueError, AttributeError, TypeError):

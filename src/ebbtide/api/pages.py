@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.json_text import parse_json
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def _token(key: Key) -> str:
 
 def _key(token: str, error_code: str) -> Key:
     try:
-        parts = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        parts = parse_json(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
         parts = None
     if not isinstance(parts, list) or not all(isinstance(part, str | float | int) for part in parts):

@@ -5,7 +5,6 @@ The header is a JSON object in ASCII, for example {"priority": 5, "tags": {"proj
 gives a boto3 session that sends it.
 """
 
-import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from ebbtide.errors import ServiceError
 from ebbtide.queue.steering import MAX_PRIORITY, MIN_PRIORITY
+from ebbtide.wire.json_text import parse_json
 
 HEADER = "x-ebbtide-submission"
 
@@ -81,8 +81,8 @@ def _parsed(text: str) -> dict[str, Any]:
     if len(text) > MAX_LENGTH:
         raise _refused(f"it has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
+        given = parse_json(text)
+    except ValueError:
         given = None
     if not isinstance(given, dict):
         raise _refused('it must be a JSON object such as {"priority": 5}')

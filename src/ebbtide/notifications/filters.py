@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.json_text import parse_json
 
 MAX_KEYS = 5
 MAX_COMBINATIONS = 150
+MAX_DEPTH = 100
 
 Policy = Mapping[str, Any]
 
@@ -25,7 +27,7 @@ def parse(text: str, scope: str) -> Policy:
     combinations of conditions.
     """
     try:
-        policy = json.loads(text)
+        policy = parse_json(text)
     except ValueError as error:
         raise _invalid("failed to parse JSON.") from error
     if not isinstance(policy, dict):
@@ -49,11 +51,11 @@ def passes(settings: Mapping[str, str], message: str, attributes: Mapping[str, M
     text = settings.get("FilterPolicy")
     if not text:
         return True
-    policy: Policy = json.loads(text)
+    policy: Policy = parse_json(text)
     if settings.get("FilterPolicyScope") != "MessageBody":
         return _matches(policy, {name: _attribute_value(each) for name, each in attributes.items()})
     try:
-        body = json.loads(message)
+        body = parse_json(message)
     except ValueError:
         return False
     return isinstance(body, dict) and _matches(policy, body)
@@ -65,7 +67,7 @@ def _attribute_value(attribute: Mapping[str, str]) -> Any:
         return None
     if kind in ("Number", "String.Array") or kind.startswith("Number."):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
     return value
@@ -86,11 +88,14 @@ def _key_matches(key: str, wanted: Any, subject: Mapping[str, Any]) -> bool:
 
 
 def _elements(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for each in value:
-            yield from _elements(each)
-    else:
-        yield value
+    """The value, or where it is a list what that and the lists in it hold."""
+    unseen = [value]
+    while unseen:
+        each = unseen.pop()
+        if isinstance(each, list):
+            unseen.extend(reversed(each))
+        else:
+            yield each
 
 
 def _condition_matches(condition: Any, present: bool, values: list[Any]) -> bool:
@@ -153,16 +158,18 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 """Operator -> whether a value meets it, given its operand. `exists` looks at the key and is not here."""
 
 
-def _check(policy: Policy, *, nested: bool) -> Iterator[int]:
+def _check(policy: Policy, *, nested: bool, depth: int = 0) -> Iterator[int]:
     """Yield each key's number of conditions. Raises ServiceError where the policy is malformed."""
+    if depth > MAX_DEPTH:
+        raise _invalid(f"Filter policy is nested more than {MAX_DEPTH} deep")
     for key, wanted in policy.items():
         if key == "$or":
             if not isinstance(wanted, list) or not all(isinstance(each, dict) for each in wanted):
                 raise _invalid('"$or" must be an array of objects')
             for alternative in wanted:
-                yield from _check(alternative, nested=nested)
+                yield from _check(alternative, nested=nested, depth=depth + 1)
         elif isinstance(wanted, dict) and nested:
-            yield from _check(wanted, nested=nested)
+            yield from _check(wanted, nested=nested, depth=depth + 1)
         elif isinstance(wanted, list) and wanted:
             for condition in wanted:
                 _check_condition(key, condition)

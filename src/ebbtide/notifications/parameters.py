@@ -2,7 +2,6 @@
 
 import base64
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.notifications import filters
 from ebbtide.notifications.addresses import refusal
 from ebbtide.notifications.retries import parse_delivery_policy
+from ebbtide.wire.json_text import parse_json
 from ebbtide.wire.numbers import whole_number
 
 PROTOCOLS = ("http", "https", "sqs", "email", "email-json")
@@ -75,7 +75,7 @@ def check_subscription_attributes(protocol: str, attributes: Mapping[str, str]) 
 def check_dead_letter_queue(attributes: Mapping[str, str], topic_arn: str) -> None:
     """Raises ServiceError for a RedrivePolicy whose queue is not of the topic's region and account."""
     if policy := attributes.get("RedrivePolicy"):
-        target = json.loads(policy)["deadLetterTargetArn"]
+        target = parse_json(policy)["deadLetterTargetArn"]
         if target.split(":")[3:5] != topic_arn.split(":")[3:5]:
             raise invalid(
                 "RedrivePolicy: deadLetterTargetArn must be a queue of the subscription's region and account"
@@ -157,7 +157,7 @@ def _check_structure(message: str, structure: str) -> None:
     if structure != "json":
         raise invalid("MessageStructure")
     try:
-        texts = json.loads(message)
+        texts = parse_json(message)
     except ValueError as error:
         raise invalid("Message Structure - JSON message body failed to parse") from error
     if not isinstance(texts, dict) or not isinstance(texts.get("default"), str):
@@ -229,7 +229,7 @@ def _check_delivery_policy(value: str) -> None:
 
 def _check_redrive_policy(value: str) -> None:
     try:
-        target = json.loads(value)["deadLetterTargetArn"]
+        target = parse_json(value)["deadLetterTargetArn"]
     except (ValueError, KeyError, TypeError) as error:
         raise invalid("RedrivePolicy: must be a JSON object with deadLetterTargetArn") from error
     if not isinstance(target, str) or not _QUEUE_ARN.fullmatch(target):

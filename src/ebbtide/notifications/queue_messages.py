@@ -1,12 +1,12 @@
 """What SQS asks of messages and queues beyond its service model, and their digests. Pure."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.json_text import parse_json
 from ebbtide.wire.numbers import whole_number
 
 MAX_ATTRIBUTES = 10
@@ -108,9 +108,9 @@ def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
 
 def _check_redrive_policy(value: str) -> None:
     try:
-        policy = json.loads(value)
+        policy = parse_json(value)
         target, most = policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise _invalid_attribute("RedrivePolicy") from error
     if not isinstance(target, str) or target.endswith(".fifo") or not 1 <= most <= 1_000:
         raise _invalid_attribute("RedrivePolicy")

@@ -4,12 +4,12 @@ AWS gives up on an HTTP receiver after three retries in a minute unless its deli
 Without a policy we go on for days: a receiver may well be down over a weekend.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ebbtide.errors import ServiceError
+from ebbtide.wire.json_text import parse_json
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 3_600.0
@@ -92,7 +92,7 @@ def parse_delivery_policy(text: str) -> tuple[DeliveryPolicy | None, str | None]
     Raises ServiceError InvalidParameter; throttlePolicy is refused, since nothing here would heed it.
     """
     try:
-        given = json.loads(text)
+        given = parse_json(text)
         given = given.get("http", given)
         retry = given.get("healthyRetryPolicy", given.get("defaultHealthyRetryPolicy"))
         request = given.get("requestPolicy", given.get("defaultRequestPolicy")) or {}
