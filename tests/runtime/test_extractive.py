@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.runtime.extractive import centrality, select, split_sentences, summarise, unit_vectors
+from ebbtide.runtime.extractive import (
+    REPEATED,
+    REPETITION,
+    centrality,
+    select,
+    split_sentences,
+    summarise,
+    unit_vectors,
+)
 
 TIDES = (
     "The tide rises because the moon pulls the ocean towards itself. "
@@ -60,15 +68,72 @@ def test_a_sentence_that_shares_the_subject_ranks_above_one_that_does_not():
     assert sum(ranks) == pytest.approx(1)
 
 
-def test_equal_sentences_rank_equally_and_only_one_of_them_is_chosen_first():
+def test_equal_sentences_rank_equally_and_only_one_of_them_is_chosen():
     sentences = ["The tide rises twice a day.", "The tide rises twice a day.", "Boats wait for the tide."]
     vectors = unit_vectors(sentences)
     ranks = centrality(vectors)
 
-    chosen = select(ranks, vectors, [6, 6, 5], max_words=11, min_words=0)
+    chosen = select(ranks, vectors, [6, 6, 5], max_words=20, min_words=0)
 
     assert ranks[0] == pytest.approx(ranks[1])
     assert sorted(chosen) == [0, 2]
+
+
+def test_a_repetition_is_taken_only_where_a_length_is_asked_for_that_nothing_else_reaches():
+    vectors = unit_vectors(["The tide rises.", "The tide rises.", "Boats wait."])
+
+    assert select([3, 2, 1], vectors, [3, 3, 2], max_words=20, min_words=6) == [0, 2, 1]
+
+
+@given(
+    scores=st.lists(st.floats(0, 5), min_size=1, max_size=12),
+    words=st.data(),
+    max_words=st.integers(1, 40),
+)
+def test_the_best_is_chosen_at_every_step(scores: list[float], words: st.DataObject, max_words: int):
+    """As if all that are left were weighed anew each time, which would be quadratic."""
+    sentence = st.lists(st.sampled_from(["tide", "moon", "boat", "rope", "net"]), min_size=1, max_size=4)
+    count = len(scores)
+    sentences = words.draw(st.lists(sentence.map(" ".join), min_size=count, max_size=count))
+    vectors, lengths = unit_vectors(sentences), [len(sentence.split()) for sentence in sentences]
+
+    chosen = select(scores, vectors, lengths, max_words=max_words, min_words=0)
+
+    said: dict[str, float] = {}
+    held, left = 0, set(range(len(scores)))
+    for picked in chosen:
+        repeats = {i: sum(w * said.get(term, 0) for term, w in vectors[i].items()) for i in left}
+        open_to_choice = [i for i in left if held + lengths[i] <= max_words and repeats[i] < REPEATED]
+        worth = {i: scores[i] - REPETITION * repeats[i] for i in open_to_choice}
+        assert worth[picked] == pytest.approx(max(worth.values()))
+        held += lengths[picked]
+        left.remove(picked)
+        for term, weight in vectors[picked].items():
+            said[term] = max(said.get(term, 0), weight)
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        pytest.param(
+            "Nets and boats\n\nGulls sleep on every roof here. Nobody has mended the nets or the boats.",
+            "Nobody has mended the nets or the boats.",
+            id="what says the title's words",
+        ),
+        pytest.param(
+            "Gulls sleep on every roof here.\n\n# 4. Conclusions\n\nMany older nets need urgent mending.",
+            "Many older nets need urgent mending.",
+            id="what stands under a heading of conclusions",
+        ),
+        pytest.param(
+            "Gulls sleep on every roof here. Many older nets need urgent mending.",
+            "Gulls sleep on every roof here.",
+            id="else the first",
+        ),
+    ],
+)
+def test_of_sentences_that_share_nothing_is_chosen(text: str, chosen: str):
+    assert summarise(text, max_words=8) == chosen
 
 
 def test_sentences_come_in_the_order_of_the_text():
