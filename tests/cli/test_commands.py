@@ -119,6 +119,14 @@ def test_a_directory_without_a_server_is_named(run_ebbtide, tmp_path):
     assert refused.stderr == f"ebbtide: No server has run on {tmp_path}; start one with: ebbtide serve\n"
 
 
+@pytest.mark.parametrize("command", ["status", "invocations"])
+def test_a_key_that_the_server_does_not_know_is_said_to_be_the_matter(run_ebbtide, command):
+    refused = run_ebbtide(command, AWS_ACCESS_KEY_ID="AKIANOBODY")
+
+    assert refused.returncode == 1
+    assert refused.stderr == "ebbtide: The server knows no such access key as that in AWS_ACCESS_KEY_ID\n"
+
+
 def test_a_server_that_is_gone_is_said_to_be(run_ebbtide, tmp_path):
     with serving(tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
@@ -152,10 +160,12 @@ def test_an_unknown_endpoint_is_named_by_every_command(run_ebbtide, tmp_path):
     (tmp_path / "tide.txt").write_text(TEXT)
     summarize = run_ebbtide("summarize", tmp_path / "tide.txt", "--endpoint", "nobody")
     delete = run_ebbtide("delete", "nobody")
+    logs = run_ebbtide("logs", "nobody")
 
-    assert (summarize.returncode, delete.returncode) == (1, 1)
+    assert (summarize.returncode, delete.returncode, logs.returncode) == (1, 1, 1)
     assert "nobody" in summarize.stderr
-    assert "Could not find endpoint" in delete.stderr
+    assert delete.stderr.startswith("ebbtide: Could not find endpoint ")
+    assert logs.stderr.startswith("ebbtide: There is no endpoint nobody")
 
 
 def test_a_model_that_cannot_load_fails_the_deployment_with_its_reason(run_ebbtide, tmp_path):

@@ -19,6 +19,9 @@ from ebbtide.settings import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+_UNKNOWN_KEY = ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId")
+"""How the services say it."""
+
 BURST, BATCH = 600, 8
 """Requests of a demonstration that was given no files, and articles in each: enough for a tide to be seen."""
 
@@ -44,7 +47,7 @@ def main() -> None:
     except SystemExit:
         raise
     except _reported_errors() as error:
-        sys.exit(f"ebbtide: {error}")
+        sys.exit(f"ebbtide: {_in_words(error)}")
 
 
 def _reported_errors() -> tuple[type[Exception], ...]:
@@ -52,6 +55,14 @@ def _reported_errors() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     return CommandError, OSError, BotoCoreError, ClientError
+
+
+def _in_words(error: Exception) -> str:
+    """What the server said is its message alone: which operation it answers means nothing to the user."""
+    told: dict[str, str] = getattr(error, "response", {}).get("Error", {})
+    if told.get("Code") in _UNKNOWN_KEY:
+        return "The server knows no such access key as that in AWS_ACCESS_KEY_ID"
+    return told.get("Message") or str(error)
 
 
 def _print_version(asked: bool) -> None:

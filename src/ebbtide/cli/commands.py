@@ -184,18 +184,27 @@ def _start_in_words(start: dict[str, Any]) -> str:
 
 
 def logs(server: RunningServer, endpoint: str, follow: bool, as_json: bool) -> None:
-    """Print what an endpoint's model servers wrote, oldest first; with `follow`, until interrupted."""
+    """Print what an endpoint's model servers wrote, oldest first; with `follow`, until interrupted.
+
+    Raises CommandError when there is nothing of an endpoint of that name.
+    """
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
-    pages = server.client("logs").get_paginator("filter_log_events")
+    client = server.client("logs")
+    pages = client.get_paginator("filter_log_events")
     printed: set[str] = set()
     since_ms = 0
     while True:
-        for page in pages.paginate(logGroupName=group, startTime=since_ms):
-            for event in page["events"]:
-                if event["eventId"] not in printed:
-                    _print_event(event, as_json)
-                    printed.add(event["eventId"])
-                    since_ms = max(since_ms, event["timestamp"])
+        try:
+            for page in pages.paginate(logGroupName=group, startTime=since_ms):
+                for event in page["events"]:
+                    if event["eventId"] not in printed:
+                        _print_event(event, as_json)
+                        printed.add(event["eventId"])
+                        since_ms = max(since_ms, event["timestamp"])
+        except client.exceptions.ResourceNotFoundException as error:
+            raise CommandError(
+                f"There is no endpoint {endpoint}, or its models have not been started yet"
+            ) from error
         if not follow:
             return
         time.sleep(LOG_POLL_INTERVAL_S)

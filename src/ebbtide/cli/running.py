@@ -93,12 +93,18 @@ def choose(data: Path | None, environment: Mapping[str, str] = os.environ) -> Ru
     """The server that a command is for: of the directory given, else of AWS_ENDPOINT_URL and the AWS_* key in
     the environment, else of the default directory. Raises NotRunningError.
     """
-    url, key_id, secret = map(
-        environment.get, ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    )
-    if data is None and url and key_id and secret:
-        return RunningServer(url, environment.get("AWS_REGION", "us-east-1"), Credentials(key_id, secret))
-    return find(data or default_data_directory(environment))
+    url = environment.get("AWS_ENDPOINT_URL")
+    if data is not None or not url:
+        return find(data or default_data_directory(environment))
+    key_id, secret = map(environment.get, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    if not (key_id and secret):
+        # Another server's data directory would be found, perhaps, and nobody would notice.
+        raise NotRunningError(
+            f"AWS_ENDPOINT_URL is {url}, but AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set: "
+            "set them, or name the server's directory with --data"
+        )
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return RunningServer(url, region, Credentials(key_id, secret))
 
 
 def environment(server: RunningServer, data: Path) -> dict[str, str]:
