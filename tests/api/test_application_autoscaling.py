@@ -231,6 +231,30 @@ def test_targets_are_tagged(autoscaling, endpoint):
     )
 
 
+def test_predictive_scaling_is_refused_as_it_is_for_other_services_alone(autoscaling, endpoint):
+    autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=1, **resource(endpoint))
+    pair = {"PredefinedMetricType": "ECSServiceCPUUtilization"}
+    specification = {"TargetValue": 40.0, "PredefinedMetricPairSpecification": pair}
+
+    put = refused(
+        autoscaling.put_scaling_policy,
+        PolicyName="p",
+        PolicyType="PredictiveScaling",
+        PredictiveScalingPolicyConfiguration={"MetricSpecifications": [specification]},
+        **resource(endpoint),
+    )
+    forecast = refused(
+        autoscaling.get_predictive_scaling_forecast,
+        PolicyName="p",
+        StartTime=datetime.now(UTC),
+        EndTime=datetime.now(UTC) + timedelta(days=1),
+        **resource(endpoint),
+    )
+
+    assert put["Code"] == forecast["Code"] == "ValidationException"
+    assert "supported for the service namespace ecs only" in put["Message"]
+
+
 def test_other_namespaces_are_refused(autoscaling):
     error = refused(
         autoscaling.register_scalable_target,
@@ -289,6 +313,10 @@ def test_activities_are_paged_newest_first(ebbtide, autoscaling, endpoint):
 
     causes = [activity["Cause"] for found in pages for activity in found["ScalingActivities"]]
     assert causes == ["maximum capacity was set to 0", "minimum capacity was set to 1"]
+    lost = refused(
+        autoscaling.describe_scaling_activities, ServiceNamespace="sagemaker", NextToken="elsewhere"
+    )
+    assert lost["Code"] == "InvalidNextTokenException"
 
 
 def test_an_alarm_set_by_hand_carries_out_a_step_policy(ebbtide, autoscaling, endpoint):

@@ -400,6 +400,26 @@ def test_a_state_set_by_hand_is_shown_with_its_reason_and_in_the_history(cloudwa
     assert (described["StateValue"], described["StateReason"]) == ("ALARM", "drill")
     assert [item["HistoryItemType"] for item in history] == ["StateUpdate", "ConfigurationUpdate"]
     assert history[0]["HistorySummary"] == "Alarm updated from INSUFFICIENT_DATA to ALARM"
+    states = json.loads(history[0]["HistoryData"])
+    assert (states["oldState"]["stateValue"], states["newState"]["stateValue"]) == (
+        "INSUFFICIENT_DATA",
+        "ALARM",
+    )
+
+
+def test_an_alarms_tags_are_its_own_whatever_it_is_put_as_again(cloudwatch):
+    tags = [{"Key": "team", "Value": "law"}, {"Key": "cost", "Value": "1"}]
+    cloudwatch.put_metric_alarm(**alarm("tagged", Tags=tags))
+    [described] = cloudwatch.describe_alarms(AlarmNames=["tagged"])["MetricAlarms"]
+    arn = described["AlarmArn"]
+
+    cloudwatch.tag_resource(ResourceARN=arn, Tags=[{"Key": "team", "Value": "arts"}])
+    cloudwatch.untag_resource(ResourceARN=arn, TagKeys=["cost"])
+    cloudwatch.put_metric_alarm(**alarm("tagged", Tags=[{"Key": "ignored", "Value": "once it exists"}]))
+
+    assert cloudwatch.list_tags_for_resource(ResourceARN=arn)["Tags"] == [{"Key": "team", "Value": "arts"}]
+    with pytest.raises(cloudwatch.exceptions.ResourceNotFoundException):
+        cloudwatch.list_tags_for_resource(ResourceARN=f"{arn}-other")
 
 
 def test_actions_can_be_disabled_and_enabled(cloudwatch):

@@ -1,6 +1,7 @@
 """`ebbtide tune`: the curve it measures, and what it makes of one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.deployments import deploy
@@ -40,6 +41,12 @@ def test_the_knee_is_the_fewest_at_a_time_near_the_peak(rates, chosen):
 def test_larger_requests_are_advised_only_where_they_bring_more():
     assert knee([*curve(10, 20), *curve(12, 20.5, batch=4)]).batch == 1
     assert knee([*curve(10, 20), *curve(12, 40, batch=4)]).batch == 4
+
+
+def test_a_limit_of_the_batch_is_advised_only_where_it_brings_more():
+    limited = [replace(step, batch_size=4) for step in curve(10.1, 20.5)]
+    assert knee([*limited, *curve(10, 20)]).batch_size is None
+    assert knee([*[replace(step, documents_per_s=40) for step in limited], *curve(10, 20)]).batch_size == 4
 
 
 @pytest.mark.parametrize(

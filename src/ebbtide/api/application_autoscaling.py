@@ -14,7 +14,7 @@ from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
 from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT
 from ebbtide.errors import ServiceError
-from ebbtide.identifiers import arn, time_ordered_id
+from ebbtide.identifiers import arn, time_of_id, time_ordered_id
 from ebbtide.metrics import alarms
 from ebbtide.metrics.datums import LAST_MOMENT
 from ebbtide.scaling import configurations, targets
@@ -28,6 +28,7 @@ __all__ = [
     "describe_scaling_activities",
     "describe_scaling_policies",
     "describe_scheduled_actions",
+    "get_predictive_scaling_forecast",
     "list_tags_for_resource",
     "put_scaling_policy",
     "put_scheduled_action",
@@ -35,6 +36,12 @@ __all__ = [
     "tag_resource",
     "untag_resource",
 ]
+
+NO_PREDICTIVE_SCALING = (
+    "The policy type PredictiveScaling is supported for the service namespace ecs only. An endpoint can "
+    "have a forecast of our own: PUT /_ebbtide/endpoints/NAME/goals, or the tag ebbtide:forecast-weeks."
+)
+"""Source: PutScalingPolicy, PolicyType."""
 
 PAGE_SIZE = 50
 POLICIES_PAGE_SIZE = 10
@@ -149,7 +156,7 @@ async def put_scaling_policy(params: Params, call: Call) -> Result:
 
 async def describe_scaling_policies(params: Params, call: Call) -> Result:
     """Source: DescribeScalingPolicies."""
-    _check_namespace(params)
+    _check_listing(params)
     names, resource_id = params.get("PolicyNames"), params.get("ResourceId")
 
     def read(connection: Connection) -> list[tuple[ScalableTarget, Policy, list[str]]]:
@@ -193,6 +200,15 @@ async def delete_scaling_policy(params: Params, call: Call) -> Result:
     return {}
 
 
+async def get_predictive_scaling_forecast(params: Params, _call: Call) -> Result:
+    """Of no endpoint: raises ServiceError, as AWS has predictive scaling for another service alone.
+
+    Source: GetPredictiveScalingForecast.
+    """
+    _resource(params)
+    raise ServiceError(NO_PREDICTIVE_SCALING)
+
+
 async def put_scheduled_action(params: Params, call: Call) -> Result:
     """Set a target's limits at times to come, or change an action of that name, by the members given.
 
@@ -214,10 +230,8 @@ async def put_scheduled_action(params: Params, call: Call) -> Result:
 
 async def describe_scheduled_actions(params: Params, call: Call) -> Result:
     """Source: DescribeScheduledActions."""
-    _check_namespace(params)
+    _check_listing(params)
     names, resource_id = params.get("ScheduledActionNames"), params.get("ResourceId")
-    if resource_id is None and "ScalableDimension" in params:
-        raise ServiceError("ScalableDimension cannot be given without ResourceId.")
 
     def read(connection: Connection) -> list[tuple[ScalableTarget, ScheduledAction]]:
         by_id = {target.id: target for target in targets.all_targets(connection)}
@@ -259,15 +273,23 @@ async def describe_scaling_activities(params: Params, call: Call) -> Result:
 
     Source: DescribeScalingActivities.
     """
-    _check_namespace(params)
-    limit = _limit(params, PAGE_SIZE)
+    _check_listing(params)
+    limit, before_id = _limit(params, PAGE_SIZE), params.get("NextToken")
+    if before_id is not None:
+        try:
+            time_of_id(before_id)
+        except ValueError as error:
+            raise ServiceError(
+                "The pagination token is not one that a list operation returned.",
+                code="InvalidNextTokenException",
+            ) from error
     listed = await call.parts.database.read(
         lambda connection: targets.activities_of(
             connection,
             call.account,
             params.get("ResourceId"),
             limit=limit + 1,
-            before_id=params.get("NextToken"),
+            before_id=before_id,
             with_not_scaled=params.get("IncludeNotScaledActivities", False),
         )
     )
@@ -318,6 +340,13 @@ def _resource(params: Params) -> configurations.Resource:
 def _check_namespace(params: Params) -> None:
     if params["ServiceNamespace"] != "sagemaker":
         raise ServiceError(f"Unsupported service namespace: {params['ServiceNamespace']}.")
+
+
+def _check_listing(params: Params) -> None:
+    """What all lists ask for but the one of targets. Source: DescribeScalingActivities, ScalableDimension."""
+    _check_namespace(params)
+    if "ScalableDimension" in params and "ResourceId" not in params:
+        raise ServiceError("ScalableDimension cannot be given without ResourceId.")
 
 
 def _capacities(params: Params, known: ScalableTarget | None) -> tuple[int, int]:
@@ -374,7 +403,7 @@ def _configuration(params: Params, known: Policy | None) -> tuple[str, Mapping[s
     """The policy's type and its checked configuration. Source: PutScalingPolicy."""
     type_ = params.get("PolicyType", known.type if known else "StepScaling")
     if type_ == "PredictiveScaling":
-        raise ServiceError("PolicyType PredictiveScaling is not supported.")
+        raise ServiceError(NO_PREDICTIVE_SCALING)
     member = f"{type_}PolicyConfiguration"
     given = {name for name in params if name.endswith("PolicyConfiguration")}
     if given != {member}:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
@@ -29,9 +30,12 @@ __all__ = [
     "get_metric_data",
     "get_metric_statistics",
     "list_metrics",
+    "list_tags_for_resource",
     "put_metric_alarm",
     "put_metric_data",
     "set_alarm_state",
+    "tag_resource",
+    "untag_resource",
 ]
 
 MAX_STATISTICS_POINTS = 1_440
@@ -40,6 +44,7 @@ MAX_QUERIES = 500
 LIST_PAGE = 500
 ALARMS_PAGE = 50
 HISTORY_PAGE = 100
+MAX_TAGS = 50
 
 RECENTLY_S = 3 * 3600
 
@@ -295,6 +300,49 @@ async def enable_alarm_actions(params: Params, call: Call) -> Result:
 async def disable_alarm_actions(params: Params, call: Call) -> Result:
     """Let alarms change their states only. Source: DisableAlarmActions."""
     return await _enable(params, call, enabled=False)
+
+
+async def tag_resource(params: Params, call: Call) -> Result:
+    """Set tags of an alarm. Raises ServiceError without such an alarm, and over 50. Source: TagResource."""
+
+    def tag(connection: Connection) -> None:
+        alarm = _tagged(connection, call, params["ResourceARN"])
+        tags = alarm.tags | {given["Key"]: given["Value"] for given in params["Tags"]}
+        if len(tags) > MAX_TAGS:
+            raise ServiceError(f"At most {MAX_TAGS} tags are allowed.", code="InvalidParameterValue")
+        alarms.set_tags(connection, alarm, tags)
+
+    await call.parts.database.write(tag)
+    return {}
+
+
+async def untag_resource(params: Params, call: Call) -> Result:
+    """Source: UntagResource."""
+
+    def untag(connection: Connection) -> None:
+        alarm = _tagged(connection, call, params["ResourceARN"])
+        kept = {key: value for key, value in alarm.tags.items() if key not in params["TagKeys"]}
+        alarms.set_tags(connection, alarm, kept)
+
+    await call.parts.database.write(untag)
+    return {}
+
+
+async def list_tags_for_resource(params: Params, call: Call) -> Result:
+    """Source: ListTagsForResource."""
+    alarm = await call.parts.database.read(
+        lambda connection: _tagged(connection, call, params["ResourceARN"])
+    )
+    return {"Tags": [{"Key": key, "Value": value} for key, value in alarm.tags.items()]}
+
+
+def _tagged(connection: Connection, call: Call, resource: str) -> Alarm:
+    """The alarm of that ARN."""
+    with suppress(alarms.AlarmNotFound):
+        alarm = alarms.get(connection, call.account, resource.partition(":alarm:")[2])
+        if alarm.arn == resource:
+            return alarm
+    raise ServiceError(f"No alarm found: {resource}", code="ResourceNotFoundException", http_status=404)
 
 
 async def _enable(params: Params, call: Call, *, enabled: bool) -> Result:

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,8 @@ ROUNDS = 4
 @dataclass(frozen=True, slots=True)
 class Step:
     """What was measured: documents a second at so many invocations at a time, of so many documents each.
-    service_s: how long an invocation held its slot, in the mean.
+    service_s: how long an invocation held its slot, in the mean. batch_size: most documents that the engine
+    decoded together, as the requests asked; None for as many as it chose.
     """
 
     concurrency: int
@@ -54,6 +56,7 @@ class Step:
     documents_per_s: float
     service_s: float
     requests: int
+    batch_size: int | None = None
 
 
 @app.command()
@@ -74,6 +77,13 @@ def tune(
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Documents in a request. Repeatable. [default: 1]")
     ] = None,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Most documents decoded together. Repeatable. [default: as the engine chooses]",
+        ),
+    ] = None,
     most: Annotated[int, typer.Option(min=1, max=1000, help="Most invocations at a time to try.")] = 32,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each step works.")] = 5.0,
     apply: Annotated[bool, typer.Option("--apply", help="Give the endpoint what was found.")] = False,
@@ -86,17 +96,19 @@ def tune(
     from ebbtide.cli.articles import from_files, from_packages
     from ebbtide.cli.running import choose
 
-    if body is not None and (files or batch):
-        raise CommandError("Give a request with --body, or texts and --batch")
+    if body is not None and (files or batch or batch_size):
+        raise CommandError("Give a request with --body, or texts, --batch and --batch-size")
     server = choose(data)
     out = Console(stderr=True)
     texts = [] if body else [article.text for article in (from_files(files) if files else from_packages())]
     curve: list[Step] = []
     with _bench(server, endpoint) as bench:
-        for size in batch or [1]:
-            requests = [body.read_bytes()] if body else list(_requests(texts, size))
+        limits: Sequence[int | None] = batch_size or (None,)
+        for size, together in product(batch or [1], limits):
+            requests = [body.read_bytes()] if body else list(_requests(texts, size, together))
             locations = [bench.store(request) for request in requests]
-            for step in _rise(bench, locations, size, most, seconds):
+            for measured in _rise(bench, locations, size, most, seconds):
+                step = replace(measured, batch_size=together)
                 out.print(_in_words(step), highlight=False)
                 curve.append(step)
     chosen = knee(curve)
@@ -114,12 +126,12 @@ def tune(
 
 
 def knee(curve: Sequence[Step]) -> Step:
-    """The setting to use: the fewest invocations at a time, then the fewest documents in each, that come
-    within `WORTH` of the peak.
+    """The setting to use: the fewest invocations at a time, then the fewest documents in each, then no limit
+    of documents decoded together or the lowest, that come within `WORTH` of the peak.
     """
     peak = max(step.documents_per_s for step in curve)
     enough = [step for step in curve if step.documents_per_s >= (1 - WORTH) * peak]
-    return min(enough, key=lambda step: (step.concurrency, step.batch))
+    return min(enough, key=lambda step: (step.concurrency, step.batch, step.batch_size or 0))
 
 
 def rises(curve: Sequence[Step]) -> bool:
@@ -296,11 +308,12 @@ def _apply(server: "RunningServer", endpoint: str, concurrency: int) -> None:
     await_status(server, endpoint, "InService")
 
 
-def _requests(texts: Sequence[str], batch: int) -> Iterator[bytes]:
+def _requests(texts: Sequence[str], batch: int, batch_size: int | None) -> Iterator[bytes]:
     """Bodies of so many documents each, round and round until each text was first once."""
+    parameters = {} if batch_size is None else {"parameters": {"batch_size": batch_size}}
     for first in range(0, len(texts), batch):
         documents = [texts[(first + number) % len(texts)] for number in range(batch)]
-        yield json.dumps({"inputs": documents}).encode()
+        yield json.dumps({"inputs": documents} | parameters).encode()
 
 
 def _seconds(moment: str) -> float:
@@ -309,8 +322,9 @@ def _seconds(moment: str) -> float:
 
 def _in_words(step: Step) -> str:
     documents = "a document" if step.batch == 1 else f"{step.batch} documents"
+    together = "" if step.batch_size is None else f", {step.batch_size} together"
     return (
-        f"{step.concurrency} at a time, {documents} each: {step.documents_per_s:,.2f} documents/s, "
+        f"{step.concurrency} at a time, {documents} each{together}: {step.documents_per_s:,.2f} documents/s, "
         f"{step.service_s:.2f} s each of {step.requests} requests"
     )
 
@@ -322,7 +336,7 @@ def _print(curve: Iterable[Step], chosen: Step, endpoint: str, *, applied: bool)
     steps = list(curve)
     peak = max(step.documents_per_s for step in steps)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("at a time", "documents each", "documents/s", "s each"):
+    for heading in ("at a time", "documents each", "together", "documents/s", "s each"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for step in steps:
@@ -330,6 +344,7 @@ def _print(curve: Iterable[Step], chosen: Step, endpoint: str, *, applied: bool)
         table.add_row(
             str(step.concurrency),
             str(step.batch),
+            "any" if step.batch_size is None else str(step.batch_size),
             f"{step.documents_per_s:,.2f}",
             f"{step.service_s:.2f}",
             f"{bar} chosen" if step == chosen else bar,
@@ -344,4 +359,6 @@ def _print(curve: Iterable[Step], chosen: Step, endpoint: str, *, applied: bool)
         else f"The setting: {setting}; --apply gives it to {endpoint}"
     )
     documents = "" if chosen.batch == 1 else f", with {chosen.batch} documents in a request"
+    if chosen.batch_size is not None:
+        documents += f', with "parameters": {{"batch_size": {chosen.batch_size}}} in a request'
     out.print(f"{said}{documents}.", highlight=False, soft_wrap=True)

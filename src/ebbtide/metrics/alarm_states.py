@@ -49,6 +49,10 @@ class Alarm:
         return list(self.definition.get(member[self.state], ()))
 
     @property
+    def tags(self) -> dict[str, str]:
+        return {tag["Key"]: tag["Value"] for tag in self.definition.get("Tags", ())}
+
+    @property
     def repeats_actions(self) -> bool:
         return self.state == ALARM and self.acts and any(map(is_scaling_policy, self.actions))
 

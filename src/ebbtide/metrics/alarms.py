@@ -103,6 +103,9 @@ def put(
     known = _fetch(connection, account, name)
     if known is not None and known.policy_arn not in (None, policy_arn):
         raise _refused(known)
+    if known is not None:
+        # Those of an alarm that exists are left as they are. Source: PutMetricAlarm, Tags.
+        definition = {**definition, "Tags": known.definition.get("Tags", [])}
     connection.execute(
         PUT,
         {
@@ -120,6 +123,15 @@ def put(
     )
     done = "updated" if known else "created"
     _remember(connection, account, name, "ConfigurationUpdate", f'Alarm "{name}" {done}', {}, now)
+
+
+def set_tags(connection: Connection, alarm: Alarm, tags: Mapping[str, str]) -> None:
+    """Give the alarm these tags in the place of its own."""
+    listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    definition = json.dumps({**alarm.definition, "Tags": listed})
+    connection.execute(
+        SET_DEFINITION, {"account": alarm.account, "name": alarm.name, "definition": definition}
+    )
 
 
 def find(connection: Connection, account: str) -> list[Alarm]:
@@ -199,7 +211,7 @@ def _store(connection: Connection, former: Alarm, alarm: Alarm, now: float) -> N
         },
     )
     if former.state != alarm.state:
-        states = {"oldState": former.state, "newState": alarm.state, "stateReason": alarm.reason}
+        states = {"oldState": _told(former), "newState": _told(alarm)}
         summary = f"Alarm updated from {former.state} to {alarm.state}"
         _remember(connection, alarm.account, alarm.name, "StateUpdate", summary, states, now)
 
@@ -300,6 +312,12 @@ class Alarms:
         await self._database.write(store)
 
 
+def _told(alarm: Alarm) -> dict[str, Any]:
+    """An alarm's state in its history. Source: DescribeAlarmHistory, example."""
+    told = {"stateValue": alarm.state, "stateReason": alarm.reason}
+    return told | ({"stateReasonData": json.loads(alarm.reason_data)} if alarm.reason_data else {})
+
+
 def _remember(
     connection: Connection,
     account: str,
@@ -368,6 +386,8 @@ LASTING = text(
     f"SELECT {_COLUMNS} FROM alarms "  # noqa: S608
     "WHERE state = :state AND actions_enabled = :enabled AND policy_arn IS NULL"
 )
+
+SET_DEFINITION = text("UPDATE alarms SET definition = :definition WHERE account = :account AND name = :name")
 
 DELETE = text("DELETE FROM alarms WHERE account = :account AND name = :name")
 
