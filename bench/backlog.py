@@ -8,8 +8,9 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ebbtide.database import Database
 from ebbtide.endpoints import EndpointConfig, Model, catalogue
 from ebbtide.identifiers import ACCOUNT, time_ordered_id
 from ebbtide.queue import invocations, listing
-from ebbtide.queue.invocations import Ending, Invocation, Phases
+from ebbtide.queue.invocations import Claim, Ending, Invocation, Phases
 from ebbtide.queue.retention import Retention
 
 SHORT, LONG = 1_000, 1_000_000
@@ -68,77 +69,93 @@ class Queue:
             for id_ in ids
         ]
 
-    async def median_us(self, work: Callable[[Connection], Any], *, writes: bool, each: int = 1) -> float:
-        """Median wall time of a transaction with its commit, in us for each of `each`."""
+    async def time_s(self, work: Callable[[Connection], Any], *, writes: bool) -> float:
+        """Wall time of a transaction with its commit."""
         run = self.database.write if writes else self.database.read
-        times = []
-        for _ in range(REPEATS):
-            began_at = time.perf_counter()
-            await run(work)
-            times.append(time.perf_counter() - began_at)
-        return statistics.median(times) / each * 1e6
+        began_at = time.perf_counter()
+        await run(work)
+        return time.perf_counter() - began_at
 
-    async def costs(self) -> dict[str, float]:
-        def claim(connection: Connection) -> None:
-            held = invocations.claim(
-                connection,
-                endpoint_id=self.endpoint_id,
-                instance_id="i",
-                limit=GROUP,
-                lease_s=30,
-                now=clock.now(),
-            )
-            taken.extend(held)
 
-        taken: list[Any] = []
-        seen = await self.database.read(lambda connection: listing.seen_by(connection, ACCOUNT, ACCOUNT))
-        wanted = listing.Filter(endpoint_id=self.endpoint_id)
-        accepted = await self.median_us(
-            lambda connection: invocations.accept(connection, self.requests(GROUP)), writes=True, each=GROUP
-        )
-        claimed = await self.median_us(claim, writes=True, each=GROUP)
-        await self.database.write(
-            lambda connection: invocations.finish(
-                connection, [Ending(held, "succeeded", None, Phases(), clock.now()) for held in taken]
-            )
-        )
-        return {
-            f"accept, {GROUP} in a transaction": accepted,
-            f"claim, {GROUP} in a transaction": claimed,
-            "backlog count": await self.median_us(invocations.backlogs, writes=False),
-            "list page of 100": await self.median_us(
-                lambda connection: listing.page(connection, seen, wanted, limit=100, after=None),
-                writes=False,
+class Costs:
+    """What each operation takes at queues of several lengths, in turns: the machine is never equally busy for
+    long, and what one measures in a minute cannot be compared with another minute's.
+    """
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self._queues = queues
+        self._taken: dict[str, list[Claim]] = {queue.endpoint_id: [] for queue in queues}
+
+    async def measure(self) -> dict[str, list[float]]:
+        """Operation -> its median wall time at each queue, in us; for each invocation where it is of many."""
+        found = {
+            f"accept, {GROUP} in a transaction": await self._medians_us(
+                self._accept, writes=True, each=GROUP
             ),
+            f"claim, {GROUP} in a transaction": await self._medians_us(self._claim, writes=True, each=GROUP),
         }
+        for queue in self._queues:
+            taken = self._taken[queue.endpoint_id]
+            endings = [Ending(held, "succeeded", None, Phases(), clock.now()) for held in taken]
+            await queue.database.write(lambda connection: invocations.finish(connection, endings))  # noqa: B023
+        found["backlog count"] = await self._medians_us(
+            lambda _, connection: invocations.backlogs(connection)
+        )
+        found["list page of 100"] = await self._medians_us(self._list)
+        return found
+
+    async def _medians_us(
+        self, work: Callable[[Queue, Connection], Any], *, writes: bool = False, each: int = 1
+    ) -> list[float]:
+        times: list[list[float]] = [[] for _ in self._queues]
+        for _ in range(REPEATS):
+            for queue, taken in zip(self._queues, times, strict=True):
+                taken.append(await queue.time_s(partial(work, queue), writes=writes))
+        return [statistics.median(taken) / each * 1e6 for taken in times]
+
+    def _accept(self, queue: Queue, connection: Connection) -> None:
+        invocations.accept(connection, queue.requests(GROUP))
+
+    def _claim(self, queue: Queue, connection: Connection) -> None:
+        self._taken[queue.endpoint_id] += invocations.claim(
+            connection,
+            endpoint_id=queue.endpoint_id,
+            instance_id="i",
+            limit=GROUP,
+            lease_s=30,
+            now=clock.now(),
+        )
+
+    def _list(self, queue: Queue, connection: Connection) -> None:
+        seen = listing.seen_by(connection, ACCOUNT, ACCOUNT)
+        wanted = listing.Filter(endpoint_id=queue.endpoint_id)
+        listing.page(connection, seen, wanted, limit=100, after=None)
 
 
 def measure() -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     with tempfile.TemporaryDirectory(prefix="ebbtide-bench-") as directory:
-        path = Path(directory) / "ebbtide.db"
-        queue = _queue(path)
+        paths = [Path(directory) / f"{name}.db" for name in ("short", "long")]
+        short, long = map(_queue, paths)
         process = psutil.Process()
-        queue.fill(SHORT)
-        short = asyncio.run(queue.costs())
+        short.fill(SHORT)
         memory_before = process.memory_info().rss
-        size_before, before = _size(path), _count(queue)
-        queue.fill(LONG - before)
-        size, count = _size(path), _count(queue)
-        long = asyncio.run(queue.costs())
-        for what, us in short.items():
+        long.fill(LONG)
+        sizes = [_size(path) for path in paths]
+        for what, (short_us, long_us) in asyncio.run(Costs([short, long]).measure()).items():
             yield (
                 f"queue of {SHORT:,} and of {LONG:,}: {what}",
-                f"{us:,.0f} us and {long[what]:,.0f} us, x {long[what] / us:.2f}",
+                f"{short_us:,.0f} us and {long_us:,.0f} us, x {long_us / short_us:.2f}",
             )
         yield (
             f"queue of {LONG:,}: on disk",
-            f"{(size - size_before) / (count - before):,.0f} bytes each, with an inline body of {len(BODY)}",
+            f"{(sizes[1] - sizes[0]) / (LONG - SHORT):,.0f} bytes each, with an inline body of {len(BODY)}",
         )
         grown = process.memory_info().rss - memory_before
         yield f"queue of {LONG:,}: memory beside that of {SHORT:,}", f"{grown / 1e6:+.0f} MB"
-        yield asyncio.run(_forget(queue))
-        queue.database.close()
+        yield asyncio.run(_forget(long))
+        short.database.close()
+        long.database.close()
 
 
 async def _forget(queue: Queue) -> tuple[str, str]:
@@ -196,11 +213,6 @@ def _queue(path: Path) -> Queue:
         catalogue.create_endpoint_config(connection, config)
         endpoint = endpoints.create_endpoint(connection, config, "e", region="us-east-1", at=clock.now())
     return Queue(database, endpoint.id)
-
-
-def _count(queue: Queue) -> int:
-    with queue.database.engine.begin() as connection:
-        return invocations.backlog(connection, queue.endpoint_id).queued
 
 
 def _count_all(queue: Queue) -> int:
