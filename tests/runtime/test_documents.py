@@ -128,6 +128,15 @@ def test_stamps_in_the_margin_and_slanted_marks_are_set_aside() -> None:
     assert document.set_aside["sideways_words"] >= 3
 
 
+def test_pages_that_are_all_alike_are_no_running_heads() -> None:
+    body = documents.pdf([("Data", [prose(1)])], running_head="")
+    alike = drawn(
+        lambda canvas: [(canvas.drawString(50, 700, "Nothing else."), canvas.showPage()) for _ in range(4)]
+    )
+    assert formats.read(alike, formats.PDF).text.count("Nothing else.") == 4
+    assert prose(1) in formats.read(body, formats.PDF).text
+
+
 def test_an_encrypted_pdf_is_refused_by_name() -> None:
     with pytest.raises(BadRequest, match="needs a password"):
         formats.read(documents.pdf([("Data", ["Secret."])], password="secret"), formats.PDF)
@@ -191,6 +200,71 @@ def test_a_word_document_is_read_with_headings_lists_and_tables_in_order() -> No
     )
 
 
+def word_document(body: str) -> bytes:
+    """A Word document whose body is the given XML."""
+    whole, file = documents.docx([]), io.BytesIO()
+    space = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    xml = f'<w:document xmlns:w="{space}"><w:body>{body}</w:body></w:document>'
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, xml if name == "word/document.xml" else old.read(name))
+    return file.getvalue()
+
+
+def said(text: str) -> str:
+    return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        pytest.param(
+            f"<w:tbl><w:tr><w:tc><w:tbl><w:tr><w:tc>{said('in')}</w:tc></w:tr></w:tbl></w:tc></w:tr></w:tbl>",
+            "in",
+            id="a table in a table",
+        ),
+        pytest.param(f"<w:sdt><w:sdtContent>{said('held')}</w:sdtContent></w:sdt>", "held", id="a control"),
+        pytest.param(
+            "<w:p><w:ins><w:r><w:t>new</w:t></w:r></w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del>"
+            "<w:moveFrom><w:r><w:t>gone</w:t></w:r></w:moveFrom></w:p>",
+            "new",
+            id="tracked changes",
+        ),
+        pytest.param(
+            f"<w:p><w:r><w:t>before</w:t><w:pict><w:txbxContent>{said('boxed')}</w:txbxContent></w:pict></w:r></w:p>",
+            "before\n\nboxed",
+            id="a text box, once",
+        ),
+        pytest.param("<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t></w:r></w:p>", "a b", id="a tabulator"),
+    ],
+)
+def test_text_is_found_wherever_word_puts_it(body: str, text: str) -> None:
+    assert formats.read(word_document(body), formats.DOCX).text == text
+
+
+def test_a_word_document_of_too_much_xml_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(BadRequest, match="bytes of XML, over"):
+        formats.read(word_document(said("x" * (1 << 26))), formats.DOCX)
+
+
+@pytest.mark.parametrize("entity", ["&l;", "&x;"])
+def test_entities_neither_grow_nor_read_files(entity: str) -> None:
+    text = "The tide rises and falls with the moon."
+    whole = word_document(said(text + entity))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        xml = archive.read("word/document.xml").decode()
+    grown = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+    types = f'<!DOCTYPE d [<!ENTITY l0 "l">{grown}<!ENTITY l "&l9;"><!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, types + xml if name == "word/document.xml" else old.read(name))
+    try:
+        assert formats.read(file.getvalue(), formats.DOCX).text == text
+    except BadRequest as refusal:
+        assert "cannot be read" in str(refusal)  # noqa: PT017 either is right
+
+
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
@@ -226,6 +300,8 @@ TEXT = "Œuvre d’été : « naïve façade » à l’île, où l’on a mesur�
         ("utf-32", None),
         ("cp1252", "windows-1252"),
         ("utf-16-le", "UTF-16LE"),
+        ("utf-16-le", None),
+        ("utf-16-be", None),
         ("cp1252", None),
         ("koi8-r", "koi8-r"),
     ],
@@ -240,7 +316,8 @@ def test_text_is_read_in_any_common_charset(charset: str, named: str | None) -> 
     [
         (b"\xff\xfa", "utf-8", "not UTF-8 text: byte 0 is 0xff"),
         (b"text", "klingon", "charset klingon is unknown"),
-        (b"a\0b", None, "character 1 is NUL"),
+        (b"a\0b\0\0c", None, "character 1 is NUL"),
+        (b"\x1f\x8b\x08", None, "gzip-compressed"),
     ],
 )
 def test_a_text_that_is_not_in_its_charset_is_refused(body: bytes, charset: str | None, cause: str) -> None:

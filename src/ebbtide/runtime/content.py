@@ -123,11 +123,11 @@ def encode(prediction: Any, accept: str) -> bytes:
     ).encode()
 
 
-def _json(text: str) -> Any:
+def _json(text: str, what: str = "The body") -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also of a number too long, of arrays nested too deeply
-        raise BadRequest(f"The body is not JSON: {error}") from error
+        raise BadRequest(f"{what} is not JSON: {error}") from error
 
 
 def _json_lines(text: str) -> list[Any]:
@@ -136,7 +136,7 @@ def _json_lines(text: str) -> list[Any]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        row = _json(line)
+        row = _json(line, f"Line {number}")
         member = next((name for name in TEXT_MEMBERS if name in row), None) if isinstance(row, dict) else None
         if member is None and not isinstance(row, str):
             raise BadRequest(f"Line {number} is neither a string nor has {' or '.join(TEXT_MEMBERS)}")

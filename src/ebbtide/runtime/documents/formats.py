@@ -18,6 +18,9 @@ _READERS: dict[str, Callable[[bytes], Document]] = {PDF: pdf.read, DOCX: docx.re
 
 TYPES = frozenset((PDF, *HTML, DOCX, *MARKDOWN, TEXT))
 
+_BINARY = ((b"\x1f\x8b", "gzip-compressed"), (b"PK\x03\x04", "a ZIP archive"), (b"%PDF-", "a PDF"))
+_SAMPLE_BYTES = 4096
+
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -59,7 +62,13 @@ def text_of(body: bytes, charset: str | None = None) -> str:
     """Decode text: as its charset says, else by its byte order mark, else UTF-8, else by what its bytes
     look like. Raises BadRequest for what is no text, or not in the charset that was named.
     """
+    for magic, name in _BINARY:
+        if body.startswith(magic):
+            raise BadRequest(
+                f"The body is {name}, not text: send the text itself, or the file under its own type"
+            )
     encoding = charset or next((name for mark, name in _MARKS if body.startswith(mark)), None)
+    encoding = encoding or _utf_16_without_mark(body)
     try:
         text = body.decode(encoding or "utf-8")
     except LookupError as error:
@@ -74,6 +83,18 @@ def text_of(body: bytes, charset: str | None = None) -> str:
     if "\0" in text:
         raise BadRequest(f"The body is binary, not text: character {text.index(chr(0))} is NUL")
     return text.removeprefix("\ufeff")
+
+
+def _utf_16_without_mark(body: bytes) -> str | None:
+    """Western text in UTF-16 has a NUL in nearly every second byte, and no other text has any."""
+    sample = body[:_SAMPLE_BYTES]
+    for name, zeros, others in (
+        ("utf-16-le", sample[1::2], sample[::2]),
+        ("utf-16-be", sample[::2], sample[1::2]),
+    ):
+        if len(sample) > 1 and 2 * zeros.count(0) > len(zeros) and 0 not in others:
+            return name
+    return None
 
 
 def _guessed(body: bytes, found: str) -> str:

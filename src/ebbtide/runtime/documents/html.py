@@ -3,9 +3,14 @@
 from ebbtide.runtime.documents.document import Document, apart_from_references, tidy, written_date
 from ebbtide.runtime.errors import BadRequest
 
+MAX_BYTES = 1 << 26
+"""A page of a whole book has a twentieth of it. Parsed it takes several times its size in memory."""
+
 
 def read(body: bytes | str) -> Document:
-    """body: bytes where the charset is the page's own affair. Raises BadRequest for a page without text."""
+    """body: bytes where the charset is the page's own affair. Raises BadRequest for one without text, or huge."""
+    if len(body) > MAX_BYTES:
+        raise BadRequest(f"The HTML page has more than {MAX_BYTES} bytes")
     import trafilatura
     from trafilatura.metadata import extract_metadata
 

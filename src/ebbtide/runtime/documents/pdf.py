@@ -56,6 +56,8 @@ def read(body: bytes) -> Document:
     kept = [
         [line for line in page if not (line.outermost and _masked(line.text) in running)] for page in pages
     ]
+    if not any(kept):
+        kept = pages  # pages that are all alike: nothing is left to be headed
     blocks = list(_blocks([line for page in kept for line in _in_reading_order(page)]))
     if not blocks:
         raise BadRequest(
