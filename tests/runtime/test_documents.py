@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -352,3 +353,15 @@ def test_a_word_document_without_a_type_is_known_too() -> None:
 )
 def test_dates_are_given_as_far_as_they_are_known(written: str | None, day: str | None) -> None:
     assert written_date(written) == day
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"),
+    [(formats.PDF, "pypdfium2"), (formats.DOCX, "docx"), ("text/html", "trafilatura")],
+)
+def test_a_format_whose_library_is_not_installed_is_refused_with_the_extra_to_install(
+    kind: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BadRequest, match=rf"needs {library} on the server: install ebbtide\[documents\]"):
+        formats.read(b"x", kind)

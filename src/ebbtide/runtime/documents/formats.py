@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Callable
 
-from ebbtide.runtime.documents import docx, html, pdf
+from ebbtide.runtime.documents import apart, docx, html
 from ebbtide.runtime.documents.document import Document, apart_from_references
 from ebbtide.runtime.errors import BadRequest
 
@@ -14,7 +14,7 @@ MARKDOWN = ("text/markdown", "text/x-markdown")
 TEXT = "text/plain"
 EXTRA = "install ebbtide[documents]"
 
-_READERS: dict[str, Callable[[bytes], Document]] = {PDF: pdf.read, DOCX: docx.read}
+_READERS: dict[str, Callable[[bytes], Document]] = {PDF: apart.read, DOCX: docx.read}
 
 TYPES = frozenset((PDF, *HTML, DOCX, *MARKDOWN, TEXT))
 
@@ -92,7 +92,7 @@ def _utf_16_without_mark(body: bytes) -> str | None:
         ("utf-16-le", sample[1::2], sample[::2]),
         ("utf-16-be", sample[::2], sample[1::2]),
     ):
-        if len(sample) > 1 and 2 * zeros.count(0) > len(zeros) and 0 not in others:
+        if len(body) % 2 == 0 and 2 * zeros.count(0) > len(zeros) and 0 not in others:
             return name
     return None
 

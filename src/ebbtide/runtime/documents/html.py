@@ -8,7 +8,7 @@ MAX_BYTES = 1 << 26
 
 
 def read(body: bytes | str) -> Document:
-    """body: bytes where the charset is the page's own affair. Raises BadRequest for one without text, or huge."""
+    """body: bytes where the charset is the page's own affair. Raises BadRequest for one without text."""
     if len(body) > MAX_BYTES:
         raise BadRequest(f"The HTML page has more than {MAX_BYTES} bytes")
     import trafilatura

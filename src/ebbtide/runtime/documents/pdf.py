@@ -6,7 +6,6 @@ end divided are mended. Of a page its lines are kept, not the page.
 
 import re
 import statistics
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,9 +39,6 @@ FULL_WIDTH = 0.55
 
 COLUMN_LINES = 4
 """Fewer lines than this on either side of a gap are a table or a formula, not columns."""
-
-_PDFIUM = threading.Lock()
-"""PDFium serves one thread at a time: https://pypdfium2.readthedocs.io/en/stable/python_api.html"""
 
 _DIVIDED = re.compile(r"(\w+)[-\u00ad]$")
 _DIGITS = re.compile(r"\d+")
@@ -79,30 +75,23 @@ def _opened(body: bytes) -> tuple[list[list[Line]], dict[str, int], dict[str, st
     """Each page's lines, how many words and pages were left out, and what the file says about itself."""
     import pypdfium2
 
-    with _PDFIUM:
-        try:
-            pdf = pypdfium2.PdfDocument(body)
-        except pypdfium2.PdfiumError as error:
-            reason = "needs a password" if "password" in str(error).lower() else f"cannot be read: {error}"
-            raise BadRequest(f"The PDF {reason}") from error
     try:
-        pages: list[list[Line]] = []
-        aside: Counter[str] = Counter()
-        for number in range(len(pdf)):
-            try:
-                # By page, so that a book does not keep other requests' papers waiting.
-                with _PDFIUM:
-                    found, sideways = _lines(pdf, number)
-            except pypdfium2.PdfiumError:
-                found, sideways = [], 0
-                aside["unreadable_pages"] += 1
-            pages.append(found)
-            aside["sideways_words"] += sideways
-        with _PDFIUM:
-            about: dict[str, str] = pdf.get_metadata_dict()
-    finally:
-        with _PDFIUM:
-            pdf.close()
+        pdf = pypdfium2.PdfDocument(body)
+    except pypdfium2.PdfiumError as error:
+        reason = "needs a password" if "password" in str(error).lower() else f"cannot be read: {error}"
+        raise BadRequest(f"The PDF {reason}") from error
+    pages: list[list[Line]] = []
+    aside: Counter[str] = Counter()
+    for number in range(len(pdf)):
+        try:
+            found, sideways = _lines(pdf, number)
+        except pypdfium2.PdfiumError:
+            found, sideways = [], 0
+            aside["unreadable_pages"] += 1
+        pages.append(found)
+        aside["sideways_words"] += sideways
+    about: dict[str, str] = pdf.get_metadata_dict()
+    pdf.close()
     return pages, {name: count for name, count in aside.items() if count}, about
 
 
