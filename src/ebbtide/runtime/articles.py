@@ -24,6 +24,15 @@ LEAST_PART = 8
 """A part's summary may have this share of the window even where a shorter answer is asked for: 1 / 8."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A text's tokens, how many of them were cut off, and how long the texts that fit took together."""
+
+    tokens: int
+    cut: int
+    seconds: float
+
+
 class Articles(Pipeline):
     """A summariser around which texts of any length pass."""
 
@@ -60,15 +69,17 @@ class Articles(Pipeline):
         reading, others = Reading.of(parameters, merges=self._merges)
         started_at = time.monotonic()
         asked = self._summariser.asked(others)
+        sources = self._summariser.encode(texts, asked)
+        tokens = [self._summariser.tokens(source) for source in sources]
         long: list[int] = []
         if reading.long_document == "merge":
-            counted = self._summariser.count(texts)
-            long = [n for n, tokens in enumerate(counted) if tokens > self._summariser.window]
+            long = [n for n, count in enumerate(tokens) if count > self._summariser.window]
         short = sorted(set(range(len(texts))).difference(long))
         merged: dict[int, Merged] = {}
         summaries = Summaries([], ())
         if short:
-            summaries = self._summariser.run([texts[n] for n in short], others, cancelled)
+            summaries = self._summariser.read([sources[n] for n in short], asked, cancelled)
+        del sources  # of a book they are larger than its text
         took_s = time.monotonic() - started_at
         for place, n in enumerate(long, start=1):
             progress = _Progress(report, article=place, articles=len(long))
@@ -82,7 +93,8 @@ class Articles(Pipeline):
         if reading.details or reading.grounding:
             for n, text in enumerate(texts):
                 found = merged.get(n)
-                self._describe(items[n], text, reading, found, cut=cut_tokens[n], took_s=took_s)
+                read = _Read(tokens[n], cut_tokens[n], took_s)
+                self._describe(items[n], text, reading, found, read)
         return Summaries(items, tuple(cut_tokens))
 
     def _merged(
@@ -99,21 +111,16 @@ class Articles(Pipeline):
             finished = FinishedParts(self._kept / invocation, self._identity, identity, text)
         return merge(text, _Whole(self._summariser, asked, cancelled), finished, progress)
 
-    def _describe(
-        self, item: Any, text: str, reading: Reading, merged: Merged | None, *, cut: int, took_s: float
-    ) -> None:
+    def _describe(self, item: Any, text: str, reading: Reading, merged: Merged | None, read: _Read) -> None:
         source = Source(text) if reading.grounding else None
         for answer in item if isinstance(item, list) else [item]:
             if source is not None:
                 grounded = source.ground(answer[self._summariser.task_member])
                 answer["grounding"] = [asdict(sentence) for sentence in grounded]
             if reading.details:
-                answer["details"] = self._details(text, reading, merged, cut=cut, took_s=took_s)
+                answer["details"] = self._details(reading, merged, read)
 
-    def _details(
-        self, text: str, reading: Reading, merged: Merged | None, *, cut: int, took_s: float
-    ) -> dict[str, Any]:
-        (tokens,) = self._summariser.count([text])
+    def _details(self, reading: Reading, merged: Merged | None, read: _Read) -> dict[str, Any]:
         first = merged.passes[0] if merged and merged.passes else []
         parts = [
             {
@@ -128,11 +135,11 @@ class Articles(Pipeline):
         ]
         return {
             "long_document": reading.long_document,
-            "tokens_in": tokens,
-            "coverage": round(1 - cut / tokens, 4) if tokens else 1.0,
+            "tokens_in": read.tokens,
+            "coverage": round(1 - read.cut / read.tokens, 4) if read.tokens else 1.0,
             "passes": len(merged.passes) if merged else 0,
             "parts": parts,
-            "seconds": round(merged.seconds if merged else took_s, 3),
+            "seconds": round(merged.seconds if merged else read.seconds, 3),
         }
 
 

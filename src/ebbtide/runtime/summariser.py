@@ -79,6 +79,7 @@ class Summariser(Pipeline):
         self._prefix = task_prefix(described, task)
         self._answer_member = answer_member(task)
         self._tokenizer = tokenizer or TextTokenizer.load(folder)
+        self._bare = len(self._tokenizer.encode([""])[0])
         self._around = len(self._tokenizer.encode([self._prefix])[0])
         self._refuse_own()
         self._languages = {
@@ -117,9 +118,12 @@ class Summariser(Pipeline):
         self, texts: Sequence[str], parameters: Mapping[str, Any], cancelled: threading.Event
     ) -> Summaries:
         asked = self.asked(parameters)
-        sources, cut_tokens = self._encode(texts, asked)
-        items = self.answers(self._generate(sources, asked, cancelled))
-        return Summaries(items, cut_tokens)
+        return self.read(self.encode(texts, asked), asked, cancelled)
+
+    def read(self, sources: Sequence[list[int]], asked: Asked, cancelled: threading.Event) -> Summaries:
+        """As `run`, of texts as `encode` gives them."""
+        fitting, cut_tokens = self._fitted(sources, asked)
+        return Summaries(self.answers(self._generate(fitting, asked, cancelled)), cut_tokens)
 
     def asked(self, parameters: Mapping[str, Any]) -> Asked:
         """What a request's parameters ask for. Raises BadRequest for one that cannot be honoured."""
@@ -135,12 +139,21 @@ class Summariser(Pipeline):
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text, without those around it."""
-        bare = len(self._tokenizer.encode([""])[0])
-        return [len(ids) - bare for ids in self._tokenizer.encode(texts)]
+        return [len(ids) - self._bare for ids in self._tokenizer.encode(texts)]
+
+    def encode(self, texts: Sequence[str], asked: Asked) -> list[list[int]]:
+        """Each text's ids, the task's prefix before it, however many they are: `tokens` counts the text's."""
+        return self._tokenizer.encode(
+            [self._prefix + text for text in texts], source_language=asked.source_language
+        )
+
+    def tokens(self, source: Sequence[int]) -> int:
+        """Of the text that was encoded so; the prefix and what stands around a text are not counted."""
+        return len(source) - self._around
 
     def write(self, texts: Sequence[str], asked: Asked, cancelled: threading.Event) -> list[list[Written]]:
         """The answers to texts that fit the window, the best first."""
-        sources, _ = self._encode(texts, asked)
+        sources, _ = self._fitted(self.encode(texts, asked), asked)
         return self._generate(sources, asked, cancelled)
 
     def answers(self, several: Sequence[Sequence[Written]]) -> list[Any]:
@@ -157,14 +170,12 @@ class Summariser(Pipeline):
             for each in several
         ]
 
-    def _encode(self, texts: Sequence[str], asked: Asked) -> tuple[list[list[int]], tuple[int, ...]]:
-        """Each text's ids, and how many of its tokens were left out, which happens only when asked for.
+    def _fitted(self, whole: Sequence[list[int]], asked: Asked) -> tuple[list[list[int]], tuple[int, ...]]:
+        """What the model reads of each, and how many tokens are left out, which happens only when asked for.
 
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
-        sources = self._tokenizer.encode(
-            [self._prefix + text for text in texts], source_language=asked.source_language
-        )
+        sources = list(whole)
         truncate = asked.generation.truncate
         limit = self._max_input_tokens if truncate else self._positions
         cut_tokens = tuple(0 if limit is None else max(0, len(source) - limit) for source in sources)
