@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.options import Json
+from ebbtide.cli.options import Json, json_object
 
 if TYPE_CHECKING:
     from ebbtide.evaluation.pairs import Pair
@@ -69,7 +69,7 @@ def evaluate(
             compared = _summarisers(
                 model,
                 task=task,
-                parameters=_object(parameters),
+                parameters=json_object(parameters, "--parameters"),
                 environment=dict(_pair(one) for one in env or ()),
                 unpacked=Path(unpacked),
                 threads=threads or len(os.sched_getaffinity(0)),
@@ -131,16 +131,6 @@ def with_progress(pairs: "Sequence[Pair]", compared: "dict[str, Summarise]") -> 
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         shown = progress.add_task("Summarising", total=len(compared) * len(pairs))
         return table.evaluate(pairs, compared, lambda count: progress.advance(shown, count))
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise CommandError(f"--parameters is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CommandError("--parameters must be a JSON object of names and values")
-    return found
 
 
 def _pair(text: str) -> tuple[str, str]:
