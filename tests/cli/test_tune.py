@@ -108,6 +108,17 @@ def test_an_endpoint_is_tuned_and_nothing_else_stays(ebbtide, run_ebbtide, tmp_p
     assert [each["EndpointName"] for each in found_endpoints] == [endpoint.name]
 
 
+def test_what_the_model_refuses_is_said_as_it_said_it(ebbtide, run_ebbtide, tmp_path):
+    """The built-in model decodes nothing, so it knows no batches."""
+    endpoint = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/extractive"}, instances=0)
+    (tmp_path / "article.txt").write_text("A sentence of some words. " * 20)
+
+    done = run_ebbtide("tune", endpoint.name, tmp_path / "article.txt", "--batch-size", "4")
+
+    assert done.returncode == 1
+    assert "max_length and min_length, in words, not batch_size" in " ".join(done.stderr.split())
+
+
 def test_what_cannot_be_tuned_is_said_in_a_line(ebbtide, run_ebbtide):
     endpoint = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, asynchronous=False)
 

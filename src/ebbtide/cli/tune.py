@@ -40,6 +40,9 @@ PATIENCE = 2
 PROBE = 8
 """Requests that tell how long the next step's have to be."""
 
+SAID_BYTES = 500
+"""Of a failure that are shown."""
+
 ROUNDS = 4
 """At least so many requests for each slot."""
 
@@ -203,7 +206,10 @@ class _Bench:
             EndpointConfigName=self._name,
             ProductionVariants=[variant],
             AsyncInferenceConfig={
-                "OutputConfig": {"S3OutputPath": f"s3://{self._server.default_bucket}/{self._prefix}outputs"},
+                "OutputConfig": {
+                    "S3OutputPath": f"s3://{self._server.default_bucket}/{self._prefix}outputs",
+                    "S3FailurePath": f"s3://{self._server.default_bucket}/{self._prefix}failures",
+                },
                 "ClientConfig": {"MaxConcurrentInvocationsPerInstance": concurrency},
             },
         )
@@ -229,7 +235,7 @@ class _Bench:
         if failed:
             raise CommandError(
                 f"At {concurrency} at a time {len(failed)} of {count} requests did not succeed: "
-                f"{failed[0]['failure_reason']}"
+                f"{failed[0]['failure_reason']} {self._said(failed[0]['failure_location'])}"
             )
         held = [(_seconds(one["claimed_at"]), _seconds(one["finished_at"])) for one in done]
         return Step(
@@ -239,6 +245,12 @@ class _Bench:
             sum(end - begin for begin, end in held) / len(held),
             count,
         )
+
+    def _said(self, location: str) -> str:
+        """What the model answered, as far as a line holds it."""
+        bucket, _, key = location.removeprefix("s3://").partition("/")
+        body = self._server.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(SAID_BYTES)
+        return " ".join(body.decode(errors="replace").split())
 
     def remove(self) -> None:
         """Delete the endpoint and its configuration, as far as they are there."""

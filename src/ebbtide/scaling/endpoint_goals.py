@@ -131,7 +131,7 @@ def _number(tags: Mapping[str, str], key: str, *, most: float = math.inf) -> flo
     # Digits as such: float() would take inf, 1_000 and 1e9 too.
     number = float(value) if _NUMBER.fullmatch(value) else 0.0
     if not 0 < number <= most or math.isinf(number):
-        bound = "" if math.isinf(most) else f", {most:g} at most"
+        bound = "" if math.isinf(most) else f", {most:.0f} at most"
         raise ServiceError(f"The tag {key} must be a number above 0{bound}, not {tags[key]!r}.")
     return number
 
