@@ -210,7 +210,9 @@ def load(name: str) -> Service:
     model = loader.load_service_model(name, "service-2")
     service = Service(name, _without_documentation(model))
     del model, loader
+    # The rest of the document is returned to the system; the service stays, and is never searched again.
     gc.collect()
+    gc.freeze()
     return service
 
 
