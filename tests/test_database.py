@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from ebbtide import database as database_module
-from ebbtide.database import Database
+from ebbtide.database import Database, Statement
 from ebbtide.errors import Unavailable, Unconfirmed
 from tests.postgresql import PostgreSQL
 
@@ -73,6 +73,46 @@ async def test_a_statement_that_fails_is_its_callers_alone(database: Database) -
 
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, IntegrityError)] == [3]
     assert await database.read(rows) == list(range(6))
+
+
+async def test_a_drivers_own_statement_that_fails_is_its_callers_alone(database: Database) -> None:
+    add = Statement("INSERT INTO t VALUES (?) RETURNING n")
+    await database.write(put(3))
+
+    outcomes = await asyncio.gather(
+        *(database.write(lambda connection, n=n: add.execute(connection, (n,))) for n in range(6)),
+        return_exceptions=True,
+    )
+
+    failed = sqlite3.IntegrityError, psycopg.IntegrityError
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, failed)] == [3]
+    assert [outcome for n, outcome in enumerate(outcomes) if n != 3] == [[(n,)] for n in (0, 1, 2, 4, 5)]
+    assert await database.read(rows) == list(range(6))
+
+
+async def test_a_drivers_own_statement_outlasts_what_may_pass(database: Database) -> None:
+    """A full disk, a server that ends: nothing is wrong in the statement, which is tried again."""
+    tried = []
+
+    def work(connection: Connection) -> None:
+        tried.append(1)
+        put(len(tried))(connection)
+        if len(tried) > 1:
+            return
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            Statement("CREATE TABLE large AS SELECT zeroblob(?)").execute(connection, (1 << 20,))
+        else:
+            Statement("SELECT pg_terminate_backend(?)").execute(connection, (_backend(connection),))
+
+    await database.write(work)
+
+    assert len(tried) == 2
+    assert await database.read(rows) == [2]
+
+
+def _backend(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
 async def test_writes_are_carried_out_in_the_order_they_were_asked_for(database: Database) -> None:

@@ -1,12 +1,15 @@
 """Locations as clients write them, and ids in the order of their making."""
 
+import subprocess
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.identifiers import Location, parse_location, time_of_id, time_ordered_id
+from ebbtide.identifiers import Location, parse_location, random_id, time_of_id, time_ordered_id
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,33 @@ def test_ids_made_later_sort_later_and_are_uuids(times: list[float]) -> None:
 
     assert made == sorted(made)
     assert {uuid.UUID(one).version for one in made} == {7}
+
+
+def test_ids_are_uuids_that_no_two_threads_share() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        drawn = list(threads.map(lambda n: time_ordered_id(1.0) if n % 2 else random_id(), range(4000)))
+
+    assert len(set(drawn)) == 4000
+    parsed = [uuid.UUID(one) for one in drawn]
+    assert [str(one) for one in parsed] == drawn
+    assert [one.version for one in parsed[:2]] == [4, 7]
+    assert {one.variant for one in parsed} == {uuid.RFC_4122}
+
+
+def test_a_fork_does_not_draw_its_parents_ids() -> None:
+    draws = """
+import os
+from ebbtide.identifiers import random_id
+random_id()  # more was drawn than this one took
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(*(random_id() for _ in range(1000)), flush=True)
+"""
+
+    drawn = subprocess.run([sys.executable, "-c", draws], capture_output=True, text=True, check=True).stdout
+
+    assert len(set(drawn.split())) == 2000
 
 
 @given(st.integers(min_value=0, max_value=1 << 42))

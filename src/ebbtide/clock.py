@@ -45,12 +45,20 @@ class Clock:
 
     def read(self, *, wall: float, steady: float) -> float:
         """The time, from what both clocks show now; never less than what was read before."""
-        elapsed = max(0.0, steady - self._steady)
+        elapsed = steady - self._steady
+        if elapsed > 0.0:
+            self._steady = steady
+        else:
+            elapsed = 0.0
         difference = wall - (self._shown + elapsed)
-        correction = max(-SLEW * elapsed, min(SLEW * elapsed, difference))
+        # Several times for every invocation: max() and min() would take longer than all the rest.
+        correction, most = difference, SLEW * elapsed
+        if correction > most:
+            correction = most
+        elif correction < -most:
+            correction = -most
         self._shown += elapsed + correction
-        self._steady = max(self._steady, steady)
-        jumped = abs(difference) > JUMP_S
+        jumped = not -JUMP_S <= difference <= JUMP_S
         if jumped and not self._told:
             log.warning(
                 "The wall clock jumped by %.0f s; queue times and leases go on as before, and the times "

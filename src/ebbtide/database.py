@@ -242,7 +242,7 @@ def _run(connection: Connection, write: _Write, kind: "_Kind") -> _Outcome:
     try:
         return write.context.run(write.work, connection), None
     except Exception as error:
-        if isinstance(error, DBAPIError) and kind.may_pass(error.orig):
+        if kind.may_pass(error.orig if isinstance(error, DBAPIError) else error):
             raise
         return None, error
 
@@ -432,11 +432,33 @@ class _PostgreSQL:
         return driver
 
 
-class Rows:
-    """A statement that many rows pass together, for what every invocation pays for.
+class Statement:
+    """A statement for what every group of invocations pays for, with a `?` for each value.
 
-    It goes straight to the driver, past SQLAlchemy's work on parameters, and with many rows at once: whenever
-    the driver begins a statement, the writer lets the event loop have the interpreter and waits for it after.
+    It goes straight to the driver: SQLAlchemy's work on parameters and results takes longer than most of
+    these statements do. Errors are the driver's own.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._texts = {"sqlite": text, "postgresql": text.replace("?", "%s")}
+
+    def execute(self, connection: Connection, values: Sequence[Any]) -> list[Any]:
+        """Carry it out in the writer; returns the rows it answers with as tuples, if it is one that does."""
+        return _on_driver(connection, self._texts[connection.dialect.name], values)
+
+
+def _on_driver(connection: Connection, text: str, values: Sequence[Any]) -> list[Any]:
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(text, values)
+        return [] if cursor.description is None else list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+class Rows:
+    """A `Statement` that many rows pass together: whenever the driver begins one, the writer lets the event
+    loop have the interpreter and waits for it after.
     """
 
     def __init__(self, statement: str, row: str) -> None:
@@ -451,9 +473,7 @@ class Rows:
         for begin in range(0, len(rows), MAX_ROWS):
             some = rows[begin : begin + MAX_ROWS]
             text = self._text(connection.dialect.name, len(some))
-            result = connection.exec_driver_sql(text, tuple(chain.from_iterable(some)))
-            if result.returns_rows:
-                answers += result.all()
+            answers += _on_driver(connection, text, tuple(chain.from_iterable(some)))
         return answers
 
     def _text(self, dialect: str, size: int) -> str:

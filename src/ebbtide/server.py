@@ -71,9 +71,9 @@ BACKLOG = 1024
 """Connections that wait to be accepted: a burst of clients is what we are for."""
 
 COLLECT_AFTER = (10_000, 10, 10)
-"""How many objects more there are before unreachable cycles among them are looked for, and how often among older
-ones. What was imported is left out for good (`gc.freeze`, here and where service models are loaded): else a search
-takes 90 ms of every second of a burst, and finds nothing.
+"""After how many more objects cycles that nobody reaches are looked for, and how often among older ones. What
+was imported is left out for good (`gc.freeze`, here and where service models are loaded): else every search
+takes 90 ms, one in each second of a burst, and finds nothing.
 """
 
 

@@ -10,7 +10,6 @@ import importlib
 import logging
 import re
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
 from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
 from ebbtide.errors import ServiceError
-from ebbtide.identifiers import ACCOUNT
+from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
 from ebbtide.wire import models, sigv4
 from ebbtide.wire.numbers import whole_number
@@ -58,7 +57,7 @@ class Application:
         started = time.perf_counter()
         request = _read_head(scope)
         body = Body(receive, length_bytes=_data_length(request))
-        request_id = str(uuid.uuid4())
+        request_id = random_id()
         if request.path.startswith("/_ebbtide/"):
             answered = await self._own(scope, request, body, receive, send)
             if answered is None:

@@ -22,7 +22,7 @@ from ebbtide.instances.exchange import Answer, Broken, OnInterim, Unreachable
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.instances.reports import Reports
 from ebbtide.logs import LogStore
-from ebbtide.objects.store import ObjectStore
+from ebbtide.objects.store import INLINE_BYTES, ObjectStore
 from ebbtide.queue import invocations, reaper
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
@@ -395,6 +395,12 @@ class Agent:
 
     async def _receive(self, answer: Answer) -> Response:
         """Stage the model's answer as it arrives, keeping its beginning for the message."""
+        content_type = answer.headers.get("content-type", "application/octet-stream")
+        # Bytes that are no UTF-8 arrive as half surrogate pairs, which no database and no message can hold.
+        content_type = content_type.encode(errors="replace").decode()
+        whole = answer.arrived(INLINE_BYTES)
+        if whole is not None:
+            return Response(self._objects.stage_row(whole), content_type, includable([whole]))
         beginning: list[bytes] = []
         kept_bytes = 0
 
@@ -406,11 +412,7 @@ class Agent:
                     kept_bytes += len(chunk)
                 yield chunk
 
-        staged = await self._objects.stage(chunks())
-        content_type = answer.headers.get("content-type", "application/octet-stream")
-        # Bytes that are no UTF-8 arrive as half surrogate pairs, which no database and no message can hold.
-        content_type = content_type.encode(errors="replace").decode()
-        return Response(staged, content_type, includable(beginning))
+        return Response(await self._objects.stage(chunks()), content_type, includable(beginning))
 
     async def _succeed(self, held: Claim, response: Response, phases: Phases) -> None:
         try:

@@ -42,7 +42,7 @@ class Answer:
         self._on_interim = on_interim
         self._head_bytes = 0
         self._began = asyncio.get_running_loop().create_future()
-        self._arrived: asyncio.Future[None] | None = None
+        self._more: asyncio.Future[None] | None = None
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._complete = False
@@ -66,8 +66,17 @@ class Answer:
                 return
             if self._error is not None:
                 raise self._error
-            self._arrived = asyncio.get_running_loop().create_future()
-            await self._arrived
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+
+    def arrived(self, most_bytes: int) -> bytes | None:
+        """The whole body, if it has come and has no more bytes than that: most come with their heads."""
+        if not self._complete or self._unread_bytes > most_bytes:
+            return None
+        body = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_bytes = 0
+        return body
 
     async def read(self) -> bytes:
         """The whole body. Raises Broken."""
@@ -126,8 +135,8 @@ class Answer:
         self._wake()
 
     def _wake(self) -> None:
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
 
 class _Connection(asyncio.Protocol):
@@ -283,8 +292,12 @@ class Exchanges:
 
 
 def _head(path: str, headers: Mapping[str, str]) -> bytes:
-    lines = "".join(f"{name}: {value.translate(_LINE_BREAKS)}\r\n" for name, value in headers.items())
-    return f"POST {path} HTTP/1.1\r\nHost: model\r\n{lines}\r\n".encode(errors="replace")
+    lines = [f"POST {path} HTTP/1.1\r\nHost: model"]
+    for name, value in headers.items():
+        # Nearly all are printable, and to see that is quicker than to translate.
+        lines.append(f"{name}: {value if value.isprintable() else value.translate(_LINE_BREAKS)}")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode(errors="replace")
 
 
 def _stop_unsent(sending: asyncio.Task[None], connection: _Connection) -> None:

@@ -122,6 +122,13 @@ class ObjectStore:
                 await self._in_thread(file.abandon)
             raise
 
+    def stage_row(self, data: bytes) -> Staged:
+        """Stage so few bytes, at most INLINE_BYTES, that they go into a row."""
+        assert len(data) <= INLINE_BYTES
+        digests = Digests(())
+        digests.update(data)
+        return digests.staged(data=data)
+
     async def put(
         self,
         bucket: str,

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from ebbtide import accounts
-from ebbtide.database import Rows, metadata
+from ebbtide.database import Rows, Statement, metadata
 from ebbtide.queue.fairness import Waiting, share
 
 MOVES = {
@@ -311,34 +311,29 @@ _ACCEPT = Rows(
 _values = attrgetter(*Invocation.__slots__)
 _ADD_TAG = insert(tags)
 
-_WAITING = text(
-    "SELECT account, queued, suspect, turn FROM invocation_depths WHERE endpoint_id = :endpoint_id"
-)
+_WAITING = Statement("SELECT account, queued, suspect, turn FROM invocation_depths WHERE endpoint_id = ?")
 _SET_TURN = text(
     "UPDATE invocation_depths SET turn = :turn WHERE endpoint_id = :endpoint_id AND account = :account"
 )
 
 _CLAIM = f"""
 UPDATE invocations
-   SET state = 'claimed', claim_count = claim_count + 1, claimed_at = :now, lease_until = :lease_until,
-       instance_id = :instance_id
+   SET state = 'claimed', claim_count = claim_count + 1, claimed_at = ?, lease_until = ?, instance_id = ?
  WHERE id IN (SELECT id FROM invocations
-               WHERE endpoint_id = :endpoint_id AND state = 'queued' AND expires_at > :now AND {{which}}
-               LIMIT :limit {{lock}})
+               WHERE endpoint_id = ? AND state = 'queued' AND expires_at > ? AND {{which}}
+               LIMIT ? {{lock}})
 RETURNING {_COLUMNS}, claim_count, lost_count
 """
 # Servers beside this one pass over what it is about to take; SQLite has one writer anyway.
 _LOCK = {"sqlite": "", "postgresql": "FOR UPDATE SKIP LOCKED"}
 _CLAIM_IN_TURN = {
-    dialect: text(
-        _CLAIM.format(
-            which="lost_count = 0 AND account = :account ORDER BY priority DESC, accepted_at", lock=lock
-        )
+    dialect: Statement(
+        _CLAIM.format(which="lost_count = 0 AND account = ? ORDER BY priority DESC, accepted_at", lock=lock)
     )
     for dialect, lock in _LOCK.items()
 }
 _CLAIM_SUSPECT = {
-    dialect: text(_CLAIM.format(which="lost_count > 0 ORDER BY accepted_at", lock=lock))
+    dialect: Statement(_CLAIM.format(which="lost_count > 0 ORDER BY accepted_at", lock=lock))
     for dialect, lock in _LOCK.items()
 }
 
@@ -468,27 +463,22 @@ def claim(
     died under it before, and only one: it must not take its neighbours with it again.
     """
     dialect = connection.dialect.name
-    taken = {
-        "endpoint_id": endpoint_id,
-        "instance_id": instance_id,
-        "lease_until": now + lease_s,
-        "now": now,
-    }
-    rows = connection.execute(_WAITING, {"endpoint_id": endpoint_id}).all()
+    taken = (now, now + lease_s, instance_id, endpoint_id, now)
+    rows = _WAITING.execute(connection, (endpoint_id,))
     claims: list[Claim] = []
-    if any(row.suspect for row in rows):
+    if any(suspect for _, _, suspect, _ in rows):
         if alone:
-            claims = _claims(connection.execute(_CLAIM_SUSPECT[dialect], {**taken, "limit": 1}).all(), now)
+            claims = _claims(_CLAIM_SUSPECT[dialect].execute(connection, (*taken, 1)), now)
         if claims or (not alone and _makes_room(connection, endpoint_id, instance_id)):
             return claims
-    waiting = {row.account: Waiting(row.account, row.queued - row.suspect, row.turn) for row in rows}
+    waiting = {account: Waiting(account, queued - suspect, turn) for account, queued, suspect, turn in rows}
     if sum(each.queued > 0 for each in waiting.values()) > 1:
         weights = accounts.weights(connection)
         waiting = {name: replace(each, weight=weights.get(name, 1.0)) for name, each in waiting.items()}
     while len(claims) < limit and (shares := share(list(waiting.values()), limit - len(claims))):
         for each in shares:
-            values = {**taken, "account": each.account, "limit": each.count}
-            found = _claims(connection.execute(_CLAIM_IN_TURN[dialect], values).all(), now)
+            values = (*taken, each.account, each.count)
+            found = _claims(_CLAIM_IN_TURN[dialect].execute(connection, values), now)
             claims += found
             # What is past its TTL still counts as queued: an account may have less than that for us.
             left = waiting[each.account].queued - each.count if len(found) == each.count else 0

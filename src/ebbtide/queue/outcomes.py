@@ -111,7 +111,7 @@ async def deliver(objects: ObjectStore, outcome: Outcome, hold: Hold) -> Outcome
         if outcome.state == "succeeded":
             raise
         return replace(outcome, undelivered=error)
-    return replace(outcome, delivered=delivered)
+    return replace(outcome, delivered=True) if delivered else outcome
 
 
 def end_claims(
@@ -178,7 +178,7 @@ def _place(outcome: Outcome) -> str | None:
 
 def _tell(connection: Connection, outcomes: Sequence[tuple[Outcome, bool]]) -> None:
     """Write the messages and the metrics. With each outcome: whether its object could be put in place."""
-    points = list(_measured(outcome for outcome, _ in outcomes))
+    points = list(_measured([outcome for outcome, _ in outcomes]))
     by_topic: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
     for outcome, visible in outcomes:
         if not visible:
@@ -221,13 +221,15 @@ def _message(outcome: Outcome, *, visible: bool) -> str:
     )
 
 
-def _measured(outcomes: Iterable[Outcome]) -> Iterator[Point]:
+def _measured(outcomes: Sequence[Outcome]) -> Iterator[Point]:
     """What the outcomes count for, and how long their phases took."""
-    counts: Counter[tuple[str, Dimensions, float, int]] = Counter()
+    # Endings that count alike are counted first: in a burst all that came together do.
+    alike = Counter((_dimensions(each), _counted(each), int(each.at)) for each in outcomes)
+    for (dimensions, counted, second), count in alike.items():
+        for name, value in counted:
+            yield Point(NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
     for outcome in outcomes:
-        dimensions, second = _dimensions(outcome), int(outcome.at)
-        for name, value in _counted(outcome):
-            counts[name, dimensions, value, second] += 1
+        dimensions = _dimensions(outcome)
         accepted_at, phases = outcome.invocation.accepted_at, outcome.phases
         waited_until = outcome.at if outcome.claimed_at is None else outcome.claimed_at
         for name, begin, end, per_s, unit in (
@@ -239,21 +241,26 @@ def _measured(outcomes: Iterable[Outcome]) -> Iterator[Point]:
         ):
             if begin is not None and end is not None:
                 yield Point(NAMESPACE, name, dimensions, max(0.0, end - begin) * per_s, unit, outcome.at)
-    for (name, dimensions, value, second), count in counts.items():
-        yield Point(NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
 
 
-def _counted(outcome: Outcome) -> Iterator[tuple[str, float]]:
+_SUCCEEDED = (("InvocationsProcessed", 1.0), ("Invocation4XXErrors", 0.0), ("Invocation5XXErrors", 0.0))
+
+
+def _counted(outcome: Outcome) -> tuple[tuple[str, float], ...]:
+    if outcome.state == "succeeded":
+        return _SUCCEEDED
+    counted = []
     if outcome.claimed_at is not None:
-        yield "InvocationsProcessed", 1.0
-        for name in ("Invocation4XXErrors", "Invocation5XXErrors"):
-            yield name, float(name == outcome.metric)
+        counted.append(("InvocationsProcessed", 1.0))
+        counted += [
+            (name, float(name == outcome.metric)) for name in ("Invocation4XXErrors", "Invocation5XXErrors")
+        ]
     if outcome.state == "expired":
-        yield "ExpiredRequests", 1.0
-    if outcome.state != "succeeded":
-        yield "InvocationFailures", 1.0
+        counted.append(("ExpiredRequests", 1.0))
+    counted.append(("InvocationFailures", 1.0))
     if outcome.metric is not None and not outcome.metric.endswith("XXErrors"):
-        yield outcome.metric, 1.0
+        counted.append((outcome.metric, 1.0))
+    return tuple(counted)
 
 
 def _count(outcome: Outcome, name: str) -> Point:
