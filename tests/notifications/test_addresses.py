@@ -12,6 +12,8 @@ from ebbtide.notifications.addresses import refusal
         pytest.param("169.254.170.2", id="container credentials"),
         pytest.param("::ffff:169.254.169.254", id="metadata, mapped into IPv6"),
         pytest.param("64:ff9b::a9fe:a9fe", id="metadata, behind NAT64"),
+        pytest.param("2002:a9fe:a9fe::1", id="metadata, by 6to4"),
+        pytest.param("::169.254.169.254", id="metadata, as compatible addresses were written"),
         pytest.param("fd00:ec2::254", id="metadata over IPv6"),
         pytest.param("fe80::1%eth0", id="link-local with a zone"),
         pytest.param("0.0.0.0", id="unspecified, which reaches this machine"),
@@ -24,7 +26,17 @@ def test_some_addresses_are_never_connected_to(address, private_delivery):
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "::1", "10.0.0.7", "192.168.1.1", "::ffff:127.0.0.1", "fd12::1"]
+    "address",
+    [
+        "127.0.0.1",
+        "::1",
+        "10.0.0.7",
+        "192.168.1.1",
+        "::ffff:127.0.0.1",
+        "fd12::1",
+        "2002:7f00:1::",
+        "fec0::1",
+    ],
 )
 def test_private_addresses_need_the_setting(address):
     assert refusal(address, private_delivery=True) is None
