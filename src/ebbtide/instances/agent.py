@@ -22,8 +22,9 @@ from ebbtide.instances.exchange import Answer, Broken, OnInterim, Unreachable
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.instances.reports import Reports
 from ebbtide.logs import LogStore
+from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.store import INLINE_BYTES, ObjectStore
-from ebbtide.queue import invocations, reaper
+from ebbtide.queue import deduplication, invocations, reaper
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
 from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
@@ -383,6 +384,7 @@ class Agent:
     async def _open(self, invocation: Invocation) -> tuple[int, str | None, bytes | AsyncIterator[bytes]]:
         """The input's size, content type and bytes. Raises ServiceError, ValueError when it cannot be had."""
         if invocation.body is not None:
+            await self._check_digest(invocation, None)
             return len(invocation.body), invocation.content_type, invocation.body
         assert invocation.input_uri is not None
         location = parse_location(invocation.input_uri)
@@ -391,7 +393,16 @@ class Agent:
         )
         if record.size_bytes > INPUT_LIMIT_BYTES:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
+        await self._check_digest(invocation, record)
         return record.size_bytes, invocation.content_type or record.content_type, chunks
+
+    async def _check_digest(self, invocation: Invocation, record: ObjectRecord | None) -> None:
+        """Where what is worked on, or the model, is not what was accepted, nobody shares the outcome."""
+        if invocation.digest is None:
+            return
+        if deduplication.digest_of(invocation, self.endpoint, record) != invocation.digest:
+            forget = partial(deduplication.forget, invocation_id=invocation.id)
+            await self._database.write(forget)
 
     async def _receive(self, answer: Answer) -> Response:
         """Stage the model's answer as it arrives, keeping its beginning for the message."""

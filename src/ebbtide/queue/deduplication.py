@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, Column, Connection, Float, String, Table, bindpa
 from ebbtide.database import metadata
 from ebbtide.endpoints import Endpoint
 from ebbtide.identifiers import parse_location
-from ebbtide.objects.records import find_object
+from ebbtide.objects.records import ObjectRecord, find_object
 from ebbtide.queue.invocations import Invocation
 
 switches = Table(
@@ -58,6 +58,9 @@ SELECT inference_id, output_uri, failure_uri FROM invocations
 )
 
 
+_FORGET = text("UPDATE invocations SET digest = NULL WHERE id = :id")
+
+
 def switch(connection: Connection, endpoint_id: str) -> Switch:
     """The endpoint's switch; off when nobody has set it."""
     row = connection.execute(_SWITCH, {"of_endpoint": endpoint_id}).one_or_none()
@@ -78,13 +81,19 @@ def digest(connection: Connection, invocation: Invocation, endpoint: Endpoint) -
     An object's bytes are told by its size and entity tag, inline ones by themselves.
     """
     if invocation.body is not None:
+        return digest_of(invocation, endpoint, None)
+    assert invocation.input_uri is not None
+    location = parse_location(invocation.input_uri)
+    found = find_object(connection, location.bucket, location.key)
+    return None if found is None else digest_of(invocation, endpoint, found)
+
+
+def digest_of(invocation: Invocation, endpoint: Endpoint, found: ObjectRecord | None) -> str:
+    """`digest` of a request whose input, where it did not come inline, is the object that was found."""
+    if found is None:
+        assert invocation.body is not None
         content = hashlib.sha256(invocation.body).hexdigest()
     else:
-        assert invocation.input_uri is not None
-        location = parse_location(invocation.input_uri)
-        found = find_object(connection, location.bucket, location.key)
-        if found is None:
-            return None
         content = f"{found.size_bytes}-{found.etag}-{found.content_type}"
     models = [variant.model for variant in endpoint.variants]
     parameters = (
@@ -95,6 +104,11 @@ def digest(connection: Connection, invocation: Invocation, endpoint: Endpoint) -
         invocation.custom_attributes,
     )
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
+
+
+def forget(connection: Connection, invocation_id: str) -> None:
+    """Let no equal request share its outcome: its input was replaced while it waited, or its model."""
+    connection.execute(_FORGET, {"id": invocation_id})
 
 
 def find_twin(

@@ -277,6 +277,44 @@ def test_equal_requests_share_an_outcome_where_the_endpoint_is_told_to(
     assert apart != first
 
 
+def test_what_was_replaced_while_it_waited_answers_no_equal_of_what_it_was(
+    ebbtide: Ebbtide, session: package.Session, own: Client
+) -> None:
+    endpoint = deploy(ebbtide, inference=TEACHABLE, max_concurrent=1)
+    own.put_settings(endpoint.name, {"deduplication": {"enabled": True, "retention_s": 60.0}})
+    s3, runtime = ebbtide.client("s3"), session.client("sagemaker-runtime")
+
+    def ask(key: str, told: str) -> str:
+        s3.put_object(Bucket=endpoint.bucket, Key=key, Body=json.dumps({"told": told}).encode())
+        answer = runtime.invoke_endpoint_async(
+            EndpointName=endpoint.name, InputLocation=f"s3://{endpoint.bucket}/{key}"
+        )
+        inference_id: str = answer["InferenceId"]
+        return inference_id
+
+    before = invoke(session, endpoint, {"sleep_s": 1})
+    first = ask("a", "one")
+    s3.put_object(Bucket=endpoint.bucket, Key="a", Body=b'{"told": "two"}')
+    own.wait(before)
+    own.wait(first)
+    again = ask("b", "one")
+    equal = ask("c", "one")
+
+    assert again != first
+    assert own.wait(again)["state"] == "succeeded"
+    assert equal == again
+
+
+def test_an_inference_id_may_have_what_a_path_is_made_of(
+    session: package.Session, own: Client, queue: Deployed
+) -> None:
+    name = "papers/2026 #1?a=%2F/cancel"
+    invoke(session, queue, InferenceId=name)
+
+    assert own.get(name)["inference_id"] == name
+    assert own.cancel(name)["state"] == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("call", "status", "named"),
     [

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Body, Path, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Connection
 
 from ebbtide import clock, endpoints
@@ -40,7 +41,9 @@ T = TypeVar("T")
 OneOrMore = Annotated[list[T], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 
 Id = Annotated[
-    str, Path(description="The invocation's id, or its InferenceId: then the newest of that name.")
+    str,
+    Path(description="The invocation's id, or its InferenceId: then the newest of that name."),
+    AfterValidator(unquote),  # mount.py leaves encoded what would not be one step of a path
 ]
 
 

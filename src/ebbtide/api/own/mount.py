@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ebbtide.api.authentication import Caller, Lookup, known_key
 from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge
@@ -54,7 +55,8 @@ class OwnAPI:
         # Every body here is JSON, whatever its sender calls it: curl, say, calls all it sends a form.
         headers = [header for header in scope["headers"] if header[0] != b"content-type"]
         headers.append((b"content-type", b"application/json"))
-        own = scope | {"headers": headers, "root_path": "", "state": {"caller": caller}}
+        own = scope | {"headers": headers, "root_path": "", "path": _stepwise(scope["raw_path"])}
+        own["state"] = {"caller": caller}
         await application(own, _replayed(request.body, receive), send)
         return None
 
@@ -97,6 +99,12 @@ def failure(error: ServiceError) -> Response:
     """The answer for a failure: its code and message as JSON."""
     content = json.dumps({"code": error.code, "message": error.message}).encode()
     return Response(error.http_status, {"content-type": "application/json"}, content)
+
+
+def _stepwise(raw_path: bytes) -> str:
+    """The path as it is routed: decoded, but for slashes within a step (an InferenceId may have them)."""
+    steps = raw_path.decode("latin-1").split("/")
+    return "/".join(unquote(step).replace("%", "%25").replace("/", "%2F") for step in steps)
 
 
 def _too_large() -> ServiceError:
