@@ -385,6 +385,19 @@ def test_a_presigned_upload_cannot_be_made_a_copy_of_another_object(ebbtide, buc
     caught.value.close()
 
 
+def test_a_body_of_unknown_length_is_not_taken_in(ebbtide, bucket):
+    s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url, config=Config(signature_version="s3v4"))
+    parts = urlsplit(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "endless"}))
+    connection = HTTPConnection(parts.netloc)
+
+    connection.request("PUT", f"{parts.path}?{parts.query}", iter([b"a", b"b"]))
+    answer = connection.getresponse()
+
+    assert answer.status == 411
+    assert b"<Code>MissingContentLength</Code>" in answer.read()
+    connection.close()
+
+
 def test_a_wrong_secret_is_refused(ebbtide, bucket):
     stranger = boto3.client(
         "s3",

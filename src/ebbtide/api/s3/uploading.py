@@ -32,8 +32,8 @@ async def receive(params: Params, call: Call, *, algorithm: str | None = None) -
     """Stage the body, checked against its Content-MD5 and its checksum in a header or trailer.
 
     algorithm: a checksum to compute though the client states none. Raises BadDigest, InvalidDigest,
-    InvalidRequest, EntityTooLarge, NotImplemented for an algorithm that we lack, and what reading the body
-    raises; nothing is kept then.
+    InvalidRequest, EntityTooLarge, MissingContentLength, NotImplemented for an algorithm that we lack, and
+    what reading the body raises; nothing is kept then.
     """
     _check_size(call.headers)
     md5 = _md5(params)
@@ -149,7 +149,15 @@ def checked_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _check_size(headers: Mapping[str, str]) -> None:
-    size = headers.get("x-amz-decoded-content-length") or headers.get("content-length") or "0"
+    """Before the body is taken in: one of unknown length could fill the disk. Raises MissingContentLength,
+    EntityTooLarge.
+    """
+    size = headers.get("x-amz-decoded-content-length") or headers.get("content-length")
+    if size is None and "transfer-encoding" in headers:
+        raise ServiceError(
+            "You must provide the Content-Length HTTP header.", code="MissingContentLength", http_status=411
+        )
+    size = size or "0"
     if (whole_number(size) or 0) > LARGEST_PUT_BYTES:
         raise ServiceError(
             "Your proposed upload exceeds the maximum allowed size",
