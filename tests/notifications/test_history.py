@@ -41,7 +41,6 @@ async def test_a_delivery_is_kept_with_its_attempt(outbox, receiver):
     [attempt] = entry.attempts
     assert (attempt.status_code, attempt.error) == (200, None)
     assert begins(entry) == pytest.approx([NOW])
-    assert entry.dwell_s == pytest.approx(5.0)
 
 
 async def test_every_failed_attempt_is_kept_beside_the_one_that_succeeded(outbox, receiver):

@@ -78,14 +78,6 @@ class Entry:
     attempts: tuple[Attempt, ...]
     dead_letter_arn: str | None
 
-    @property
-    def dwell_s(self) -> float | None:
-        """From publishing to the last attempt's beginning, SNS's dwell time; None before the first."""
-        if not self.attempts:
-            return None
-        last = self.attempts[-1]
-        return max(0.0, last.at - last.duration_s - self.message.published_at)
-
 
 @dataclass(frozen=True, slots=True)
 class Page:

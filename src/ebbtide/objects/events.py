@@ -191,12 +191,6 @@ def due(connection: Connection, now: float, limit: int) -> list[ObjectEvent]:
     return [_event(row) for row in connection.execute(_DUE, {"now": now, "most": limit})]
 
 
-def next_due_at(connection: Connection) -> float | None:
-    """When the first pending event is due; None when there is none."""
-    query = select(func.min(object_events.c.due_at)).where(object_events.c.state == "pending")
-    return connection.execute(query).scalar()
-
-
 def take(connection: Connection, event: ObjectEvent) -> bool:
     """Remove an event that is acted on in this transaction; False when somebody else did."""
     return bool(connection.execute(_TAKE, {"event": event.id}).rowcount)
