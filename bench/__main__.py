@@ -1,11 +1,15 @@
-"""`python -m bench [NAME ...]`: run the benches, all or those named, and print their figures as a table.
+"""`python -m bench [--runs N] [NAME ...]`: run the benches, all or those named, and print a table of figures.
+
+Those whose figures are medians take N runs for them: wake, simulation, storm_scaling.
 
 Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
 `python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and half an hour; `bases`,
 `roofline` and `coldstart` run when they are named.
 """
 
+import argparse
 import importlib
+import inspect
 import platform
 import sys
 from collections.abc import Sequence
@@ -27,10 +31,16 @@ BENCHES = (
 PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    asked = argparse.ArgumentParser(prog="python -m bench")
+    asked.add_argument("--runs", type=int, metavar="N")
+    asked.add_argument("names", nargs="*", metavar="NAME")
+    given = asked.parse_args(arguments)
     print(machine(), end="\n\n| what | figure |\n|---|---|\n")
-    for name in names or BENCHES:
-        for what, figure in importlib.import_module(f"bench.{name}").measure():
+    for name in given.names or BENCHES:
+        measure = importlib.import_module(f"bench.{name}").measure
+        runs = {"runs": given.runs} if given.runs and "runs" in inspect.signature(measure).parameters else {}
+        for what, figure in measure(**runs):
             print(f"| {what} | {figure} |", flush=True)
 
 

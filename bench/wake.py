@@ -15,17 +15,17 @@ AT_REST_S = 1.0
 """An endpoint that waits for its first request has not just been made: nothing else is going on."""
 
 
-def measure() -> Iterator[tuple[str, str]]:
+def measure(runs: int = RUNS) -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     starts_s = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         started_at = time.perf_counter()
         with server():
             starts_s.append(time.perf_counter() - started_at)
     yield "serve, start to ready on an empty data directory", f"{statistics.median(starts_s):.2f} s"
     with server() as measured:
         totals_s, phases_s = [], []
-        for run in range(RUNS):
+        for run in range(runs):
             name = f"wake-{run}"
             deploy(measured, name, model="ebbtide/extractive", instances=0)
             measured.client("application-autoscaling").register_scalable_target(

@@ -97,6 +97,9 @@ def test_it_does_not_depend_on_the_order_of_jobs(given_jobs, starting):
         pytest.param([(0, 9, 2), (9, 9, 2)], 1, 3, 3 + 2 + 2, id="the first waits for the second"),
         pytest.param([(0, 5, 4), (0, 5, 4)], 2, 3, 3 + 4, id="two slots work side by side"),
         pytest.param([(0, 5, 8)], 4, 1, 1 + 8, id="a job has one slot, however many there are"),
+        pytest.param([(3, 3, 1)], 1, 9, 9 + 1, id="one job, and a start longer than it"),
+        pytest.param([(0, 0, 1), (2, 2, 1), (4, 4, 1)], 1, 9, 9 + 5, id="it stays where starts are long"),
+        pytest.param([(0, 2, 1)] * 3, 1, 4, 4 + 3, id="all at once, one after the other"),
     ],
 )
 def test_small_cases_worked_out_by_hand(given_jobs, slots, starting, seconds):

@@ -116,6 +116,7 @@ def _name(panel: Any, name: str, meaning: str) -> None:
 
 def _quieten(panel: Any) -> None:
     panel.set_ylim(bottom=0)
+    panel.yaxis.set_major_formatter("{x:,.10g}")
     panel.margins(x=0)
     panel.grid(axis="y", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
