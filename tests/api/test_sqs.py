@@ -70,15 +70,17 @@ def test_a_message_is_received_as_it_was_sent_and_gone_when_deleted(sqs, queue):
     [
         pytest.param([], [], id="none unless asked for"),
         pytest.param(["a.x"], ["a.x"], id="by name"),
-        pytest.param(["a.*"], ["a.x", "a.y"], id="by prefix"),
-        pytest.param([".*"], ["a.x", "a.y", "b"], id="all"),
+        pytest.param(["a.*"], ["a.x", "a.y", "ab"], id="by prefix"),
+        pytest.param([".*"], ["a.x", "a.y", "ab", "b"], id="all"),
     ],
 )
 def test_a_receiver_gets_the_attributes_it_asks_for(sqs, queue, asked, got):
     sqs.send_message(
         QueueUrl=queue,
         MessageBody="m",
-        MessageAttributes={name: {"DataType": "String", "StringValue": "v"} for name in ("a.x", "a.y", "b")},
+        MessageAttributes={
+            name: {"DataType": "String", "StringValue": "v"} for name in ("a.x", "a.y", "ab", "b")
+        },
     )
 
     [message] = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=asked)["Messages"]
@@ -141,6 +143,17 @@ def test_a_receiver_that_was_replaced_can_neither_delete_nor_hold_the_message(sq
     assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "1"
     sqs.delete_message(QueueUrl=queue, ReceiptHandle=second["ReceiptHandle"])
     assert attributes(sqs, queue)["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_a_late_receiver_hides_its_message_again_while_nobody_else_has_it(sqs, queue):
+    sqs.send_message(QueueUrl=queue, MessageBody="m")
+    [message] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)["Messages"]
+
+    sqs.change_message_visibility(
+        QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=600
+    )
+
+    assert "Messages" not in sqs.receive_message(QueueUrl=queue)
 
 
 def test_a_long_poll_answers_as_soon_as_a_message_arrives(sqs, queue):
@@ -297,6 +310,29 @@ BAD_CALLS = [
         {"QueueName": "a", "Attributes": {"VisibilityTimeout": "-1"}},
         "InvalidAttributeValue",
         id="an attribute out of range",
+    ),
+    pytest.param(
+        "create_queue",
+        {
+            "QueueName": "a",
+            "Attributes": {
+                "RedrivePolicy": '{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:no", '
+                '"maxReceiveCount": 1}'
+            },
+        },
+        "InvalidParameterValue",
+        id="a dead-letter queue that there is not",
+    ),
+    pytest.param(
+        "set_queue_attributes",
+        {"Attributes": {"RedrivePolicy": "[" * 100_000}},
+        "InvalidParameterValue",
+        id="a redrive policy nested too deep",
+    ),
+    pytest.param("tag_queue", {"Tags": {}}, "MissingParameter", id="no tags"),
+    pytest.param("untag_queue", {"TagKeys": []}, "InvalidParameterValue", id="no tag keys"),
+    pytest.param(
+        "tag_queue", {"Tags": {str(i): "" for i in range(51)}}, "InvalidParameterValue", id="51 tags"
     ),
     pytest.param(
         "receive_message", {"MaxNumberOfMessages": 11}, "InvalidParameterValue", id="more than ten messages"

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 MAX_PAGE = 1_000
+MAX_TAGS = 50
 MAX_BATCH_BYTES = 1_048_576
 
 
@@ -52,7 +54,7 @@ async def create_queue(params: Params, call: Call) -> Result:
         account=call.account,
         name=name,
         attributes=attributes,
-        tags=params.get("tags", {}),
+        tags=_checked_tags(name, params.get("tags", {})),
         created_at=call.now,
         modified_at=call.now,
     )
@@ -60,6 +62,7 @@ async def create_queue(params: Params, call: Call) -> Result:
     def create(connection: Connection) -> None:
         found = queues.find(connection, call.account, name)
         if found is None:
+            _check_dead_letter_queue(connection, attributes)
             queues.create(connection, wanted)
             return
         has = {**queues.DEFAULTS, **found.attributes}
@@ -135,6 +138,7 @@ async def set_queue_attributes(params: Params, call: Call) -> Result:
     def change(connection: Connection) -> None:
         queue = _queue(connection, params, call)
         kept = {name: value for name, value in queue.attributes.items() if name not in given}
+        _check_dead_letter_queue(connection, checked)
         queues.set_attributes(connection, queue.arn, kept | checked, call.now)
 
     await call.parts.database.write(change)
@@ -169,7 +173,7 @@ async def send_message(params: Params, call: Call) -> Result:
 async def send_message_batch(params: Params, call: Call) -> Result:
     """Put up to ten messages into a queue; each succeeds or fails for itself. Raises QueueDoesNotExist."""
     entries = params["Entries"]
-    queue_messages.check_batch(entries)
+    queue_messages.check_batch(entries, "SendMessageBatchRequestEntry")
     size_bytes = sum(
         queue_messages.message_bytes(entry["MessageBody"], entry.get("MessageAttributes", {}))
         for entry in entries
@@ -220,7 +224,7 @@ async def delete_message(params: Params, call: Call) -> Result:
 
 async def delete_message_batch(params: Params, call: Call) -> Result:
     """Remove up to ten messages that were received; each for itself. Raises QueueDoesNotExist."""
-    queue_messages.check_batch(params["Entries"])
+    queue_messages.check_batch(params["Entries"], "DeleteMessageBatchRequestEntry")
 
     def delete_entry(connection: Connection, queue: Queue, entry: Params) -> Result:
         queues.delete_message(connection, queue, entry["ReceiptHandle"])
@@ -245,7 +249,7 @@ async def change_message_visibility(params: Params, call: Call) -> Result:
 
 async def change_message_visibility_batch(params: Params, call: Call) -> Result:
     """Change up to ten messages' visibility; each for itself. Raises QueueDoesNotExist."""
-    queue_messages.check_batch(params["Entries"])
+    queue_messages.check_batch(params["Entries"], "ChangeMessageVisibilityBatchRequestEntry")
 
     def change_entry(connection: Connection, queue: Queue, entry: Params) -> Result:
         _change_visibility(connection, queue, entry, call)
@@ -261,7 +265,9 @@ async def tag_queue(params: Params, call: Call) -> Result:
 
     def tag(connection: Connection) -> None:
         queue = _queue(connection, params, call)
-        queues.set_tags(connection, queue.arn, {**queue.tags, **params["Tags"]})
+        if not params["Tags"]:
+            raise ServiceError("The request must contain the parameter Tags.", code="MissingParameter")
+        queues.set_tags(connection, queue.arn, _checked_tags(queue.name, {**queue.tags, **params["Tags"]}))
 
     await call.parts.database.write(tag)
     return {}
@@ -272,6 +278,8 @@ async def untag_queue(params: Params, call: Call) -> Result:
 
     def untag(connection: Connection) -> None:
         queue = _queue(connection, params, call)
+        if not params["TagKeys"]:
+            raise invalid_value("Tag keys must be between 1 and 128 characters in length.")
         kept = {key: value for key, value in queue.tags.items() if key not in params["TagKeys"]}
         queues.set_tags(connection, queue.arn, kept)
 
@@ -283,6 +291,20 @@ async def list_queue_tags(params: Params, call: Call) -> Result:
     """A queue's tags. Raises QueueDoesNotExist."""
     queue = await call.parts.database.read(lambda c: _queue(c, params, call))
     return {"Tags": dict(queue.tags)} if queue.tags else {}
+
+
+def _check_dead_letter_queue(connection: Connection, attributes: Mapping[str, str]) -> None:
+    """Raises ServiceError when the attributes' redrive policy names a queue that there is not."""
+    policy = attributes.get("RedrivePolicy")
+    if policy and queues.find_arn(connection, json.loads(policy)["deadLetterTargetArn"]) is None:
+        raise queue_messages.invalid_redrive_policy(policy, "Dead letter target does not exist.")
+
+
+def _checked_tags(name: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags a queue of that name may have. Raises ServiceError for more than SQS allows."""
+    if len(tags) > MAX_TAGS:
+        raise invalid_value(f"Too many tags added for queue {name}.")
+    return dict(tags)
 
 
 def _url(queue: Queue, call: Call) -> str:
@@ -354,8 +376,11 @@ def _draft(params: Params, queue: Queue, call: Call) -> Draft:
     queue_messages.check_attributes(attributes)
     queue_messages.check_message(body, attributes, queue.max_message_bytes)
     delay_s = params.get("DelaySeconds")
-    if delay_s is not None:
-        check_range("DelaySeconds", delay_s, 0, 900)
+    if delay_s is not None and not 0 <= delay_s <= 900:
+        raise invalid_value(
+            f"Value {delay_s} for parameter DelaySeconds is invalid. "
+            "Reason: DelaySeconds must be >= 0 and <= 900."
+        )
     return Draft(
         body=body,
         attributes={name: _stored(each) for name, each in attributes.items()},

@@ -109,11 +109,24 @@ def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
 def _check_redrive_policy(value: str) -> None:
     try:
         policy = parse_json(value)
-        target, most = policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise _invalid_attribute("RedrivePolicy") from error
-    if not isinstance(target, str) or target.endswith(".fifo") or not 1 <= most <= 1_000:
-        raise _invalid_attribute("RedrivePolicy")
+    except ValueError as error:
+        raise invalid_redrive_policy(value, "Redrive policy is not a valid JSON map.") from error
+    if not isinstance(policy, dict):
+        raise invalid_redrive_policy(value, "Redrive policy is not a valid JSON map.")
+    for name in ("deadLetterTargetArn", "maxReceiveCount"):
+        if name not in policy:
+            raise invalid_redrive_policy(
+                value, f"Redrive policy does not contain mandatory attribute: {name}."
+            )
+    target, most = policy["deadLetterTargetArn"], whole_number(str(policy["maxReceiveCount"]))
+    if not isinstance(target, str) or not target.startswith("arn:aws:sqs:") or target.endswith(".fifo"):
+        raise invalid_redrive_policy(value, "Invalid value for deadLetterTargetArn.")
+    if most is None or not 1 <= most <= 1_000:
+        raise invalid_redrive_policy(
+            value,
+            f"Invalid value for maxReceiveCount: {policy['maxReceiveCount']}, "
+            "valid values are from 1 to 1000 both inclusive.",
+        )
 
 
 def check_range(name: str, value: int, least: int, greatest: int) -> None:
@@ -165,11 +178,13 @@ def _check_attribute(name: str, attribute: Mapping[str, Any]) -> None:
         raise invalid_value(f"Invalid message attribute name '{name}'.")
     if not _ATTRIBUTE_TYPE.fullmatch(kind):
         raise invalid_value(
-            f"The type of message attribute '{name}' is invalid. "
+            f"The type of message (user) attribute '{name}' is invalid. "
             "You must use only the following supported type prefixes: Binary, Number, String."
         )
     if not attribute.get("BinaryValue" if kind.startswith("Binary") else "StringValue"):
-        raise invalid_value(f"Message attribute '{name}' must contain a non-empty value of type '{kind}'.")
+        raise invalid_value(
+            f"Message (user) attribute '{name}' must contain a non-empty value of type '{kind}'."
+        )
     _check_characters(attribute.get("StringValue", ""))
 
 
@@ -181,10 +196,10 @@ def message_bytes(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> int
     )
 
 
-def check_batch(entries: list[dict[str, Any]]) -> None:
-    """Raises ServiceError for a batch that fails as a whole."""
+def check_batch(entries: list[dict[str, Any]], kind: str) -> None:
+    """Raises ServiceError for a batch that fails as a whole. kind: what its entries are in the model."""
     if not entries:
-        raise ServiceError("There should be at least one entry in the request.", code="EmptyBatchRequest")
+        raise ServiceError(f"There should be at least one {kind} in the request.", code="EmptyBatchRequest")
     if len(entries) > 10:
         raise ServiceError(
             f"Maximum number of entries per request are 10. You have sent {len(entries)}.",
@@ -230,12 +245,13 @@ def wanted_attributes(
     """The attributes a receiver asked for: by name, by prefix with ".*", or with "All" or ".*" all."""
     if "All" in names or ".*" in names:
         return dict(attributes)
-    prefixes = tuple(name.removesuffix("*").removesuffix(".") for name in names if name.endswith(".*"))
-    return {
-        name: each
-        for name, each in attributes.items()
-        if name in names or any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-    }
+    prefixes = tuple(name.removesuffix(".*") for name in names if name.endswith(".*"))
+    return {name: each for name, each in attributes.items() if name in names or name.startswith(prefixes)}
+
+
+def invalid_redrive_policy(value: str, reason: str) -> ServiceError:
+    """The error of a RedrivePolicy that a queue cannot have."""
+    return invalid_value(f"Value {value} for parameter RedrivePolicy is invalid. Reason: {reason}")
 
 
 def invalid_value(message: str) -> ServiceError:

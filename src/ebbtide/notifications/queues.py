@@ -307,14 +307,13 @@ def delete_message(connection: Connection, queue: Queue, handle: str) -> None:
 def change_visibility(
     connection: Connection, queue: Queue, handle: str, visibility_s: float, now: float
 ) -> None:
-    """Hide a received message for `visibility_s` from now on.
+    """Hide a received message for `visibility_s` from now on, or again if nobody has received it since.
 
-    Raises ServiceError ReceiptHandleIsInvalid, or MessageNotInflight when the receipt is not the latest or
-    its visibility timeout has passed.
+    Raises ServiceError ReceiptHandleIsInvalid, or MessageNotInflight when the receipt is not the latest.
     """
     message_id, receipt = _parse_receipt_handle(handle)
     given = {"queue": queue.arn, "message": message_id, "receipt_given": receipt}
-    changed = connection.execute(_CHANGE_VISIBILITY, given | {"now": now, "until": now + visibility_s})
+    changed = connection.execute(_CHANGE_VISIBILITY, given | {"until": now + visibility_s})
     if not changed.rowcount:
         raise ServiceError(
             f"Value {handle} for parameter ReceiptHandle is invalid. "
@@ -392,8 +391,4 @@ _HELD = (
     & (messages.c.receipt == bindparam("receipt_given"))
 )
 _DELETE = delete(messages).where(_HELD)
-_CHANGE_VISIBILITY = (
-    update(messages)
-    .where(_HELD, messages.c.visible_at > bindparam("now"))
-    .values(visible_at=bindparam("until"))
-)
+_CHANGE_VISIBILITY = update(messages).where(_HELD).values(visible_at=bindparam("until"))
