@@ -215,6 +215,24 @@ def test_a_filter_policy_on_the_body_lets_failures_pass(ebbtide, sns, topic):
     assert inbox.next() == '{"invocationStatus": "Failed"}'
 
 
+@pytest.mark.parametrize("name", ["FilterPolicy", "DeliveryPolicy", "RedrivePolicy"])
+def test_a_policy_nested_too_deep_is_refused(ebbtide, sns, topic, name):
+    with pytest.raises(ClientError) as raised:
+        Inbox(ebbtide, topic, **{name: '{"a":' * 20_000 + "[1]" + "}" * 20_000})
+
+    assert raised.value.response["Error"]["Code"] == "InvalidParameter"
+
+
+@pytest.mark.parametrize("level_count", [200, 100_000])
+def test_a_message_nested_too_deep_for_a_filter_is_published_and_passed_by(ebbtide, sns, topic, level_count):
+    inbox = Inbox(ebbtide, topic, FilterPolicy='{"a": [1]}', FilterPolicyScope="MessageBody")
+
+    sns.publish(TopicArn=topic, Message='{"a":' + "[" * level_count + "1" + "]" * level_count + "}")
+    sns.publish(TopicArn=topic, Message='{"a": [[1]]}')
+
+    assert json.loads(inbox.next())["Message"] == '{"a": [[1]]}'
+
+
 def test_a_filter_policy_on_attributes_can_be_set_later(ebbtide, sns, topic):
     inbox = Inbox(ebbtide, topic, RawMessageDelivery="true")
     sns.set_subscription_attributes(

@@ -139,7 +139,7 @@ def test_a_policy_over_the_limits_is_refused(policy):
     with pytest.raises(ServiceError) as raised:
         filters.parse(json.dumps(policy), "MessageAttributes")
 
-    assert raised.value.code == "FilterPolicyLimitExceededException"
+    assert raised.value.code == "InvalidParameterException"
 
 
 @given(

@@ -278,6 +278,8 @@ BOMB = b'<!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><Delete>&
     [
         pytest.param(b"<Delete>", id="cut off"),
         pytest.param(b"plain", id="no XML"),
+        pytest.param(b"<Delete>" * 100_000, id="nested too deep"),
+        pytest.param(b"<Tagging><TagSet/></Tagging>", id="another document"),
         pytest.param(BOMB, id="entities"),
         pytest.param(b"<Delete><Quiet>maybe</Quiet></Delete>", id="no boolean"),
         pytest.param(b"\xff\xfe\xff", id="no text"),

@@ -23,8 +23,7 @@ Policy = Mapping[str, Any]
 def parse(text: str, scope: str) -> Policy:
     """Read and check a FilterPolicy attribute. `scope` is MessageAttributes or MessageBody.
 
-    Raises ServiceError InvalidParameter, or FilterPolicyLimitExceeded for more than five keys or 150
-    combinations of conditions.
+    Raises ServiceError InvalidParameter, for more than five keys or 150 combinations of conditions too.
     """
     try:
         policy = parse_json(text)
@@ -37,11 +36,9 @@ def parse(text: str, scope: str) -> Policy:
     for condition_count in keys:
         combinations *= condition_count
     if len(keys) > MAX_KEYS or combinations > MAX_COMBINATIONS:
-        raise ServiceError(
-            f"Invalid parameter: FilterPolicy: Filter policy is too complex: {len(keys)} keys with "
-            f"{combinations} combinations, of at most {MAX_KEYS} with {MAX_COMBINATIONS}",
-            code="FilterPolicyLimitExceededException",
-            http_status=403,
+        raise _invalid(
+            f"Filter policy is too complex: {len(keys)} keys with {combinations} combinations, "
+            f"of at most {MAX_KEYS} with {MAX_COMBINATIONS}"
         )
     return policy
 

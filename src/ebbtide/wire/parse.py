@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from ebbtide.errors import ServiceError
 from ebbtide.wire.models import Member, Operation, Shape
@@ -304,24 +304,50 @@ def _payload(member: Member, protocol: str, body: bytes) -> Any:
         return body
     if member.shape.kind == "string":
         return body.decode(errors="replace")
-    return _body_members(member.shape, protocol, body)
+    return _body_members(member.shape, protocol, body, root=member.xml_name)
 
 
-def _body_members(shape: Shape, protocol: str, body: bytes) -> Params:
+def _body_members(shape: Shape, protocol: str, body: bytes, *, root: str | None = None) -> Params:
     if protocol == "rest-json":
         return _json_document(shape, body)
-    return _xml_document(shape, body)
+    return _xml_document(shape, body, root)
 
 
 # XML
 
 
-def _xml_document(shape: Shape, body: bytes) -> Params:
-    from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import fromstring
+class _ShallowTree(TreeBuilder):
+    """Gives up where elements nest deeper than any document of S3's: the time to parse grows faster."""
 
+    MOST_LEVELS = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._level = 0
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self._level += 1
+        if self._level > self.MOST_LEVELS:
+            raise _Unreadable("elements are nested too deep")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str, /) -> Element:
+        self._level -= 1
+        return super().end(tag)
+
+
+def _xml_document(shape: Shape, body: bytes, root: str | None) -> Params:
+    """root: the name of the document's element, None for any."""
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    parser = DefusedXMLParser(target=_ShallowTree(), forbid_dtd=True)
     try:
-        return _xml_structure(shape, fromstring(body, forbid_dtd=True))
+        parser.feed(body)
+        document = parser.close()
+        if root is not None and _local(document.tag) != root:
+            raise _Unreadable(f"{_local(document.tag)} is not {root}")
+        return _xml_structure(shape, document)
     except (ParseError, DefusedXmlException, LookupError, ValueError, _Unreadable) as error:
         raise ServiceError(
             "The XML you provided was not well-formed or did not validate against our published schema",

@@ -6,7 +6,7 @@ arguments of its path template, then required query arguments and headers.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -73,11 +73,22 @@ def _routes(service: Service) -> dict[str, list[_Route]]:
         grouped.setdefault((raw["http"]["method"], path), []).append(candidate)
     routes: dict[str, list[_Route]] = {}
     for (method, path), candidates in sorted(grouped.items(), key=lambda item: item[0][1].count("{")):
+        candidates = [_without_needless_headers(each, candidates) for each in candidates]
         candidates.sort(
             key=lambda c: (len(c.literals), len(c.required_arguments) + len(c.required_headers)), reverse=True
         )
         routes.setdefault(method, []).append(_Route(_pattern(path), tuple(candidates)))
     return routes
+
+
+def _without_needless_headers(candidate: _Candidate, all_of_path: list[_Candidate]) -> _Candidate:
+    """Headers tell apart operations of one query; where there is none to tell apart, a lack is an error."""
+    alike = [
+        each
+        for each in all_of_path
+        if each.literals == candidate.literals and each.required_arguments == candidate.required_arguments
+    ]
+    return candidate if len(alike) > 1 else replace(candidate, required_headers=frozenset())
 
 
 def _candidate(service: Service, name: str, raw: dict[str, Any], literals: str) -> _Candidate:

@@ -356,6 +356,15 @@ def test_attributes_are_those_asked_for(s3, bucket):
     assert "StorageClass" not in found
 
 
+def test_attributes_must_be_asked_for(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"text")
+
+    with pytest.raises(ClientError) as raised:
+        s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=[])
+
+    assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
 @pytest.mark.parametrize("version", [pytest.param("s3", id="boto3's default"), "s3v4"])
 def test_a_presigned_url_gives_and_takes_without_credentials(ebbtide, bucket, version):
     s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url, config=Config(signature_version=version))
