@@ -223,11 +223,10 @@ def test_a_policy_nested_too_deep_is_refused(ebbtide, sns, topic, name):
     assert raised.value.response["Error"]["Code"] == "InvalidParameter"
 
 
-@pytest.mark.parametrize("level_count", [200, 100_000])
-def test_a_message_nested_too_deep_for_a_filter_is_published_and_passed_by(ebbtide, sns, topic, level_count):
+def test_a_message_nested_too_deep_for_a_filter_is_published_and_passed_by(ebbtide, sns, topic):
     inbox = Inbox(ebbtide, topic, FilterPolicy='{"a": [1]}', FilterPolicyScope="MessageBody")
 
-    sns.publish(TopicArn=topic, Message='{"a":' + "[" * level_count + "1" + "]" * level_count + "}")
+    sns.publish(TopicArn=topic, Message='{"a":' + "[" * 100_000 + "1" + "]" * 100_000 + "}")
     sns.publish(TopicArn=topic, Message='{"a": [[1]]}')
 
     assert json.loads(inbox.next())["Message"] == '{"a": [[1]]}'

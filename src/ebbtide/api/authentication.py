@@ -54,10 +54,13 @@ async def authenticate(
     if signature is not None:
         known = known_key(lookup, signature.access_key_id)
         await _verify(request, body, operation, signature, known.secret_access_key, wall_clock)
+        if "X-Amz-Signature" in request.arguments:
+            request.headers = _headers_with_arguments(request)
         return Caller.of(known, signature.region)
     if operation.service.name == "s3" and sigv2.is_presigned(request):
         known = known_key(lookup, sigv2.access_key_id(request))
         sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=wall_clock)
+        request.headers = _headers_with_arguments(request)
         if operation.streamed is None:
             await read_body(request, body, operation)
         return Caller.of(known, None)
@@ -115,6 +118,32 @@ def _chunk_decoder(declared: str, signature: sigv4.Signature, secret: str) -> Ch
             key = sigv4.signing_key(secret, signature.date, signature.region, signature.service)
             return ChunkedDecoder(ChunkSigner(key, signature.timestamp, signature.scope, signature.value))
     raise ServiceError(f"x-amz-content-sha256 {declared} is not supported.", code="InvalidArgument")
+
+
+_HEADERS_IN_URLS = frozenset(
+    (
+        "content-type",
+        "content-md5",
+        "x-amz-acl",
+        "x-amz-expected-bucket-owner",
+        "x-amz-server-side-encryption",
+        "x-amz-storage-class",
+        "x-amz-tagging",
+        "x-amz-website-redirect-location",
+    )
+)
+"""Those that mean something in a URL. Checksums do not: SDKs sign that of an empty body."""
+
+
+def _headers_with_arguments(request: Request) -> dict[str, str]:
+    """The headers with those that the signer of a URL put into its query string instead, as SDKs do."""
+    arguments = {name.lower(): values[0] for name, values in request.arguments.items()}
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if name.startswith("x-amz-meta-") or name in _HEADERS_IN_URLS
+    }
+    return given | dict(request.headers)
 
 
 def _decoded_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -380,6 +380,20 @@ def test_a_presigned_url_gives_and_takes_without_credentials(ebbtide, bucket, ve
         assert answer.read() == b"text"
 
 
+def test_headers_that_a_presigned_url_carries_count_as_headers(ebbtide, s3, bucket):
+    signer = ebbtide.session().client("s3", endpoint_url=ebbtide.url, config=Config(signature_version="s3"))
+    put_url = signer.generate_presigned_url(
+        "put_object",
+        Params={"Bucket": bucket, "Key": "k", "Metadata": {"venue": "123"}, "Tagging": "a=1"},
+    )
+
+    request = urllib.request.Request(put_url, b"text", {"Content-Type": ""}, method="PUT")
+    urllib.request.urlopen(request).close()
+
+    assert s3.head_object(Bucket=bucket, Key="k")["Metadata"] == {"venue": "123"}
+    assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == [{"Key": "a", "Value": "1"}]
+
+
 @pytest.mark.parametrize("version", ["s3", "s3v4"])
 def test_a_presigned_upload_cannot_be_made_a_copy_of_another_object(ebbtide, bucket, version):
     s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url, config=Config(signature_version=version))
