@@ -4,7 +4,7 @@ Those whose figures are medians take N runs for them: wake, simulation, storm_sc
 
 Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
 `python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and half an hour; `bases`,
-`roofline` and `coldstart` run when they are named.
+`roofline`, `coldstart` and `articles` run when they are named.
 """
 
 import argparse
@@ -24,6 +24,7 @@ BENCHES = (
     "wake",
     "estimates",
     "extractive",
+    "documents",
     "simulation",
     "storm_scaling",
     "flapping",

@@ -20,6 +20,9 @@ from ebbtide.runtime.summariser import Asked, Summariser
 
 logger = logging.getLogger(__name__)
 
+LONGEST_TOKEN = 64
+"""A text of more characters than this times the window is merged without counting its tokens first."""
+
 LEAST_PART = 8
 """A part's summary may have this share of the window even where a shorter answer is asked for: 1 / 8."""
 
@@ -69,17 +72,19 @@ class Articles(Pipeline):
         reading, others = Reading.of(parameters, merges=self._merges)
         started_at = time.monotonic()
         asked = self._summariser.asked(others)
-        sources = self._summariser.encode(texts, asked)
-        tokens = [self._summariser.tokens(source) for source in sources]
-        long: list[int] = []
-        if reading.long_document == "merge":
-            long = [n for n, count in enumerate(tokens) if count > self._summariser.window]
-        short = sorted(set(range(len(texts))).difference(long))
+        merges = reading.long_document == "merge"
+        # A book need not be encoded to be known as one, and would take a hundred times its size.
+        surely = self._summariser.window * LONGEST_TOKEN
+        encoded = [n for n, text in enumerate(texts) if not merges or len(text) <= surely]
+        sources = dict(zip(encoded, self._summariser.encode([texts[n] for n in encoded], asked), strict=True))
+        tokens = {n: self._summariser.tokens(source) for n, source in sources.items()}
+        fits = {n for n, count in tokens.items() if not merges or count <= self._summariser.window}
+        long = [n for n in range(len(texts)) if n not in fits]
+        short = sorted(fits)
         merged: dict[int, Merged] = {}
         summaries = Summaries([], ())
         if short:
             summaries = self._summariser.read([sources[n] for n in short], asked, cancelled)
-        del sources  # of a book they are larger than its text
         took_s = time.monotonic() - started_at
         for place, n in enumerate(long, start=1):
             progress = _Progress(report, article=place, articles=len(long))
@@ -93,6 +98,13 @@ class Articles(Pipeline):
         if reading.details or reading.grounding:
             for n, text in enumerate(texts):
                 found = merged.get(n)
+                if n not in tokens:
+                    passes = found.passes if found else []
+                    tokens[n] = (
+                        sum(one.part.tokens for one in passes[0])
+                        if passes
+                        else self._summariser.count([text])[0]
+                    )
                 read = _Read(tokens[n], cut_tokens[n], took_s)
                 self._describe(items[n], text, reading, found, read)
         return Summaries(items, tuple(cut_tokens))

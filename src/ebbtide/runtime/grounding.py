@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ebbtide.runtime import quantities
 from ebbtide.runtime.extractive import STOP_WORDS, WORD, terms
 from ebbtide.runtime.splitting import stretches
 
@@ -21,28 +22,10 @@ MAX_SUPPORTS = 3
 LEAST_GAIN = 0.1
 """A further source sentence must hold this share of the terms that those before it do not."""
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_THOUSANDS = re.compile(r",(?=\d{3}(?:\D|$))")
-_IN_DIGITS = {
-    word: str(number)
-    for number, word in enumerate(
-        (
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        )
-    )
-}
+MAX_INITIALS = 6
+
+_DOTTED = re.compile(r"\b(?:[A-Z]\.){2,}")
+_NAME_RUN = re.compile(r"[A-Z][\w'’-]*(?:\s+(?:(?:of|and|the|for|de|&)\s+){0,2}[A-Z][\w'’-]*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +65,9 @@ class Source:
         for index, held in enumerate(self._terms):
             for term in held:
                 self._sentences[term].append(index)
-        self._words = {word.lower() for word in WORD.findall(text)}
-        self._numbers = set(_numbers(text))
+        words = set(WORD.findall(text)) | set(WORD.findall(_undotted(text)))
+        self._words = {form for word in words for form in _forms(word)} | set(_initials(text))
+        self._numbers = quantities.occurring(text)
 
     def ground(self, summary: str) -> list[Grounded]:
         """Each sentence of the summary with what supports it, in order."""
@@ -120,26 +104,14 @@ class Source:
         return best, gains[best]
 
     def _unsupported(self, sentence: str) -> Iterator[str]:
-        for number in _NUMBER.findall(sentence):
-            if _plain(number) not in self._numbers:
+        numbers = list(quantities.written(sentence))
+        for number, values in numbers:
+            if not values & self._numbers:
                 yield number
-        for name in _names(sentence):
-            if not {name.lower(), _possessed(name).lower()} & self._words:
+        counted = {word for number, _ in numbers for word in WORD.findall(number)}
+        for name in _names(_undotted(sentence)):
+            if name not in counted and not _forms(name) & self._words:
                 yield name
-
-
-def _numbers(text: str) -> Iterator[str]:
-    for number in _NUMBER.findall(text):
-        yield _plain(number)
-    for word in WORD.findall(text.lower()):
-        if word in _IN_DIGITS:
-            yield _IN_DIGITS[word]
-
-
-def _plain(number: str) -> str:
-    """1,000.50 and 1000.5 are one number."""
-    digits = _THOUSANDS.sub("", number)
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def _names(sentence: str) -> Iterator[str]:
@@ -156,5 +128,21 @@ def _names(sentence: str) -> Iterator[str]:
             yield word
 
 
-def _possessed(name: str) -> str:
-    return re.sub(r"['’]s?$", "", name)
+def _forms(word: str) -> set[str]:
+    """As it stands, without a possessive's ending, and in the singular."""
+    word = re.sub(r"['’]s?$", "", word.lower())
+    return {word, *terms(word)}
+
+
+def _undotted(text: str) -> str:
+    """U.S. as US."""
+    return _DOTTED.sub(lambda found: found[0].replace(".", ""), text)
+
+
+def _initials(text: str) -> Iterator[str]:
+    """What the names of several words may be shortened to: WHO for World Health Organization."""
+    for run in _NAME_RUN.finditer(text):
+        letters = "".join(word[0] for word in run[0].split() if word[0].isupper())
+        for start in range(len(letters) - 1):
+            for end in range(start + 2, min(len(letters), start + MAX_INITIALS) + 1):
+                yield letters[start:end].lower()

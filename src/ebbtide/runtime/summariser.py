@@ -6,7 +6,7 @@ Imports neither torch nor transformers.
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 HEAD_START_S = 0.01
 """What an engine's libraries take at most to be in their own code and give the interpreter to others."""
+
+ENCODED_AT_ONCE = 100_000
+"""Characters of the texts whose tokens are counted together."""
 
 # transformers' clean_up_tokenization, in its order.
 _CLEAN_UPS = (
@@ -139,7 +142,7 @@ class Summariser(Pipeline):
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text, without those around it."""
-        return [len(ids) - self._bare for ids in self._tokenizer.encode(texts)]
+        return [len(ids) - self._bare for group in _groups(texts) for ids in self._tokenizer.encode(group)]
 
     def encode(self, texts: Sequence[str], asked: Asked) -> list[list[int]]:
         """Each text's ids, the task's prefix before it, however many they are: `tokens` counts the text's."""
@@ -196,6 +199,18 @@ class Summariser(Pipeline):
             for loose, tight in _CLEAN_UPS:
                 text = text.replace(loose, tight)
         return text
+
+
+def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Some at a time: while a text is encoded it takes a hundred times its size."""
+    first = characters = 0
+    for place, text in enumerate(texts):
+        characters += len(text)
+        if characters > ENCODED_AT_ONCE:
+            yield texts[first : place + 1]
+            first, characters = place + 1, 0
+    if first < len(texts):
+        yield texts[first:]
 
 
 def task_prefix(described: Mapping[str, Any], task: str) -> str:

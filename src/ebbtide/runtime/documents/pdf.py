@@ -40,6 +40,9 @@ FULL_WIDTH = 0.55
 COLUMN_LINES = 4
 """Fewer lines than this on either side of a gap are a table or a formula, not columns."""
 
+LINES_SEEN = 50
+"""How many lines back a paragraph's width is looked for: a book may be set as one."""
+
 _DIVIDED = re.compile(r"(\w+)[-\u00ad]$")
 _DIGITS = re.compile(r"\d+")
 _ROMAN = re.compile(r"[ivxlc]+$", re.IGNORECASE)
@@ -201,7 +204,7 @@ def _begins(paragraph: Sequence[Line], line: Line, usual_gap: float, usual: floa
     gap = above.bottom - line.bottom
     ended = above.text.rstrip("\"'”’)").endswith((".", "!", "?", ":"))
     if gap <= 0 or gap > 6 * usual_gap:
-        widest = max(one.right - one.left for one in paragraph)
+        widest = max(one.right - one.left for one in paragraph[-LINES_SEEN:])
         return ended and above.right - above.left < 0.9 * widest
     return gap > PARAGRAPH_GAP * usual_gap or (ended and line.left - above.left > 0.7 * usual)
 
