@@ -608,3 +608,19 @@ def test_a_reading_of_nothing_is_low():
     assert read_backlog(policy(), seen(0, 0)) == Reading(
         0, high=False, low=True, text="backlog of 0 at target 5 per instance", kept=0
     )
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "moved"),
+    [
+        pytest.param(2, None, (2, 5), id="a minimum alone"),
+        pytest.param(7, None, (7, 7), id="a minimum takes a lower maximum along"),
+        pytest.param(None, 3, (1, 3), id="a maximum alone"),
+        pytest.param(None, 0, (0, 0), id="a maximum takes a higher minimum along"),
+        pytest.param(0, 9, (0, 9), id="both"),
+    ],
+)
+def test_a_scheduled_action_moves_the_limits_it_names(minimum, maximum, moved):
+    limits = Limits(1, 5).moved(minimum, maximum)
+
+    assert (limits.min_capacity, limits.max_capacity) == moved

@@ -10,7 +10,7 @@ Source: reference autoscaling.md, 3 and 4.
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, inf, trunc
 from statistics import fmean
 
@@ -36,6 +36,14 @@ class Limits:
 
     def clamp(self, count: int) -> int:
         return max(self.min_capacity, min(count, self.max_capacity))
+
+    def moved(self, minimum: int | None, maximum: int | None) -> "Limits":
+        """As a scheduled action sets them; None leaves a bound, which follows where they would cross."""
+        most = self.max_capacity if maximum is None else maximum
+        least = self.min_capacity if minimum is None else minimum
+        if maximum is None:
+            most = max(least, most)
+        return replace(self, min_capacity=min(least, most), max_capacity=most)
 
 
 @dataclass(frozen=True, slots=True)

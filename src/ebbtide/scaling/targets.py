@@ -348,12 +348,8 @@ def limits_set(
     connection: Connection, target: ScalableTarget, action: ScheduledAction, *, endpoint_id: str, at: float
 ) -> ScalableTarget:
     """Set the limits that a scheduled action names, and record it; the target as it is then."""
-    minimum = target.min_capacity if action.min_capacity is None else action.min_capacity
-    maximum = target.max_capacity if action.max_capacity is None else action.max_capacity
-    # One that names a single limit takes the other along where they would cross.
-    if action.max_capacity is None:
-        maximum = max(minimum, maximum)
-    minimum = min(minimum, maximum)
+    moved = target.limits.moved(action.min_capacity, action.max_capacity)
+    minimum, maximum = moved.min_capacity, moved.max_capacity
     changed = replace(target, min_capacity=minimum, max_capacity=maximum)
     change_target(connection, changed)
     limits = f"min capacity to {minimum} and max capacity to {maximum}"

@@ -9,7 +9,7 @@ anything runs or waits and at once when a request arrives where no instance is.
 import heapq
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from ebbtide.instances.plan import Drain, plan
@@ -285,9 +285,7 @@ class _Simulation:
         """Move the limits to those of the scheduled actions that are due."""
         for each, at in self._due.items():
             if at is not None and at <= self._now:
-                least = self._limits.min_capacity if each.min_capacity is None else each.min_capacity
-                most = self._limits.max_capacity if each.max_capacity is None else each.max_capacity
-                self._limits = replace(self._limits, min_capacity=min(least, most), max_capacity=most)
+                self._limits = self._limits.moved(each.min_capacity, each.max_capacity)
                 self._due[each] = each.next_at(self._now, origin=self._load.at[0])
 
     @property
