@@ -73,6 +73,13 @@ def test_data_of_another_kind_is_refused_with_the_row(tmp_path: Path, text: str,
         pairs.read(path)
 
 
+def test_a_parquet_file_is_refused_with_what_makes_it_readable(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"is Parquet.*to_json"):
+        pairs.read(path)
+
+
 def test_a_summary_equal_to_its_reference_scores_a_hundred_and_another_none() -> None:
     found = rouge.f1(["The tide rose. It fell.", "Bananas grow."], ["The tide rose. It fell."] * 2)
     assert found.tolist() == [[100, 100, 100], [0, 0, 0]]
@@ -133,6 +140,8 @@ def test_the_table_for_people_names_measures_and_intervals(tmp_path: Path) -> No
         ("ebbtide/extractive", ["--parameters", '{"num_beams": 3}'], "refuses an article"),
         ("ebbtide/extractive", ["--env", "X"], "is not NAME=VALUE"),
         ("ebbtide/extractive", ["--article", "nothing"], "The data has no nothing"),
+        ("ebbtide/extractive", ["--data", "/nowhere.jsonl"], "cannot be read: No such file"),
+        ("ebbtide/extractive", ["--predictions", "/nowhere/said.jsonl"], "cannot be written: No such file"),
     ],
 )
 def test_what_a_user_can_mend_ends_in_one_line(

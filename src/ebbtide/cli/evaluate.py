@@ -64,6 +64,8 @@ def evaluate(
         rows_in = pairs.read(data, article=article, reference=reference, limit=limit)
     except pairs.DataError as error:
         raise CommandError(str(error)) from error
+    if predictions:
+        _check_writable(predictions)
     with tempfile.TemporaryDirectory(prefix="ebbtide-evaluate-") as unpacked:
         try:
             compared = _summarisers(
@@ -138,6 +140,14 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator:
         raise CommandError(f"--env {text} is not NAME=VALUE")
     return name, value
+
+
+def _check_writable(path: Path) -> None:
+    """Told before a model has summarised for an hour."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise CommandError(f"--predictions {path} cannot be written: {error.strerror}") from error
 
 
 def _write(path: Path, pairs: "Sequence[Pair]", rows: "Sequence[Row]") -> None:

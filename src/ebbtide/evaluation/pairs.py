@@ -12,6 +12,8 @@ ARTICLE_NAMES = ("article", "document", "text", "inputs", "dialogue", "body", "c
 REFERENCE_NAMES = ("reference", "summary", "highlights", "abstract", "target", "headline", "title")
 """The names that data sets for summarisation commonly have, tried in this order."""
 
+AS_JSON_LINES = "pandas.read_parquet(FILE).to_json(OUTPUT, orient='records', lines=True) writes it so"
+
 csv.field_size_limit(2**31 - 1)  # a field is a whole article, and Python's own limit is 128 KiB
 
 
@@ -51,6 +53,8 @@ def read(
 
 def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a file of JSON lines, JSON, CSV or TSV, by their names. Raises DataError."""
+    if path.suffix == ".parquet":
+        raise DataError(f"{path} is Parquet; JSON lines, JSON, CSV and TSV are read: {AS_JSON_LINES}")
     try:
         if path.suffix in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
@@ -65,6 +69,8 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield _object(path, number, json.loads(line))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, csv.Error) as error:  # of JSON, of CSV, and of bytes that are no UTF-8
         raise DataError(f"{path} cannot be read: {error}") from error
 
