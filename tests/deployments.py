@@ -37,6 +37,7 @@ def deploy(
     ebbtide: Ebbtide,
     *,
     inference: str | None = None,
+    archive: bytes | None = None,
     environment: dict[str, str] | None = None,
     instances: int = 1,
     asynchronous: bool = True,
@@ -46,13 +47,15 @@ def deploy(
     managed_scaling: dict[str, Any] | None = None,
     wait: bool = True,
 ) -> Deployed:
-    """Deploy user code (`inference`) or what the environment names, under a new name."""
+    """Deploy user code (`inference`), an archive or what the environment names, under a new name."""
     name = f"e-{uuid.uuid4().hex[:12]}"
     s3, sagemaker = ebbtide.client("s3"), ebbtide.client("sagemaker")
     s3.create_bucket(Bucket=name)
     container: dict[str, Any] = {"Image": IMAGE, "Environment": environment or {}}
     if inference is not None:
-        s3.put_object(Bucket=name, Key="model.tar.gz", Body=model_archive(inference))
+        archive = model_archive(inference)
+    if archive is not None:
+        s3.put_object(Bucket=name, Key="model.tar.gz", Body=archive)
         container["ModelDataUrl"] = f"s3://{name}/model.tar.gz"
     sagemaker.create_model(ModelName=name, ExecutionRoleArn=ebbtide.role_arn, PrimaryContainer=container)
     variant: dict[str, Any] = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.xlarge"}

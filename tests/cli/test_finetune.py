@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import pytest
 from safetensors import safe_open
 from tests import checkpoints
 from tests.checkpoints import Trained
+from tests.deployments import deploy, outcome
 
 from ebbtide import finetuning
 from ebbtide.archives import tarfile
+from ebbtide.cli.errors import CommandError
+from ebbtide.cli.finetune import finetune
+from ebbtide.evaluation import pairs
 from ebbtide.evaluation.pairs import Pair
 from ebbtide.finetuning import Settings, TrainingError
+from ebbtide.pytest_plugin import Ebbtide
 
 DEADLINE_S = 120.0
+
+SETTINGS = Settings(epochs=2, batch_size=4, learning_rate=0.003, save_steps=4)
+"""A dozen steps, whose state is kept at every fourth."""
 
 
 def written(folder: Path, count: int = 24) -> Path:
@@ -33,9 +42,9 @@ def written(folder: Path, count: int = 24) -> Path:
 
 
 def arguments(model: Path, data: Path, output: Path, *options: str) -> list[str]:
-    """A run of about twenty steps, whose state is kept at every fourth."""
+    """A run of SETTINGS."""
     command = [sys.executable, "-m", "ebbtide", "finetune", str(model), "--data", str(data), "--json"]
-    command += ["--output", str(output), "--epochs", "4", "--batch-size", "4", "--save-steps", "4"]
+    command += ["--output", str(output), "--epochs", "2", "--batch-size", "4", "--save-steps", "4"]
     return [*command, "--learning-rate", "0.003", *options]
 
 
@@ -51,61 +60,110 @@ def weights(archive: Path, folder: Path) -> dict[str, Any]:
         return {name: tensors.get_tensor(name).tobytes() for name in tensors.keys()}  # noqa: SIM118
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, trained: Trained) -> None:
-    model, data = trained("pegasus"), written(tmp_path)
-    whole = run(arguments(model, data, tmp_path / "whole.tar.gz"), tmp_path / "home")
-    assert whole.returncode == 0, whole.stderr
-    told = json.loads(whole.stdout)
-    losses = [loss for _, loss in told["losses"]]
-    assert losses[-1] < losses[0]
-    assert [row["summariser"] for row in told["evaluated"]] == [
-        "lead-3",
-        f"{model} (before)",
-        str(tmp_path / "whole.tar.gz"),
-    ]
+@dataclass(frozen=True)
+class Resumed:
+    """A run of the command that was killed after its first state, and the one that went on."""
 
-    again = arguments(model, data, tmp_path / "again.tar.gz")
+    model: Path
+    data: Path
+    archive: Path
+    told: dict[str, Any]
+
+    @property
+    def work(self) -> Path:
+        return self.archive.with_name(self.archive.name + ".training")
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Resumed:
+    folder = tmp_path_factory.mktemp("finetune")
+    model, data, archive = trained("pegasus"), written(folder), folder / "again.tar.gz"
+    command = arguments(model, data, archive)
+    kept = folder / "again.tar.gz.training" / "checkpoint-4"
     with subprocess.Popen(
-        again, env={**os.environ, "EBBTIDE_DATA": str(tmp_path)}, stdout=subprocess.DEVNULL
+        command, env={**os.environ, "EBBTIDE_DATA": str(folder)}, stdout=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + DEADLINE_S
-        kept = tmp_path / "again.tar.gz.training" / "checkpoint-8"
         while not (kept / "trainer_state.json").is_file() and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
-    resumed = run(again, tmp_path / "home")
-    assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout)["resumed_at"] >= 4
-    assert weights(tmp_path / "again.tar.gz", tmp_path / "a") == weights(
-        tmp_path / "whole.tar.gz", tmp_path / "b"
-    )
+    finished = run(command, folder / "home")
+    assert finished.returncode == 0, finished.stderr
+    return Resumed(model, data, archive, json.loads(finished.stdout))
 
 
-def test_the_archive_has_the_user_s_own_tokenizer(tmp_path: Path, trained: Trained) -> None:
-    model = trained("pegasus")
-    pairs = [Pair(text, checkpoints.lead(text)) for text in checkpoints.texts(4)]
-    finetuning.train(model, pairs, Settings(epochs=1, batch_size=2), tmp_path / "work", progress=False)
-    finetuning.write_archive(tmp_path / "work" / "model", tmp_path / "model.tar.gz")
-    with tarfile.open(tmp_path / "model.tar.gz") as file:
+def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, resumed: Resumed) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    training, _ = finetuning.divided(pairs.read(resumed.data), 0.05, 0)
+    whole = finetuning.train(resumed.model, training, SETTINGS, tmp_path, progress=False)
+    torch.set_num_threads(threads)
+
+    assert (whole.resumed_at, whole.steps) == (0, resumed.told["steps"])
+    assert 4 <= resumed.told["resumed_at"] < whole.steps
+    assert whole.losses[-1][1] < whole.losses[0][1]
+    with safe_open(tmp_path / "model" / "model.safetensors", "numpy") as tensors:
+        expected = {name: tensors.get_tensor(name).tobytes() for name in tensors.keys()}  # noqa: SIM118
+    assert weights(resumed.archive, tmp_path / "again") == expected
+
+
+def test_the_table_at_the_end_has_the_model_before_and_after(resumed: Resumed) -> None:
+    assert [row["summariser"] for row in resumed.told["evaluated"]] == [
+        "lead-3",
+        f"{resumed.model} (before)",
+        str(resumed.archive),
+    ]
+
+
+def test_the_archive_has_the_user_s_own_tokenizer(resumed: Resumed) -> None:
+    with tarfile.open(resumed.archive) as file:
         spiece = file.extractfile("spiece.model")
         assert spiece is not None
-        assert spiece.read() == (model / "spiece.model").read_bytes()
+        assert spiece.read() == (resumed.model / "spiece.model").read_bytes()
 
 
-def test_a_work_folder_of_another_run_is_not_gone_on_with(tmp_path: Path, trained: Trained) -> None:
-    model, pairs = trained("pegasus"), [Pair("One text.", "Text."), Pair("Another.", "Other.")]
-    finetuning.train(model, pairs, Settings(epochs=1), tmp_path, progress=False)
+def test_a_work_folder_of_another_run_is_not_gone_on_with(resumed: Resumed) -> None:
+    others, settings = [Pair("One text.", "Text.")], replace(SETTINGS, learning_rate=1.0)
     with pytest.raises(TrainingError, match="another data, learning_rate"):
-        finetuning.train(model, pairs[:1], Settings(epochs=1, learning_rate=1.0), tmp_path, progress=False)
+        finetuning.train(resumed.model, others, settings, resumed.work, progress=False)
+
+
+def test_the_archive_answers_when_it_is_deployed(ebbtide: Ebbtide, resumed: Resumed) -> None:
+    environment = {"HF_TASK": "summarization"}
+    endpoint = deploy(ebbtide, environment=environment, archive=resumed.archive.read_bytes())
+    answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=endpoint.name,
+        Body=json.dumps({"inputs": checkpoints.texts(1)[0]}).encode(),
+        ContentType="application/json",
+    )
+    kind, body, _ = outcome(ebbtide, answer)
+    assert (kind, list(json.loads(body)[0])) == ("output", ["summary_text"])
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        pytest.param('{"article": "a", "summary": "b"}\n{bad', "bad.jsonl", id="a broken line"),
+        pytest.param('{"story": "a", "gist": "b"}', "article", id="members of other names"),
+        pytest.param("", "bad.jsonl", id="nothing in it"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_in_one_line(tmp_path: Path, data: str, cause: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(data)
+    with pytest.raises(CommandError, match=cause) as refused:
+        finetune("model", tmp_path / "bad.jsonl", tmp_path / "out.tar.gz")
+    assert "\n" not in str(refused.value)
 
 
 def test_the_same_pairs_are_held_out_for_the_same_seed() -> None:
-    pairs = [Pair(str(n), str(n)) for n in range(40)]
-    training, evaluation = finetuning.divided(pairs, 0.1, 7)
+    every = [Pair(str(n), str(n)) for n in range(40)]
+    training, evaluation = finetuning.divided(every, 0.1, 7)
     assert (len(training), len(evaluation)) == (36, 4)
-    assert (training, evaluation) == finetuning.divided(pairs, 0.1, 7)
-    assert sorted(training + evaluation, key=lambda pair: int(pair.article)) == pairs
+    assert (training, evaluation) == finetuning.divided(every, 0.1, 7)
+    assert sorted(training + evaluation, key=lambda pair: int(pair.article)) == every
 
 
 def test_a_single_pair_cannot_be_trained_and_evaluated_on() -> None:
@@ -116,8 +174,15 @@ def test_a_single_pair_cannot_be_trained_and_evaluated_on() -> None:
 def test_a_model_that_is_no_summariser_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
-    command = arguments(tmp_path / "model", written(tmp_path, 4), tmp_path / "out.tar.gz")
-    finished = run(command, tmp_path)
-    assert finished.returncode == 1
-    assert "cannot be trained" in finished.stderr
-    assert "Traceback" not in finished.stderr
+    with pytest.raises(CommandError, match="cannot be trained") as refused:
+        finetune(str(tmp_path / "model"), written(tmp_path, 4), tmp_path / "out.tar.gz")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, trained: Trained) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (tmp_path / "model" / name).symlink_to(trained("pegasus") / name)
+    with pytest.raises(CommandError, match="cannot be trained") as refused:
+        finetune(str(tmp_path / "model"), written(tmp_path, 4), tmp_path / "out.tar.gz")
+    assert "\n" not in str(refused.value)
