@@ -18,7 +18,7 @@ from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import invocations
 from ebbtide.queue.wakeups import Wakeups
-from ebbtide.scaling import endpoint_goals, goals, targets
+from ebbtide.scaling import activities, endpoint_goals, goals, targets
 from ebbtide.scaling.scaler import Scaler
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
@@ -89,10 +89,10 @@ class World:
 
         await self.database.write(put)
 
-    async def activities(self) -> list[targets.Activity]:
+    async def activities(self) -> list[activities.Activity]:
         """Newest first."""
         return await self.database.read(
-            lambda c: targets.activities_of(c, ACCOUNT, None, limit=50, before_id=None)
+            lambda c: activities.listed(c, ACCOUNT, None, limit=50, before_id=None)
         )
 
     async def gauge(self, name: str, at: float) -> float | None:
@@ -491,7 +491,7 @@ async def test_what_cannot_be_scaled_is_told_once_and_only_to_who_asks(world):
         await world.scaler.step(NOW + second)
 
     everything = await world.database.read(
-        lambda c: targets.activities_of(c, ACCOUNT, None, limit=50, before_id=None, with_not_scaled=True)
+        lambda c: activities.listed(c, ACCOUNT, None, limit=50, before_id=None, with_not_scaled=True)
     )
     [refused] = [activity for activity in everything if activity.not_scaled]
     assert (refused.status, refused.not_scaled) == (

@@ -17,8 +17,9 @@ from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn, time_of_id, time_ordered_id
 from ebbtide.metrics import alarms
 from ebbtide.metrics.datums import LAST_MOMENT
-from ebbtide.scaling import configurations, targets
-from ebbtide.scaling.targets import Activity, ObjectNotFound, Policy, ScalableTarget, ScheduledAction
+from ebbtide.scaling import activities, configurations, targets
+from ebbtide.scaling.activities import Activity
+from ebbtide.scaling.targets import ObjectNotFound, Policy, ScalableTarget, ScheduledAction
 
 __all__ = [
     "delete_scaling_policy",
@@ -284,7 +285,7 @@ async def describe_scaling_activities(params: Params, call: Call) -> Result:
                 code="InvalidNextTokenException",
             ) from error
     listed = await call.parts.database.read(
-        lambda connection: targets.activities_of(
+        lambda connection: activities.listed(
             connection,
             call.account,
             params.get("ResourceId"),

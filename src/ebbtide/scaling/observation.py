@@ -14,7 +14,8 @@ from ebbtide.metrics.alarm_states import Alarm, is_scaling_policy
 from ebbtide.metrics.points import DAY_S
 from ebbtide.metrics.query import Metric, statistics
 from ebbtide.queue import Backlog, listing
-from ebbtide.scaling import configurations, endpoint_goals, goals, targets
+from ebbtide.scaling import activities, configurations, endpoint_goals, goals, targets
+from ebbtide.scaling.activities import Activity
 from ebbtide.scaling.configurations import PERIOD_S
 from ebbtide.scaling.goals import Budget, Forecast, Goals, Measured
 from ebbtide.scaling.policies import (
@@ -29,7 +30,7 @@ from ebbtide.scaling.policies import (
     read_datapoints,
     steps_out,
 )
-from ebbtide.scaling.targets import Activity, Policy, ScalableTarget, ScheduledAction
+from ebbtide.scaling.targets import Policy, ScalableTarget, ScheduledAction
 from ebbtide.scaling.utilisation import Running
 
 NAMESPACE = "AWS/SageMaker"
@@ -130,7 +131,7 @@ def look(connection: Connection) -> Seen:
         backlogs=queue.backlogs(connection),
         goals=endpoint_goals.all_goals(connection),
         in_service=[Running(*row) for row in connection.execute(IN_SERVICE)],
-        under_way=targets.activities_under_way(connection),
+        under_way=activities.under_way(connection),
         lasting=alarms.lasting_of_policies(connection) if stepping else [],
     )
 
@@ -148,7 +149,7 @@ def _managed(
     if asked is None:
         return None
     resource_id = f"endpoint/{endpoint.name}/variant/{variant.name}"
-    last_at = targets.last_scaled_at(connection, endpoint.account, resource_id, endpoint.id)
+    last_at = activities.last_scaled_at(connection, endpoint.account, resource_id, endpoint.id)
     target = ScalableTarget(
         id=f"managed/{endpoint.id}/{variant.name}",
         account=endpoint.account,

@@ -20,10 +20,11 @@ from ebbtide.endpoints.states import DELETING, IN_SERVICE, SERVING
 from ebbtide.errors import ServiceError
 from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.queue.wakeups import Wakeups
-from ebbtide.scaling import configurations, goals, observation, policies, targets
+from ebbtide.scaling import activities, configurations, goals, observation, policies, targets
+from ebbtide.scaling.activities import Activity
 from ebbtide.scaling.goals import NO_GOALS, Measured
 from ebbtide.scaling.policies import Decision, Peaks
-from ebbtide.scaling.targets import Activity, ScalableTarget, ScheduledAction
+from ebbtide.scaling.targets import ScalableTarget, ScheduledAction
 from ebbtide.scaling.utilisation import Meter
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,12 @@ class Scaler:
             _set_limits(connection, action, now)
         seen, verdicts = self._decide(connection, now)
         for activity, status, message in _ended(seen):
-            targets.end_activity(connection, activity, status=status, message=message, at=now)
+            activities.end(connection, activity, status=status, message=message, at=now)
         acts = [verdict for verdict in verdicts if verdict.changes]
         for act in acts:
             _scale(connection, act.target, act.endpoint, act.decision, now)
         for refused in refusals:
-            targets.not_scaled(
+            activities.not_scaled(
                 connection,
                 refused.target,
                 endpoint_id=refused.endpoint.id,
@@ -314,7 +315,7 @@ def _set_limits(connection: Connection, action: ScheduledAction, now: float) -> 
         return
     with suppress(endpoints.EndpointNotFound):  # a target outlives its endpoint
         endpoint = endpoints.get_endpoint(connection, target.account, target.endpoint_name)
-        targets.limits_set(connection, target, action, endpoint_id=endpoint.id, at=now)
+        activities.limits_set(connection, target, action, endpoint_id=endpoint.id, at=now)
 
 
 def _ended(seen: observation.Seen) -> list[tuple[Activity, str, str]]:
@@ -349,7 +350,7 @@ def _scale(
     variant = endpoint.live.variant(target.variant)
     assert variant is not None
     endpoints.set_desired_instance_counts(connection, endpoint.id, {variant.name: decision.desired}, now)
-    targets.scaled(
+    activities.scaled(
         connection,
         target,
         endpoint_id=endpoint.id,
@@ -389,7 +390,7 @@ def _execute(connection: Connection, policy_arn: str, alarm: Alarm, now: float) 
     code = policies.why_not_stepped(target.limits, rule, distance, observed)
     # The action of a lasting alarm comes again each minute; what it told the first time is enough.
     if code is not None and alarm.change_is_due:
-        targets.not_scaled(
+        activities.not_scaled(
             connection,
             target,
             endpoint_id=endpoint.id,
