@@ -4,7 +4,8 @@ Those whose figures are medians take N runs for them: wake, simulation, storm_sc
 
 Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
 `python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and half an hour; `bases`,
-`roofline`, `coldstart` and `articles` run when they are named.
+`roofline`, `coldstart`, `articles` and `quality` run when they are named;
+`quality` fetches packages by apt-get.
 """
 
 import argparse
