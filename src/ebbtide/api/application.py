@@ -29,7 +29,7 @@ from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.parse import parse
 from ebbtide.wire.request import Request, Response
 from ebbtide.wire.serialise import serialise, serialise_error
-from ebbtide.wire.validate import validate
+from ebbtide.wire.validate import refusal_code, validate
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Application:
         if operation.streamed is not None:
             params[operation.streamed] = body
         if broken := validate(operation, params):
-            raise ServiceError(broken, code=operation.service.validation_code)
+            raise ServiceError(broken, code=refusal_code(operation, broken))
         call = Call(
             parts=self._parts,
             account=caller.account,

@@ -110,5 +110,11 @@ VALIDATION_CODES = {
 }
 """What a service calls a parameter outside its constraints, where that is not ValidationError."""
 
+S3_VALIDATION_CODES = {
+    "createBucketConfiguration.locationConstraint": "InvalidLocationConstraint",
+    "storageClass": "InvalidStorageClass",
+}
+"""What S3 calls some parameters outside their constraints; others of a document are MalformedXML."""
+
 MINIMUMS = {"sagemaker": {"InitialTaskCount": 0}}
 """Where we allow less than the model: an endpoint may begin with no instance."""

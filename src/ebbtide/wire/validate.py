@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from ebbtide.wire.models import Member, Operation, Shape
+from ebbtide.wire.names import S3_VALIDATION_CODES
 
 Params = dict[str, Any]
 
@@ -41,6 +42,21 @@ def validate(operation: Operation, params: Params) -> str | None:
         return None
     noun = "error" if len(broken) == 1 else "errors"
     return f"{len(broken)} validation {noun} detected: {'; '.join(broken)}"
+
+
+_PLACE = re.compile(r" at '([^']*)' failed to satisfy")
+
+
+def refusal_code(operation: Operation, broken: str) -> str:
+    """The service's code for what `validate` says."""
+    place = _PLACE.search(broken)
+    if operation.service.name != "s3" or operation.input is None or place is None:
+        return operation.service.validation_code
+    if place[1] in S3_VALIDATION_CODES:
+        return S3_VALIDATION_CODES[place[1]]
+    document = operation.input.payload
+    inside = document is not None and place[1].startswith(f"{_join('', document)}.")
+    return "MalformedXML" if inside else operation.service.validation_code
 
 
 def too_long(payload: Member) -> str:

@@ -72,6 +72,22 @@ def test_a_name_outside_the_rules_is_refused(s3, name):
     assert (code(failure), status(failure)) == ("InvalidBucketName", 400)
 
 
+def test_values_that_s3_does_not_know_are_refused_in_its_words(s3, bucket):
+    nowhere = {"LocationConstraint": "us-east-1"}
+    calls = {
+        "InvalidLocationConstraint": lambda: s3.create_bucket(
+            Bucket="in-no-region", CreateBucketConfiguration=nowhere
+        ),
+        "InvalidStorageClass": lambda: s3.put_object(Bucket=bucket, Key="k", StorageClass="CELLAR"),
+        "MalformedXML": lambda: s3.delete_objects(Bucket=bucket, Delete={"Objects": []}),
+    }
+
+    for expected, call in calls.items():
+        with pytest.raises(ClientError) as failure:
+            call()
+        assert (code(failure), status(failure)) == (expected, 400)
+
+
 def test_a_missing_bucket_is_a_404_everywhere(s3):
     with pytest.raises(ClientError) as head:
         s3.head_bucket(Bucket="no-such-bucket-here")

@@ -76,7 +76,7 @@ def test_a_bucket_made_again_has_none_of_the_former_ones_rules(s3, bucket):
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [
-        pytest.param([], "InvalidArgument", id="none"),
+        pytest.param([], "MalformedXML", id="none"),
         pytest.param([{"Status": "Enabled", "Expiration": {"Days": 1}}], "MalformedXML", id="no filter"),
         pytest.param([{"Status": "Enabled", "Filter": {}}], "InvalidRequest", id="no action"),
         pytest.param([EXPIRES | {"Expiration": {}}], "MalformedXML", id="neither days nor date"),

@@ -328,6 +328,7 @@ def test_a_copy_is_made_only_of_what_the_conditions_allow(s3, bucket):
     assert code(unmatched) == "PreconditionFailed"
     assert code(onto_itself) == "InvalidRequest"
     assert code(missing) == "NoSuchKey"
+    s3.copy_object(Bucket=bucket, Key="k", CopySource=source, StorageClass="STANDARD")
 
 
 def test_tags_are_put_read_and_deleted(s3, bucket):

@@ -201,7 +201,8 @@ async def copy_object(params: Params, call: Call) -> Result:
     record = source.record
     replaces = params.get("MetadataDirective") == "REPLACE"
     retags = params.get("TaggingDirective") == "REPLACE"
-    if (record.bucket, record.key) == (params["Bucket"], key) and not (replaces or retags):
+    changes = replaces or retags or "StorageClass" in params
+    if (record.bucket, record.key) == (params["Bucket"], key) and not changes:
         raise InvalidRequest(
             "This copy request is illegal because it is trying to copy an object to itself without changing "
             "the object's metadata, storage class, website redirect location or encryption attributes."
