@@ -32,10 +32,12 @@ def measure() -> Iterator[tuple[str, str]]:
             "pipeline, one request at a time, 202 to stored result",
             f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
         )
+        cpu_before_s = _cpu_s(measured)
         rates = [BURST / burst(measured, BURST, connections=CONNECTIONS) for _ in range(RUNS)]
+        cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * BURST) * 1e6
         yield (
             f"pipeline, burst of {BURST:,} over 2 instances, first 202 to last stored result",
-            f"{statistics.median(rates):,.0f}/s",
+            f"{statistics.median(rates):,.0f}/s, {cpu_us:.0f} us of the server's CPU each",
         )
 
 
@@ -71,6 +73,12 @@ def burst(measured: Measured, count: int, *, connections: int) -> float:
     while _completed(measured) < before + count:
         time.sleep(0.05)
     return time.perf_counter() - started_at
+
+
+def _cpu_s(measured: Measured) -> float:
+    """Of the server's process: event loop, writer and HTTP, without the model servers."""
+    times = measured.process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _completed(measured: Measured) -> int:
