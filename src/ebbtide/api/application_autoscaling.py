@@ -12,14 +12,27 @@ from sqlalchemy import Connection
 from ebbtide import endpoints
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
-from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT
+from ebbtide.api.scaling_requests import (
+    PAGE_SIZE,
+    check_capacities,
+    check_listing,
+    check_namespace,
+    limit_of,
+    named,
+    next_page,
+    resource_of,
+)
+from ebbtide.api.scheduled_actions import (
+    delete_scheduled_action,
+    describe_scheduled_actions,
+    put_scheduled_action,
+)
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn, time_of_id, time_ordered_id
 from ebbtide.metrics import alarms
-from ebbtide.metrics.datums import LAST_MOMENT
 from ebbtide.scaling import activities, configurations, targets
 from ebbtide.scaling.activities import Activity
-from ebbtide.scaling.targets import ObjectNotFound, Policy, ScalableTarget, ScheduledAction
+from ebbtide.scaling.targets import ObjectNotFound, Policy, ScalableTarget
 
 __all__ = [
     "delete_scaling_policy",
@@ -44,7 +57,6 @@ NO_PREDICTIVE_SCALING = (
 )
 """Source: PutScalingPolicy, PolicyType."""
 
-PAGE_SIZE = 50
 POLICIES_PAGE_SIZE = 10
 MAX_TAGS = 50
 
@@ -60,7 +72,7 @@ async def register_scalable_target(params: Params, call: Call) -> Result:
     Raises ServiceError when the variant does not exist, or the limits contradict each other or its kind:
     only an asynchronous endpoint may go to zero. Source: RegisterScalableTarget.
     """
-    resource = _resource(params)
+    resource = resource_of(params)
 
     def register(connection: Connection) -> ScalableTarget:
         known = targets.find_target(connection, call.account, params["ResourceId"])
@@ -88,7 +100,7 @@ async def register_scalable_target(params: Params, call: Call) -> Result:
 
 async def describe_scalable_targets(params: Params, call: Call) -> Result:
     """Source: DescribeScalableTargets."""
-    _check_namespace(params)
+    check_namespace(params)
     wanted = params.get("ResourceIds")
     known = await call.parts.database.read(targets.all_targets)
     listed, token = page(
@@ -100,11 +112,11 @@ async def describe_scalable_targets(params: Params, call: Call) -> Result:
             and params.get("ScalableDimension") in (None, configurations.DIMENSION)
         ),
         lambda target: (target.resource_id,),
-        limit=_limit(params, PAGE_SIZE),
+        limit=limit_of(params, PAGE_SIZE),
         token=params.get("NextToken"),
         error_code="InvalidNextTokenException",
     )
-    return {"ScalableTargets": [_describe_target(target) for target in listed]} | _next(token)
+    return {"ScalableTargets": [_describe_target(target) for target in listed]} | next_page(token)
 
 
 async def deregister_scalable_target(params: Params, call: Call) -> Result:
@@ -113,7 +125,7 @@ async def deregister_scalable_target(params: Params, call: Call) -> Result:
 
     Raises ObjectNotFound. Source: DeregisterScalableTarget.
     """
-    _resource(params)
+    resource_of(params)
 
     def deregister(connection: Connection) -> None:
         target = targets.get_target(connection, call.account, params["ResourceId"])
@@ -131,7 +143,7 @@ async def put_scaling_policy(params: Params, call: Call) -> Result:
     Raises ObjectNotFound without a target; ServiceError for a configuration that is not its type's, or
     not supported. Source: PutScalingPolicy.
     """
-    resource = _resource(params)
+    resource = resource_of(params)
     name = params["PolicyName"]
 
     def put(connection: Connection) -> tuple[Policy, list[str]]:
@@ -157,7 +169,7 @@ async def put_scaling_policy(params: Params, call: Call) -> Result:
 
 async def describe_scaling_policies(params: Params, call: Call) -> Result:
     """Source: DescribeScalingPolicies."""
-    _check_listing(params)
+    check_listing(params)
     names, resource_id = params.get("PolicyNames"), params.get("ResourceId")
 
     def read(connection: Connection) -> list[tuple[ScalableTarget, Policy, list[str]]]:
@@ -175,11 +187,11 @@ async def describe_scaling_policies(params: Params, call: Call) -> Result:
     listed, token = page(
         await call.parts.database.read(read),
         lambda put: (put[0].resource_id, put[1].name),
-        limit=_limit(params, POLICIES_PAGE_SIZE),
+        limit=limit_of(params, POLICIES_PAGE_SIZE),
         token=params.get("NextToken"),
         error_code="InvalidNextTokenException",
     )
-    return {"ScalingPolicies": [_describe_policy(*each) for each in listed]} | _next(token)
+    return {"ScalingPolicies": [_describe_policy(*each) for each in listed]} | next_page(token)
 
 
 async def delete_scaling_policy(params: Params, call: Call) -> Result:
@@ -187,7 +199,7 @@ async def delete_scaling_policy(params: Params, call: Call) -> Result:
 
     Raises ObjectNotFound. Source: DeleteScalingPolicy.
     """
-    _resource(params)
+    resource_of(params)
 
     def delete(connection: Connection) -> None:
         target = targets.get_target(connection, call.account, params["ResourceId"])
@@ -206,67 +218,8 @@ async def get_predictive_scaling_forecast(params: Params, _call: Call) -> Result
 
     Source: GetPredictiveScalingForecast.
     """
-    _resource(params)
+    resource_of(params)
     raise ServiceError(NO_PREDICTIVE_SCALING)
-
-
-async def put_scheduled_action(params: Params, call: Call) -> Result:
-    """Set a target's limits at times to come, or change an action of that name, by the members given.
-
-    Raises ObjectNotFound without a target; ServiceError for a schedule that means nothing or is over, or
-    limits that contradict each other. Source: PutScheduledAction.
-    """
-    _resource(params)
-
-    def put(connection: Connection) -> None:
-        target = targets.get_target(connection, call.account, params["ResourceId"])
-        known = {each.name: each for each in targets.scheduled_actions_of(connection, target)}
-        action = _scheduled_action(params, call, target, known.get(params["ScheduledActionName"]))
-        targets.put_scheduled_action(connection, action)
-
-    await call.parts.database.write(put)
-    call.parts.scaler.wake()
-    return {}
-
-
-async def describe_scheduled_actions(params: Params, call: Call) -> Result:
-    """Source: DescribeScheduledActions."""
-    _check_listing(params)
-    names, resource_id = params.get("ScheduledActionNames"), params.get("ResourceId")
-
-    def read(connection: Connection) -> list[tuple[ScalableTarget, ScheduledAction]]:
-        by_id = {target.id: target for target in targets.all_targets(connection)}
-        return [
-            (by_id[action.target_id], action)
-            for action in targets.all_scheduled_actions(connection)
-            if by_id[action.target_id].account == call.account
-            and resource_id in (None, by_id[action.target_id].resource_id)
-            and (not names or action.name in names or action.arn in names)
-        ]
-
-    listed, token = page(
-        await call.parts.database.read(read),
-        lambda put: (put[0].resource_id, put[1].name),
-        limit=_limit(params, PAGE_SIZE),
-        token=params.get("NextToken"),
-        error_code="InvalidNextTokenException",
-    )
-    return {"ScheduledActions": [_describe_action(*each) for each in listed]} | _next(token)
-
-
-async def delete_scheduled_action(params: Params, call: Call) -> Result:
-    """Raises ObjectNotFound. Source: DeleteScheduledAction."""
-    _resource(params)
-
-    def delete(connection: Connection) -> None:
-        target = targets.get_target(connection, call.account, params["ResourceId"])
-        for action in targets.scheduled_actions_of(connection, target):
-            if action.name == params["ScheduledActionName"]:
-                return targets.remove_scheduled_action(connection, action)
-        raise ObjectNotFound(f"No scheduled action found for name: {params['ScheduledActionName']}")
-
-    await call.parts.database.write(delete)
-    return {}
 
 
 async def describe_scaling_activities(params: Params, call: Call) -> Result:
@@ -274,8 +227,8 @@ async def describe_scaling_activities(params: Params, call: Call) -> Result:
 
     Source: DescribeScalingActivities.
     """
-    _check_listing(params)
-    limit, before_id = _limit(params, PAGE_SIZE), params.get("NextToken")
+    check_listing(params)
+    limit, before_id = limit_of(params, PAGE_SIZE), params.get("NextToken")
     if before_id is not None:
         try:
             time_of_id(before_id)
@@ -295,7 +248,9 @@ async def describe_scaling_activities(params: Params, call: Call) -> Result:
         )
     )
     token = listed[limit - 1].id if len(listed) > limit else None
-    return {"ScalingActivities": [_describe_activity(activity) for activity in listed[:limit]]} | _next(token)
+    return {"ScalingActivities": [_describe_activity(activity) for activity in listed[:limit]]} | next_page(
+        token
+    )
 
 
 async def tag_resource(params: Params, call: Call) -> Result:
@@ -332,39 +287,13 @@ async def list_tags_for_resource(params: Params, call: Call) -> Result:
     return {"Tags": dict(target.tags)}
 
 
-def _resource(params: Params) -> configurations.Resource:
-    return configurations.parse_resource(
-        params["ServiceNamespace"], params["ResourceId"], params["ScalableDimension"]
-    )
-
-
-def _check_namespace(params: Params) -> None:
-    if params["ServiceNamespace"] != "sagemaker":
-        raise ServiceError(f"Unsupported service namespace: {params['ServiceNamespace']}.")
-
-
-def _check_listing(params: Params) -> None:
-    """What all lists ask for but the one of targets. Source: DescribeScalingActivities, ScalableDimension."""
-    _check_namespace(params)
-    if "ScalableDimension" in params and "ResourceId" not in params:
-        raise ServiceError("ScalableDimension cannot be given without ResourceId.")
-
-
 def _capacities(params: Params, known: ScalableTarget | None) -> tuple[int, int]:
     minimum = params.get("MinCapacity", known.min_capacity if known else None)
     maximum = params.get("MaxCapacity", known.max_capacity if known else None)
     if minimum is None or maximum is None:
         raise ServiceError("MinCapacity and MaxCapacity must be given to register a new scalable target.")
-    _check_capacities(minimum, maximum)
+    check_capacities(minimum, maximum)
     return minimum, maximum
-
-
-def _check_capacities(minimum: int | None, maximum: int | None) -> None:
-    for capacity in (minimum, maximum):
-        if capacity is not None and not 0 <= capacity <= MAX_INSTANCE_COUNT:
-            raise ServiceError(f"Capacities must be 0 to {MAX_INSTANCE_COUNT}, not {capacity}.")
-    if minimum is not None and maximum is not None and minimum > maximum:
-        raise ServiceError(f"MinCapacity {minimum} must not be above MaxCapacity {maximum}.")
 
 
 def _scalable_endpoint(
@@ -467,77 +396,11 @@ def _alarms(policy: Policy, names: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-def _scheduled_action(
-    params: Params, call: Call, target: ScalableTarget, known: ScheduledAction | None
-) -> ScheduledAction:
-    """The action as it is to be kept. Raises ServiceError."""
-    if known is None and "Schedule" not in params:
-        raise ServiceError("Schedule must be given for a new scheduled action.")
-    limits = params.get("ScalableTargetAction", {})
-    if known is None and not limits:
-        raise ServiceError("ScalableTargetAction must have MinCapacity, MaxCapacity or both.")
-    made = known or ScheduledAction(
-        arn=_scheduled_action_arn(call, params["ResourceId"], params["ScheduledActionName"]),
-        target_id=target.id,
-        name=params["ScheduledActionName"],
-        schedule=params["Schedule"],
-        timezone=None,
-        start_at=None,
-        end_at=None,
-        min_capacity=None,
-        max_capacity=None,
-        created_at=call.now,
-        next_at=None,
-    )
-    action = replace(
-        made,
-        schedule=params.get("Schedule", made.schedule),
-        timezone=params.get("Timezone", made.timezone),
-        start_at=_moment(params, "StartTime", made.start_at),
-        end_at=_moment(params, "EndTime", made.end_at),
-        min_capacity=limits.get("MinCapacity") if limits else made.min_capacity,
-        max_capacity=limits.get("MaxCapacity") if limits else made.max_capacity,
-    )
-    _check_capacities(action.min_capacity, action.max_capacity)
-    if action.start_at is not None and action.end_at is not None and action.start_at >= action.end_at:
-        raise ServiceError("StartTime must be before EndTime.")
-    try:
-        next_at = action.due_after(call.now)
-    except ValueError as error:
-        raise ServiceError(f"Schedule is not valid: {error}.") from error
-    if next_at is None:
-        raise ServiceError(f"The schedule {action.schedule} has no time that is to come.")
-    return replace(action, next_at=next_at)
-
-
-def _moment(params: Params, name: str, otherwise: float | None) -> float | None:
-    if name not in params:
-        return otherwise
-    at = float(params[name])
-    if not 0 <= at <= LAST_MOMENT:
-        raise ServiceError(f"The value of {name} is not a time.")
-    return at
-
-
-def _scheduled_action_arn(call: Call, resource_id: str, name: str) -> str:
-    resource = f"resource/sagemaker/{resource_id}:scheduledActionName/{name}"
-    id_ = time_ordered_id(call.now)
-    return arn("autoscaling", call.region, call.account, f"scheduledAction:{id_}:{resource}")
-
-
 def _tagged(connection: Connection, call: Call, target_arn: str) -> ScalableTarget:
     target = targets.find_target_of_arn(connection, target_arn)
     if target is None or target.account != call.account:
         raise ServiceError(f"No scalable target found: {target_arn}", code="ResourceNotFoundException")
     return target
-
-
-def _named(resource_id: str) -> dict[str, str]:
-    return {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": resource_id,
-        "ScalableDimension": configurations.DIMENSION,
-    }
 
 
 def _describe_target(target: ScalableTarget) -> dict[str, Any]:
@@ -546,7 +409,7 @@ def _describe_target(target: ScalableTarget) -> dict[str, Any]:
         "DynamicScalingOutSuspended",
         "ScheduledScalingSuspended",
     )
-    return _named(target.resource_id) | {
+    return named(target.resource_id) | {
         "MinCapacity": target.min_capacity,
         "MaxCapacity": target.max_capacity,
         "RoleARN": target.role_arn,
@@ -556,25 +419,8 @@ def _describe_target(target: ScalableTarget) -> dict[str, Any]:
     }
 
 
-def _describe_action(target: ScalableTarget, action: ScheduledAction) -> dict[str, Any]:
-    limits = {"MinCapacity": action.min_capacity, "MaxCapacity": action.max_capacity}
-    described = {
-        "Timezone": action.timezone,
-        "StartTime": action.start_at,
-        "EndTime": action.end_at,
-        "ScalableTargetAction": {name: value for name, value in limits.items() if value is not None},
-    }
-    return _named(target.resource_id) | {
-        "ScheduledActionName": action.name,
-        "ScheduledActionARN": action.arn,
-        "Schedule": action.schedule,
-        "CreationTime": action.created_at,
-        **{name: value for name, value in described.items() if value is not None},
-    }
-
-
 def _describe_policy(target: ScalableTarget, policy: Policy, alarm_names: Sequence[str]) -> dict[str, Any]:
-    return _named(target.resource_id) | {
+    return named(target.resource_id) | {
         "PolicyARN": policy.arn,
         "PolicyName": policy.name,
         "PolicyType": policy.type,
@@ -585,7 +431,7 @@ def _describe_policy(target: ScalableTarget, policy: Policy, alarm_names: Sequen
 
 
 def _describe_activity(activity: Activity) -> dict[str, Any]:
-    described = _named(activity.resource_id) | {
+    described = named(activity.resource_id) | {
         "ActivityId": activity.id,
         "Description": activity.description or f"Setting desired instance count to {activity.desired}.",
         "Cause": activity.cause,
@@ -598,14 +444,3 @@ def _describe_activity(activity: Activity) -> dict[str, Any]:
     if activity.not_scaled is not None:
         described["NotScaledReasons"] = list(activity.not_scaled)
     return described
-
-
-def _limit(params: Params, most: int) -> int:
-    limit: int = params.get("MaxResults", most)
-    if not 1 <= limit <= most:
-        raise ServiceError(f"MaxResults must be 1 to {most}, not {limit}.")
-    return limit
-
-
-def _next(token: str | None) -> dict[str, Any]:
-    return {} if token is None else {"NextToken": token}
