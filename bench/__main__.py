@@ -3,7 +3,7 @@
 Those whose figures are medians take N runs for them: wake, simulation, storm_scaling.
 
 Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
-`python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and a quarter of an hour; `bases`,
+`python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and 15 minutes; `bases`,
 `roofline`, `coldstart`, `articles` and `quality` run when they are named;
 `quality` fetches packages by apt-get.
 """
