@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
 from ebbtide.cli.errors import CommandError
 from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.evaluation import INSUFFICIENT_DATA
@@ -182,8 +184,12 @@ def slots_of(server: "RunningServer", endpoint: str) -> int:
 
 
 def instance_type_of(server: "RunningServer", endpoint: str) -> str:
+    """As its configuration has it. Raises CommandError where that was deleted: endpoints outlive theirs."""
     sagemaker = server.client("sagemaker")
     name = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
-    config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    try:
+        config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    except ClientError as error:
+        raise CommandError(f"{error.response['Error']['Message']} Give --instance-type") from error
     found: str = config["ProductionVariants"][0]["InstanceType"]
     return found
