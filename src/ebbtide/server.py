@@ -13,6 +13,7 @@ import fcntl
 import gc
 import json
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -69,6 +70,9 @@ LISTENING_ATTEMPTS, LISTENING_INTERVAL_S = 2000, 0.005
 
 BACKLOG = 1024
 """Connections that wait to be accepted: a burst of clients is what we are for."""
+
+MOST_FILES, OWN_FILES = 65_536, 512
+"""Files that the server wants to have open at most, and how many of them it leaves to all but connections."""
 
 COLLECT_AFTER = (10_000, 10, 10)
 """After how many more objects cycles that nobody reaches are looked for, and how often among older ones. What
@@ -347,6 +351,19 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
     return stop, hurry
 
 
+def _connection_count() -> int:
+    """How many connections may be open at a time; who says nothing on one keeps nobody else waiting.
+
+    The limit of open files is raised as far as the system lets us.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft > most:
+        return MOST_FILES - OWN_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(OWN_FILES, most - OWN_FILES)
+
+
 def _http_server(application: Application, host: str, port: int) -> HTTPServer:
     return HTTPServer(
         application,
@@ -356,6 +373,7 @@ def _http_server(application: Application, host: str, port: int) -> HTTPServer:
         log_enabled=False,
         websockets=False,
         backlog=BACKLOG,
+        backpressure=_connection_count(),
     )
 
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,6 +88,19 @@ def test_health_is_answered_without_credentials(ebbtide):
     status, _, body = send(ebbtide, {}, method="GET", path="/_ebbtide/health")
 
     assert (status, json.loads(body)) == (200, {"status": "ok"})
+
+
+def test_connections_on_which_nothing_is_said_keep_nobody_waiting(ebbtide):
+    """More of them than wait to be accepted at a time (1,024)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
+    where = urlsplit(ebbtide.url)
+
+    with ExitStack() as silent:
+        for _ in range(1_100):
+            silent.enter_context(socket.create_connection((where.hostname, where.port), timeout=10))
+        with urllib.request.urlopen(f"{ebbtide.url}/_ebbtide/health", timeout=10) as answer:
+            assert answer.status == 200
 
 
 def test_the_certificate_that_signs_messages_is_served(ebbtide):
