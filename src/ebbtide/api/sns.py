@@ -121,14 +121,15 @@ async def subscribe(params: Params, call: Call) -> Result:
     A second subscription of the same endpoint is the first one; while it is pending, it is asked again.
     Raises TopicNotFound.
     """
+    topic_arn = params["TopicArn"]
+    _check_arn("TopicArn", topic_arn)
+    await call.parts.database.read(lambda connection: _own_topic(connection, topic_arn, call))
     protocol, endpoint = params["Protocol"], params.get("Endpoint", "")
     settings = call.parts.settings
     parameters.check_receiver(
         protocol, endpoint, private_delivery=settings.private_delivery, mail=settings.smtp_url is not None
     )
     attributes = parameters.check_subscription_attributes(protocol, params.get("Attributes", {}))
-    topic_arn = params["TopicArn"]
-    _check_arn("TopicArn", topic_arn)
     parameters.check_dead_letter_queue(attributes, topic_arn)
     wanted = Subscription(
         arn=f"{topic_arn}:{uuid.uuid4()}",
