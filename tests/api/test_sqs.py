@@ -295,6 +295,8 @@ def test_a_deleted_queue_is_gone(sqs, queue):
         sqs.receive_message(QueueUrl=queue)
 
     assert raised.value.response["Error"]["Code"] == "AWS.SimpleQueueService.NonExistentQueue"
+    headers = raised.value.response["ResponseMetadata"]["HTTPHeaders"]
+    assert headers["x-amzn-errortype"] == "com.amazonaws.sqs#QueueDoesNotExist"
 
 
 BAD_CALLS = [

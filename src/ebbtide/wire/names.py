@@ -110,6 +110,9 @@ VALIDATION_CODES = {
 }
 """What a service calls a parameter outside its constraints, where that is not ValidationError."""
 
+ERROR_NAMESPACES = {"sqs": "com.amazonaws.sqs#"}
+"""What stands before an error's name in JSON, where a service writes it."""
+
 S3_VALIDATION_CODES = {
     "createBucketConfiguration.locationConstraint": "InvalidLocationConstraint",
     "storageClass": "InvalidStorageClass",

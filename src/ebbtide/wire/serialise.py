@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from ebbtide.errors import ServiceError
 from ebbtide.wire.models import Member, Operation, Service, Shape
-from ebbtide.wire.names import ROOT_ELEMENTS
+from ebbtide.wire.names import ERROR_NAMESPACES, ROOT_ELEMENTS
 from ebbtide.wire.request import Response
 
 Result = dict[str, Any]
@@ -70,8 +70,9 @@ def serialise_error(
         case "smithy-rpc-v2-cbor":
             document = _cbor_dumps({"__type": code, **_cbor_structure(shape, _error_members(shape, error))})
         case _:
-            response.headers["x-amzn-errortype"] = code
-            document = _json_dumps({"__type": code, **_json_structure(shape, _error_members(shape, error))})
+            kind = ERROR_NAMESPACES.get(service.name if service is not None else "", "") + code
+            response.headers["x-amzn-errortype"] = kind
+            document = _json_dumps({"__type": kind, **_json_structure(shape, _error_members(shape, error))})
     _set_document(response, protocol, service, document)
     if service is not None and service.query_compatible and protocol != "query":
         response.headers["x-amzn-query-error"] = f"{query_code};{_fault(status)}"
