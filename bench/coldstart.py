@@ -23,7 +23,7 @@ from bench.engines import ENGINES, FIRST_WORD, LARGE, THREADS, TOOLKIT, made
 from ebbtide.instances.fork_server import ForkServer
 from ebbtide.instances.model_server import Launch, ModelServer, prepare
 from ebbtide.instances.processes import passed_on
-from ebbtide.logs import LogStore
+from ebbtide.logs import AccountLogs, LogStore
 
 RUNS = 5
 TOKENS_IN, TOKENS_OUT = 128, 8
@@ -87,7 +87,7 @@ async def _starts(checkpoint: Path, cache: Path, engine: str) -> tuple[int, list
         threads=THREADS,
     )
     fork_server = ForkServer(passed_on(os.environ), cache)
-    logs = LogStore(cache / "logs")
+    logs = LogStore(cache / "logs").of("123456789012")
     try:
         await prepare(launch, logs.stream("bench", "prepare"), fork_server)
         starts = [await _start(launch, logs, fork_server, run) for run in range(RUNS)]
@@ -99,7 +99,7 @@ async def _starts(checkpoint: Path, cache: Path, engine: str) -> tuple[int, list
         await fork_server.close()
 
 
-async def _start(launch: Launch, logs: LogStore, fork_server: ForkServer, run: int) -> Start:
+async def _start(launch: Launch, logs: AccountLogs, fork_server: ForkServer, run: int) -> Start:
     wanted_at = time.perf_counter()
     server = await ModelServer.start(launch, logs.stream("bench", f"start-{run}"), fork_server)
     try:

@@ -7,14 +7,28 @@ from hypothesis import strategies as st
 from ebbtide import logs
 from ebbtide.logs import AlreadyExists, GroupNotFound, LogStore, StreamNotFound, interleaved, matcher
 
+ACCOUNT, OTHER = "123456789012", "222222222222"
 GROUP = "/aws/sagemaker/Endpoints/summaries"
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = LogStore(tmp_path / "logs")
-    yield store
-    store.close()
+    logs = LogStore(tmp_path / "logs")
+    yield logs.of(ACCOUNT)
+    logs.close()
+
+
+def test_equal_names_of_two_accounts_are_two_groups(store, tmp_path):
+    logs = LogStore(tmp_path / "logs")
+    other = logs.of(OTHER)
+    store.stream(GROUP, "s").write("mine", at=1)
+
+    assert other.groups() == []
+    with pytest.raises(GroupNotFound):
+        other.delete_group(GROUP)
+    other.stream(GROUP, "s").write("theirs", at=1)
+    assert messages(store.existing_stream(GROUP, "s").forward(0)) == ["mine"]
+    logs.close()
 
 
 def messages(events):
@@ -71,15 +85,16 @@ def test_a_full_stream_drops_its_oldest_events_and_keeps_its_positions(store, mo
 def test_what_was_written_before_a_restart_is_followed_by_what_comes_after(tmp_path, store):
     store.stream(GROUP, "s").write("before", at=1)
     segment = store.stream(GROUP, "s").segments()[-1][1]
-    store.close()
+    store.stream(GROUP, "s").close()
     with segment.open("ab") as file:
         file.write(b"0000000001000 00000")  # the server was killed as it wrote
 
-    restarted = LogStore(tmp_path / "logs")
+    logs = LogStore(tmp_path / "logs")
+    restarted = logs.of(ACCOUNT)
     restarted.stream(GROUP, "s").write("after", at=2)
 
     assert messages(restarted.existing_stream(GROUP, "s").forward(0)) == ["before", "after"]
-    restarted.close()
+    logs.close()
 
 
 def test_a_line_too_long_for_an_event_becomes_several(store):
@@ -114,7 +129,7 @@ def test_a_stream_deleted_under_its_writer_begins_anew(store):
 def test_what_a_power_failure_left_of_a_line_hides_no_other(store):
     stream = store.stream(GROUP, "s")
     stream.write("before", at=1)
-    store.close()
+    store.stream(GROUP, "s").close()
     with stream.segments()[-1][1].open("ab") as file:
         file.write(bytes(100))
 
@@ -173,11 +188,12 @@ def test_more_streams_can_be_written_than_are_held_open(store, monkeypatch):
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_any_text_comes_back_as_it_was(tmp_path_factory, text):
-    store = LogStore(tmp_path_factory.mktemp("logs"))
+    logs = LogStore(tmp_path_factory.mktemp("logs"))
+    store = logs.of(ACCOUNT)
     store.stream(GROUP, "s").write(text, at=1)
 
     assert messages(store.existing_stream(GROUP, "s").forward(0)) == [text]
-    store.close()
+    logs.close()
 
 
 @pytest.mark.parametrize(

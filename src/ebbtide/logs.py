@@ -245,12 +245,33 @@ def _lines(path: Path, offset: int) -> Iterator[bytes]:
 
 
 class LogStore:
-    """The log groups under one directory."""
+    """The log groups of every account, under one directory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._streams: dict[tuple[str, str], LogStream] = {}
+        self._streams: dict[Path, LogStream] = {}
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def of(self, account: str) -> "AccountLogs":
+        """The account's own log groups."""
+        return AccountLogs(self._root / account, self._streams)
+
+    def expire(self, now: float) -> None:
+        """Delete the streams whose last event is older than their group's retention."""
+        for directory in self._root.iterdir():
+            AccountLogs(directory, self._streams).expire(now)
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+
+class AccountLogs:
+    """The log groups of one account. streams: those of all accounts that were written to, by directory."""
+
+    def __init__(self, root: Path, streams: dict[Path, LogStream]) -> None:
+        self._root = root
+        self._streams = streams
 
     def stream(self, group: str, name: str) -> LogStream:
         """The stream to write to, made with its group if they do not exist; on a full disk by its first line
@@ -267,13 +288,13 @@ class LogStore:
 
     def _stream(self, group: str, name: str) -> LogStream:
         # One object for each stream: two would begin segments over each other's.
-        found = self._streams.get((group, name))
+        directory = self._group_directory(group) / _hash(name)
+        found = self._streams.get(directory)
         if found is None:
             held_open = [stream for stream in self._streams.values() if stream.is_open]
             if len(held_open) >= MAX_OPEN_STREAMS:
                 held_open[0].close()
-            found = LogStream(group, name, self._group_directory(group) / _hash(name))
-            self._streams[group, name] = found
+            found = self._streams[directory] = LogStream(group, name, directory)
         return found
 
     def create_group(self, group: str, *, now: float) -> None:
@@ -316,7 +337,7 @@ class LogStore:
     def delete_stream(self, group: str, name: str) -> None:
         """Raises GroupNotFound, StreamNotFound."""
         directory = self.existing_stream(group, name).directory
-        if written := self._streams.get((group, name)):
+        if written := self._streams.get(directory):
             written.close()
         shutil.rmtree(directory)
 
@@ -345,10 +366,6 @@ class LogStore:
                 if (last.ingested_at_ms if last else stream.created_at_ms()) < oldest_ms:
                     self.delete_stream(group.name, stream.name)
 
-    def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
-
     def _group_directory(self, group: str) -> Path:
         return self._root / _hash(group)
 
@@ -359,7 +376,7 @@ def _hash(name: str) -> str:
 
 def _describe(directory: Path, name: str, described: dict[str, Any]) -> bool:
     """Make a directory that says what it holds; False when it does already."""
-    directory.mkdir(exist_ok=True, mode=0o700)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (directory / name).exists():
         return False
     _replace(directory / name, described)

@@ -505,7 +505,7 @@ async def test_what_the_model_prints_is_in_the_endpoints_log(workplace):
     await workplace.settled(endpoint)
     (instance,) = await workplace.instances(endpoint)
 
-    stream = workplace.logs.stream("/aws/sagemaker/Endpoints/summaries", f"main/{instance.id}")
+    stream = workplace.logs.of(ACCOUNT).stream("/aws/sagemaker/Endpoints/summaries", f"main/{instance.id}")
 
     await workplace.until(lambda: "loaded here" in [event.message for event in stream.forward(0)])
 

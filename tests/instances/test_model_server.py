@@ -31,7 +31,7 @@ ECHO = {"HF_MODEL_ID": "ebbtide/echo"}
 
 @pytest.fixture
 def log(tmp_path: Path) -> LogStream:
-    return LogStore(tmp_path / "logs").stream("group", "stream")
+    return LogStore(tmp_path / "logs").of("123456789012").stream("group", "stream")
 
 
 def launch(tmp_path: Path, *, code: str | None = None, **given: Any) -> Launch:
@@ -250,7 +250,7 @@ from ebbtide.logs import LogStore
 
 async def main():
     data = Path({str(tmp_path)!r})
-    log = LogStore(data / "logs").stream("group", "stream")
+    log = LogStore(data / "logs").of("123456789012").stream("group", "stream")
     launch = Launch({IMAGE!r}, None, Path({str(tmp_path)!r}), {ECHO!r}, "us-east-1", 1, 1)
     server = await ModelServer.start(launch, log, ForkServer(os.environ, data))
     await server.ready(30)

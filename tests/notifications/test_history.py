@@ -406,7 +406,7 @@ async def test_a_topic_that_wants_it_finds_its_deliveries_in_cloudwatch_logs(out
         await outbox.deliveries.deliver(arn, NOW + n)
 
     def logged(group):
-        [stream] = outbox.logs.streams(group)
+        [stream] = outbox.logs.of("123456789012").streams(group)
         [event] = stream.forward(0)
         return json.loads(event.message)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ebbtide.accounts import Keyring
     from ebbtide.database import Database
     from ebbtide.instances.fleet import Fleet
-    from ebbtide.logs import LogStore
+    from ebbtide.logs import AccountLogs, LogStore
     from ebbtide.notifications.deliveries import Deliveries
     from ebbtide.objects.followers import Followers
     from ebbtide.objects.store import ObjectStore
@@ -72,3 +72,7 @@ class Call:
     now: float
     headers: Mapping[str, str]
     source_ip: str
+
+    @property
+    def logs(self) -> "AccountLogs":
+        return self.parts.logs.of(self.account)

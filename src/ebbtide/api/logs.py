@@ -61,25 +61,25 @@ class InvalidParameter(ServiceError):
 
 async def create_log_group(params: Params, call: Call) -> Result:
     """Raises AlreadyExists. Source: CreateLogGroup."""
-    call.parts.logs.create_group(params["logGroupName"], now=call.now)
+    call.logs.create_group(params["logGroupName"], now=call.now)
     return {}
 
 
 async def create_log_stream(params: Params, call: Call) -> Result:
     """Raises GroupNotFound, AlreadyExists. Source: CreateLogStream."""
-    call.parts.logs.create_stream(params["logGroupName"], params["logStreamName"])
+    call.logs.create_stream(params["logGroupName"], params["logStreamName"])
     return {}
 
 
 async def delete_log_group(params: Params, call: Call) -> Result:
     """Raises GroupNotFound. Source: DeleteLogGroup."""
-    call.parts.logs.delete_group(params["logGroupName"])
+    call.logs.delete_group(params["logGroupName"])
     return {}
 
 
 async def delete_log_stream(params: Params, call: Call) -> Result:
     """Raises GroupNotFound, StreamNotFound. Source: DeleteLogStream."""
-    call.parts.logs.delete_stream(params["logGroupName"], params["logStreamName"])
+    call.logs.delete_stream(params["logGroupName"], params["logStreamName"])
     return {}
 
 
@@ -88,13 +88,13 @@ async def put_retention_policy(params: Params, call: Call) -> Result:
     days = params["retentionInDays"]
     if days not in RETENTION_DAYS:
         raise InvalidParameter(f"retentionInDays must be one of {sorted(RETENTION_DAYS)}.")
-    call.parts.logs.set_retention(params["logGroupName"], days)
+    call.logs.set_retention(params["logGroupName"], days)
     return {}
 
 
 async def delete_retention_policy(params: Params, call: Call) -> Result:
     """Keep a group's streams for ever. Raises GroupNotFound. Source: DeleteRetentionPolicy."""
-    call.parts.logs.set_retention(params["logGroupName"], None)
+    call.logs.set_retention(params["logGroupName"], None)
     return {}
 
 
@@ -104,7 +104,7 @@ async def put_log_events(params: Params, call: Call) -> Result:
     Raises GroupNotFound, StreamNotFound, InvalidParameter. Source: PutLogEvents.
     """
     group, name, events = params["logGroupName"], params["logStreamName"], params["logEvents"]
-    call.parts.logs.existing_stream(group, name)
+    call.logs.existing_stream(group, name)
     times = [event["timestamp"] for event in events]
     if times != sorted(times):
         raise InvalidParameter("Log events in a single PutLogEvents request must be in chronological order.")
@@ -121,7 +121,7 @@ async def put_log_events(params: Params, call: Call) -> Result:
     old = sum(at_ms < now_ms - OLDEST_EVENT_MS for at_ms in times)
     new = sum(at_ms > now_ms + NEWEST_EVENT_MS for at_ms in times)
     accepted = events[old : len(events) - new]
-    call.parts.logs.stream(group, name).append(
+    call.logs.stream(group, name).append(
         ((event["timestamp"], event["message"]) for event in accepted), call.now
     )
     rejected = ({"tooOldLogEventEndIndex": old} if old else {}) | (
@@ -146,7 +146,7 @@ async def describe_log_groups(params: Params, call: Call) -> Result:
         groups, token = page(
             [
                 group
-                for group in call.parts.logs.groups()
+                for group in call.logs.groups()
                 if group.name.startswith(prefix)
                 and pattern.lower() in group.name.lower()
                 and (not named or group.name in named)
@@ -172,7 +172,7 @@ async def describe_log_streams(params: Params, call: Call) -> Result:
         streams, token = page(
             [
                 _describe_stream(stream, call)
-                for stream in call.parts.logs.streams(group)
+                for stream in call.logs.streams(group)
                 if stream.name.startswith(params.get("logStreamNamePrefix", ""))
             ],
             lambda stream: (
@@ -196,7 +196,7 @@ async def get_log_events(params: Params, call: Call) -> Result:
     Tokens are `f/POSITION`, on from there, and `b/POSITION`, back from there.
     Raises GroupNotFound, StreamNotFound, InvalidParameter. Source: GetLogEvents.
     """
-    stream = call.parts.logs.existing_stream(_group(params), params["logStreamName"])
+    stream = call.logs.existing_stream(_group(params), params["logStreamName"])
     token = params.get("nextToken")
     parsed = re.fullmatch(r"([fb])/(\d{1,18})", token) if token is not None else None
     if token is not None and parsed is None:
@@ -247,10 +247,10 @@ async def filter_log_events(params: Params, call: Call) -> Result:
 
     def read() -> Result:
         if names := params.get("logStreamNames"):
-            streams = [call.parts.logs.existing_stream(group, name) for name in names]
+            streams = [call.logs.existing_stream(group, name) for name in names]
         else:
             prefix = params.get("logStreamNamePrefix", "")
-            streams = [found for found in call.parts.logs.streams(group) if found.name.startswith(prefix)]
+            streams = [found for found in call.logs.streams(group) if found.name.startswith(prefix)]
         return _filtered(streams, positions, matches, params, limit)
 
     return await asyncio.to_thread(read)
@@ -349,7 +349,7 @@ def _describe_group(group: Group, call: Call) -> Result:
         "metricFilterCount": 0,
         "arn": f"{group_arn}:*",
         "logGroupArn": group_arn,
-        "storedBytes": sum(stream.stored_bytes() for stream in call.parts.logs.streams(group.name)),
+        "storedBytes": sum(stream.stored_bytes() for stream in call.logs.streams(group.name)),
         "logGroupClass": "STANDARD",
     }
     return described | ({"retentionInDays": group.retention_days} if group.retention_days else {})

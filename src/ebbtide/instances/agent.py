@@ -109,7 +109,7 @@ class Agent:
         self._changes = changes
         self._completion = completion
         self._variant = variant
-        self._data_log = logs.stream(
+        self._data_log = logs.of(endpoint.account).stream(
             f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
         )
         self._serving: dict[str, _Work] = {}

@@ -395,7 +395,8 @@ class Fleet:
             gpus=running.gpus,
             memory_limit_bytes=self._memory_limit_bytes(instance_type),
         )
-        stream = self._logs.stream(_log_group(running.endpoint), f"{variant.name}/{running.id}")
+        endpoint = running.endpoint
+        stream = self._logs.of(endpoint.account).stream(_log_group(endpoint), f"{variant.name}/{running.id}")
         return await ModelServer.start(launch, stream, self._fork_server)
 
     def _memory_limit_bytes(self, instance_type: InstanceType) -> int | None:
@@ -504,7 +505,8 @@ class Fleet:
             memory_limit_bytes=self._machine().capacity_bytes,
         )
         stream = f"{variant.name}/preparation-{deployment.generation}"
-        await model_server.prepare(launch, self._logs.stream(_log_group(endpoint), stream), self._fork_server)
+        log_stream = self._logs.of(endpoint.account).stream(_log_group(endpoint), stream)
+        await model_server.prepare(launch, log_stream, self._fork_server)
         self._model_bytes[model_digest(variant)] = await asyncio.to_thread(
             _model_bytes, environment.get("HF_MODEL_ID"), directory
         )

@@ -300,9 +300,10 @@ class Deliveries:
                 group = feedback.log_group(batch.topic.arn, success=success)
                 line = feedback.log_line(each.delivery, batch.subscription.endpoint, each.attempt)
                 lines[group].append(line)
+        logs = self._logs.of(batch.topic.account)
         for group, of_group in lines.items():
             day = datetime.fromtimestamp(now, UTC).strftime("%Y/%m/%d")
-            self._logs.stream(group, day).write_all(of_group, now)
+            logs.stream(group, day).write_all(of_group, now)
 
     async def _post(self, batch: Batch, parcel: Parcel) -> int:
         _, content_type = batch.policy

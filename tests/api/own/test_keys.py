@@ -68,9 +68,14 @@ def test_a_separate_accounts_key_has_resources_of_its_own(
     ebbtide.client("s3").create_bucket(Bucket="not-of-law")
     s3 = session.client("s3")
     s3.create_bucket(Bucket="of-law")
+    group = "/of/the/operator"
+    ebbtide.client("logs").create_log_group(logGroupName=group)
 
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["of-law"]
     assert refused(s3.list_objects_v2, Bucket="not-of-law") == ("AccessDenied", 403)
+    assert session.client("logs").describe_log_groups()["logGroups"] == []
+    told, _ = refused(session.client("logs").delete_log_group, logGroupName=group)
+    assert told == "ResourceNotFoundException"
 
 
 def test_an_accounts_requests_are_its_own_and_bounded_by_its_quota(
