@@ -74,7 +74,9 @@ def server(core: int | None = None, options: Sequence[str] = ()) -> Iterator[Mea
 def deploy(
     measured: Measured, name: str, *, model: str, instances: int, max_concurrent: int = 4, **environment: str
 ) -> None:
-    """An asynchronous endpoint serving `model` (an HF_MODEL_ID), in service with so many instances."""
+    """An asynchronous endpoint serving `model` (an HF_MODEL_ID), in service with so many instances; with none
+    no request wakes one.
+    """
     sagemaker = measured.client("sagemaker")
     measured.client("s3").create_bucket(Bucket=f"{name}-out")
     sagemaker.create_model(
@@ -97,8 +99,22 @@ def deploy(
         },
     )
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    if not instances:
+        hold_at_zero(measured.running, name)
     sagemaker.get_waiter("endpoint_in_service").wait(
         EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+
+
+def hold_at_zero(running: RunningServer, endpoint: str) -> None:
+    """Register the endpoint's variant `v` for scaling and suspend that: no request wakes an instance."""
+    running.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=f"endpoint/{endpoint}/variant/v",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=0,
+        MaxCapacity=10,
+        SuspendedState={"DynamicScalingInSuspended": True, "DynamicScalingOutSuspended": True},
     )
 
 

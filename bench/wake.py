@@ -34,6 +34,7 @@ def measure(runs: int = RUNS) -> Iterator[tuple[str, str]]:
                 ScalableDimension="sagemaker:variant:DesiredInstanceCount",
                 MinCapacity=0,
                 MaxCapacity=1,
+                SuspendedState={"DynamicScalingInSuspended": False, "DynamicScalingOutSuspended": False},
             )
             time.sleep(AT_REST_S)
             answer = measured.client("sagemaker-runtime").invoke_endpoint_async(

@@ -40,6 +40,7 @@ def deploy(
     archive: bytes | None = None,
     environment: dict[str, str] | None = None,
     instances: int = 1,
+    held: bool = True,
     asynchronous: bool = True,
     failure_path: bool = True,
     max_concurrent: int = 2,
@@ -47,7 +48,10 @@ def deploy(
     managed_scaling: dict[str, Any] | None = None,
     wait: bool = True,
 ) -> Deployed:
-    """Deploy user code (`inference`), an archive or what the environment names, under a new name."""
+    """Deploy user code (`inference`), an archive or what the environment names, under a new name.
+
+    held: without instances it also stays without, whatever arrives.
+    """
     name = f"e-{uuid.uuid4().hex[:12]}"
     s3, sagemaker = ebbtide.client("s3"), ebbtide.client("sagemaker")
     s3.create_bucket(Bucket=name)
@@ -76,11 +80,25 @@ def deploy(
         }
     sagemaker.create_endpoint_config(**config)
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    if held and not instances and not managed_scaling:
+        hold_at_zero(ebbtide, name)
     if wait:
         sagemaker.get_waiter("endpoint_in_service").wait(
             EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
         )
     return Deployed(name, name)
+
+
+def hold_at_zero(ebbtide: Ebbtide, endpoint: str) -> None:
+    """Register the endpoint's variant `v` for scaling and suspend that: no request wakes an instance."""
+    ebbtide.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=f"endpoint/{endpoint}/variant/v",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=0,
+        MaxCapacity=10,
+        SuspendedState={"DynamicScalingInSuspended": True, "DynamicScalingOutSuspended": True},
+    )
 
 
 def outcome(ebbtide: Ebbtide, answer: dict[str, Any], *, timeout_s: float = 60.0) -> tuple[str, bytes, Any]:

@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 
 from bench.chaos.observation import Accepted, Observations, Told, md5
 from bench.chaos.plan import BARE, ECHO, MB, OUTSIDE, PARKED, REVERSE, Ask
-from bench.server import IMAGE
+from bench.server import IMAGE, hold_at_zero
 from ebbtide.cli.running import RunningServer
 
 BUCKET = "storm"
@@ -143,6 +143,8 @@ def _deploy_endpoint(
         },
     )
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    if not instances:
+        hold_at_zero(server, name)
 
 
 def _archive() -> bytes:

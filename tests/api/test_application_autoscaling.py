@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.deployments import Deployed, deploy, outcome
+from tests.deployments import Deployed, deploy, hold_at_zero, outcome
 
 from ebbtide.pytest_plugin import Ebbtide
 
@@ -29,7 +29,7 @@ def autoscaling(ebbtide: Ebbtide) -> Any:
 @pytest.fixture
 def endpoint(ebbtide: Ebbtide) -> Iterator[Deployed]:
     """An asynchronous endpoint at zero instances."""
-    deployed = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0)
+    deployed = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0, held=False)
     yield deployed
     ebbtide.client("sagemaker").delete_endpoint(EndpointName=deployed.name)
 
@@ -362,6 +362,7 @@ def test_an_alarm_set_by_hand_carries_out_a_step_policy(ebbtide, autoscaling, en
 
 
 def test_the_backlogs_metrics_reach_cloudwatch(ebbtide, endpoint):
+    hold_at_zero(ebbtide, endpoint.name)
     ebbtide.client("sagemaker-runtime").invoke_endpoint_async(EndpointName=endpoint.name, Body=b"waits")
     cloudwatch = ebbtide.client("cloudwatch")
 
@@ -522,6 +523,17 @@ def test_what_could_not_be_scaled_is_told_when_asked_for(ebbtide, autoscaling, e
     assert activity["NotScaledReasons"] == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 0}]
     assert activity["StatusCode"] == "Unfulfilled"
     assert autoscaling.describe_scaling_activities(**asked)["ScalingActivities"] == []
+
+
+def test_an_endpoint_that_was_given_no_count_wakes_and_needs_no_scalable_target(ebbtide):
+    deployed = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=0, held=False)
+
+    answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=deployed.name, Body=b"hello", ContentType="text/plain"
+    )
+
+    assert outcome(ebbtide, answer)[:2] == ("output", b"hello")
+    ebbtide.client("sagemaker").delete_endpoint(EndpointName=deployed.name)
 
 
 def test_managed_instance_scaling_is_shown_with_the_variant(ebbtide):

@@ -243,9 +243,29 @@ def test_a_policy_has_the_alarms_that_aws_makes(configuration, sides):
 
 
 @pytest.mark.parametrize(
+    ("variant", "asynchronous", "limits"),
+    [
+        pytest.param({}, True, (0, 1), id="what was given no count has one instance while there is work"),
+        pytest.param({"InitialInstanceCount": 0}, True, (0, 1), id="a count of zero is none"),
+        pytest.param({"InitialInstanceCount": 2}, True, None, id="a count that was given stays"),
+        pytest.param({}, False, None, id="real-time endpoints have no queue to be woken by"),
+        pytest.param(
+            {"ManagedInstanceScaling": {"Status": "DISABLED", "MaxInstanceCount": 4}},
+            True,
+            (0, 1),
+            id="what is disabled has no limits",
+        ),
+    ],
+)
+def test_a_variant_without_a_scalable_target_keeps_its_count_or_begins_at_zero(variant, asynchronous, limits):
+    made = managed(variant, asynchronous=asynchronous, slots=4)
+
+    assert (made and (made.min_capacity, made.max_capacity)) == limits
+
+
+@pytest.mark.parametrize(
     ("given", "limits", "cooldown_s", "step"),
     [
-        pytest.param({"Status": "DISABLED"}, None, None, None, id="disabled"),
         pytest.param({"Status": "ENABLED"}, (0, 1), 300, None, id="by itself it wakes one"),
         pytest.param(
             {"Status": "ENABLED", "MinInstanceCount": 1, "MaxInstanceCount": 4},

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import product
@@ -199,7 +199,7 @@ class _Bench:
         variant = {
             name: value
             for name, value in self._config["ProductionVariants"][0].items()
-            # Without a count it begins at zero, and without this one it scales itself.
+            # Without a count it begins at zero.
             if name not in ("InitialInstanceCount", "ManagedInstanceScaling")
         }
         sagemaker.create_endpoint_config(
@@ -214,6 +214,13 @@ class _Bench:
             },
         )
         sagemaker.create_endpoint(EndpointName=self._name, EndpointConfigName=self._name)
+        self._server.client("application-autoscaling").register_scalable_target(
+            **self._target(),
+            MinCapacity=0,
+            MaxCapacity=1,
+            # All requests wait before the instance comes.
+            SuspendedState={"DynamicScalingInSuspended": True, "DynamicScalingOutSuspended": True},
+        )
         await_status(self._server, self._name, "InService")
         runtime = self._server.client("sagemaker-runtime")
         for number in range(count):
@@ -252,6 +259,12 @@ class _Bench:
         body = self._server.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(SAID_BYTES)
         return " ".join(body.decode(errors="replace").split())
 
+    def _target(self) -> dict[str, str]:
+        from ebbtide.cli.deployment import DIMENSION
+
+        variant = self._config["ProductionVariants"][0]["VariantName"]
+        return {"ResourceId": f"endpoint/{self._name}/variant/{variant}", **DIMENSION}
+
     def remove(self) -> None:
         """Delete the endpoint and its configuration, as far as they are there."""
         from botocore.exceptions import ClientError
@@ -259,6 +272,9 @@ class _Bench:
         from ebbtide.cli.deployment import await_gone
 
         sagemaker = self._server.client("sagemaker")
+        autoscaling = self._server.client("application-autoscaling")
+        with suppress(autoscaling.exceptions.ObjectNotFoundException):
+            autoscaling.deregister_scalable_target(**self._target())
         try:
             sagemaker.delete_endpoint(EndpointName=self._name)
             await_gone(self._server, self._name)

@@ -246,22 +246,27 @@ CONSOLIDATION_COOLDOWN_S = 20 * 60
 
 @dataclass(frozen=True, slots=True)
 class Managed:
-    """What ManagedInstanceScaling makes of a variant: limits, and a policy on its concurrent requests."""
+    """How a variant without a scalable target scales: limits, and a policy on its concurrent requests."""
 
+    name: str
     min_capacity: int
     max_capacity: int
     policy: Mapping[str, Any]
 
 
 def managed(variant: Mapping[str, Any], *, asynchronous: bool, slots: int) -> Managed | None:
-    """How a variant without a scalable target scales; None where its configuration asks for nothing.
+    """How a variant without a scalable target scales; None where it keeps the count it was given.
 
-    variant: a ProductionVariant. slots: invocations that an instance works on at a time. With AWS it follows
-    the copies of inference components; there are none here, so it follows the requests themselves.
+    variant: a ProductionVariant. slots: invocations that an instance works on at a time. What has
+    ManagedInstanceScaling follows with AWS the copies of inference components; there are none here, so it
+    follows the requests themselves. What was given no count begins at zero, and one instance comes and goes.
     """
     given = variant.get("ManagedInstanceScaling", {})
-    if given.get("Status") != "ENABLED":
+    enabled = given.get("Status") == "ENABLED"
+    if not enabled and (not asynchronous or variant.get("InitialInstanceCount")):
         return None
+    if not enabled:
+        given = {}
     # What has no queue could never be woken.
     minimum = max(given.get("MinInstanceCount", 0), 0 if asynchronous else 1)
     maximum = given.get("MaxInstanceCount", max(minimum, variant.get("InitialInstanceCount", 1), 1))
@@ -275,7 +280,7 @@ def managed(variant: Mapping[str, Any], *, asynchronous: bool, slots: int) -> Ma
         policy["ScaleInCooldown"] = CONSOLIDATION_COOLDOWN_S
     if "CooldownInMinutes" in scale_in:
         policy["ScaleInCooldown"] = scale_in["CooldownInMinutes"] * 60
-    return Managed(minimum, maximum, policy)
+    return Managed("ManagedInstanceScaling" if enabled else "from zero to one", minimum, maximum, policy)
 
 
 CREATED_BY = ":createdBy/"

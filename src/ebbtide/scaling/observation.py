@@ -109,7 +109,7 @@ class Seen:
 
 
 def look(connection: Connection) -> Seen:
-    """Everything, in one snapshot; variants with ManagedInstanceScaling have targets and policies of it."""
+    """Everything, in one snapshot; variants that scale without a scalable target have one here."""
     known = endpoints.all_endpoints(connection)
     all_targets = targets.all_targets(connection)
     policies = targets.all_policies(connection)
@@ -139,10 +139,10 @@ def look(connection: Connection) -> Seen:
 def _managed(
     connection: Connection, endpoint: Endpoint, variant: Variant
 ) -> tuple[ScalableTarget, Policy] | None:
-    """The target and policy that a variant's ManagedInstanceScaling stands for, in no table."""
-    if "ManagedInstanceScaling" not in variant.config:
-        return None
+    """The target and policy that a variant's own configuration stands for, in no table."""
     asynchronous = endpoint.async_config is not None
+    if "ManagedInstanceScaling" not in variant.config and not asynchronous:
+        return None
     asked = configurations.managed(
         variant.config, asynchronous=asynchronous, slots=slots(connection, endpoint)
     )
@@ -169,7 +169,7 @@ def _managed(
     policy = Policy(
         arn="",
         target_id=target.id,
-        name="ManagedInstanceScaling",
+        name=asked.name,
         type="TargetTrackingScaling",
         configuration=asked.policy,
         created_at=endpoint.created_at,
