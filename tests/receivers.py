@@ -68,10 +68,11 @@ class HttpReceiver:
 
 
 class MailReceiver:
-    """A server that speaks enough of SMTP to take mail; `mails` are their full texts with headers."""
+    """A server that speaks enough of SMTP to take mail. commands: the first four letters of each it got."""
 
     def __init__(self):
         self.refuse = False
+        self.commands = []
         self._mails = queue.Queue()
         receiver = self
 
@@ -80,6 +81,7 @@ class MailReceiver:
                 self._say("220 ready")
                 for line in self.rfile:
                     command = line[:4].upper()
+                    receiver.commands.append(command)
                     if command == b"DATA":
                         self._say("354 go on")
                         receiver._mails.put(self._mail())

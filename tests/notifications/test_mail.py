@@ -2,7 +2,7 @@
 
 import pytest
 
-from ebbtide.notifications.mail import MailServer, parse_smtp_url
+from ebbtide.notifications.mail import MailServer, Undelivered, parse_smtp_url, send
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_an_smtp_url_says_where_mail_goes(url, server):
 def test_what_is_no_smtp_url_is_refused(url):
     with pytest.raises(ValueError):
         parse_smtp_url(url)
+
+
+def test_a_password_is_not_sent_to_a_server_without_encryption(mail):
+    server = parse_smtp_url(mail.url.replace("smtp://", "smtp://user:secret@"))
+
+    with pytest.raises(Undelivered, match="not sent in the clear") as caught:
+        send(server, "reader@example.com", "Subject", "Body", sender_name="Topic")
+
+    assert not caught.value.final, "the operator can mend it, and then the mail goes"
+    assert b"AUTH" not in mail.commands
+    assert b"MAIL" not in mail.commands

@@ -112,6 +112,11 @@ def _connect(server: MailServer) -> "smtplib.SMTP":
             connection.ehlo()
             if connection.has_extn("starttls"):
                 connection.starttls(context=ssl.create_default_context())
+            elif server.user is not None:
+                # Who takes the offer out of the greeting on its way must not learn the password.
+                raise Undelivered(
+                    f"{server.host} offers no STARTTLS, and the password is not sent in the clear"
+                )
         if server.user is not None:
             connection.login(server.user, server.password or "")
     except BaseException:
