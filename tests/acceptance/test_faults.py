@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -128,8 +130,9 @@ def test_on_a_full_disk_work_waits_says_why_and_goes_on_once_there_is_room(place
 
 
 def test_an_instance_that_finds_the_disk_full_waits_says_why_and_comes_up_once_there_is_room(tmp_path):
-    temporary = tmp_path / "temporary"
     with ExitStack() as stack:
+        # A socket's address is short, and so is the name of what instances are to put it in.
+        temporary = Path(stack.enter_context(TemporaryDirectory(dir="/tmp"))) / "small"
         try:
             disk = SmallDisk(temporary, HEAP_BYTES)
         except Unavailable as reason:

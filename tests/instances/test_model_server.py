@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ async def test_a_model_server_answers_once_it_is_ready(start, tmp_path):
 async def test_what_the_model_prints_is_its_log(start, tmp_path, log):
     code = """
 import sys
+import tempfile
 def model_fn(model_dir):
     print("to stdout")
     print("to stderr", file=sys.stderr)
@@ -192,23 +194,37 @@ def predict_fn(data, model):
     assert await gone(server.pid)
 
 
-async def test_it_leaves_no_files_behind(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "places"))
-    (tmp_path / "places").mkdir()
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go, under a name short enough for a socket's address."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        yield Path(short)
+
+
+async def test_it_leaves_no_files_behind(temporary, start, tmp_path):
     server = await start(launch(tmp_path))
-    assert (tmp_path / "places").stat().st_nlink > 2
+    assert temporary.stat().st_nlink > 2
 
     await server.stop(5)
 
-    assert not any((tmp_path / "places").iterdir())
+    assert not any(temporary.iterdir())
 
 
-async def test_its_socket_is_its_owners_alone(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+async def test_it_starts_where_temporary_files_have_names_too_long_for_a_socket(start, tmp_path, monkeypatch):
+    long = tmp_path / ("l" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
 
+    server = await start(launch(tmp_path))
+
+    assert await ask(server, {"inputs": "x"}) == {"inputs": "x"}
+
+
+async def test_its_socket_is_its_owners_alone(temporary, start, tmp_path):
     await start(launch(tmp_path))
 
-    (place,) = tmp_path.glob("ebbtide-*")
+    (place,) = temporary.glob("ebbtide-*")
     assert place.stat().st_mode & 0o777 == 0o700
 
 

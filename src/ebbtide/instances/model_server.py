@@ -27,6 +27,9 @@ from ebbtide.logs import LogStream
 
 WORKPLACES = "workplaces"
 
+SOCKET_PATH_BYTES = 107
+"""The longest address of a socket in the file system. Source: unix(7), sun_path."""
+
 STARTUP_TIMEOUT_S = 240.0
 """Until /ping must answer 200, where ContainerStartupHealthCheckTimeoutInSeconds says nothing."""
 
@@ -87,6 +90,13 @@ def needs_own_interpreter(launch: Launch) -> bool:
     return has_code or "HF_TRUST_REMOTE_CODE" in names
 
 
+def _temporary_root() -> str:
+    """Where temporary files go, unless a socket there would have too long an address."""
+    root = tempfile.gettempdir()
+    fits = len(os.fsencode(f"{root}/ebbtide-12345678/socket")) <= SOCKET_PATH_BYTES
+    return root if fits else "/tmp"  # noqa: S108  a private directory is made in it
+
+
 class _Workplace:
     """A private directory, its name short enough for a socket's address: socket, status, temporary files.
 
@@ -96,7 +106,7 @@ class _Workplace:
     def __init__(self, launch: Launch) -> None:
         """Raises Unavailable on a full disk."""
         with room_for("a model server's directory"):
-            self.path = Path(tempfile.mkdtemp(prefix="ebbtide-"))
+            self.path = Path(tempfile.mkdtemp(prefix="ebbtide-", dir=_temporary_root()))
             self._link = launch.cache / WORKPLACES / self.path.name
             self.temporary = self.path / "tmp"
             try:
