@@ -14,12 +14,22 @@ from tests.foreign_store import VARIABLES, ForeignS3, Gateway, foreign_s3, gatew
 from ebbtide.cli.running import LOG_FILE, RunningServer, started
 
 ECHO = """
+import os, signal, time
+
 def model_fn(directory):
     return None
 
 def transform_fn(model, body, content_type, accept):
     if body == b"fail":
         raise ValueError("as asked")
+    if body.startswith(b"die once"):
+        tried = body.decode().split()[-1]
+        if not os.path.exists(tried):
+            open(tried, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not os.path.exists(tried + "-again"):
+            time.sleep(0.01)
+        return b"done", content_type
     return body, content_type
 """
 
@@ -194,6 +204,23 @@ def test_the_failure_object_of_one_cancelled_while_the_store_is_down_follows_onc
     assert told["invocationStatus"] == "Cancelled"
     assert told["responseParameters"]["failureLocation"].endswith(places["FailureLocation"])
     assert own.get(id_)["waiting_reason"] is None
+
+
+def test_a_failure_object_that_a_cut_off_attempt_left_is_gone_when_the_next_one_succeeds(papers, tmp_path):
+    tried = tmp_path / "tried"
+    places = papers.invoke("in/twice", f"die once {tried}".encode())
+    waited = threading.Event()
+    while not tried.exists():
+        waited.wait(0.01)
+    papers.foreign.put(places["FailureLocation"], b"left by an attempt whose server was killed")
+
+    Path(f"{tried}-again").touch()
+
+    assert papers.wait_for(places["OutputLocation"]) == b"done"
+    id_ = next(papers.server.own().invocations(endpoint="papers", limit=1))["id"]
+    assert papers.server.own().wait(id_, timeout_s=60)["state"] == "succeeded"
+    left = papers.foreign.keys()
+    assert places["FailureLocation"] not in left
 
 
 def test_an_endpoint_whose_model_lies_in_a_store_that_is_down_comes_into_service_once_it_is_up(papers):

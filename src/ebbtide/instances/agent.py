@@ -29,7 +29,14 @@ from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
 from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
-from ebbtide.queue.outcomes import Outcome, Response, deliver, includable, stage_failure
+from ebbtide.queue.outcomes import (
+    Outcome,
+    Response,
+    deliver,
+    includable,
+    stage_failure,
+    withdraw,
+)
 from ebbtide.queue.wakeups import Reservation, Wakeups
 from ebbtide.settings import Settings
 
@@ -486,6 +493,8 @@ class Agent:
             while True:
                 try:
                     outcome = await deliver(self._objects, outcome, partial(self._hold, held))
+                    if held.count > 1:
+                        await withdraw(self._objects, outcome, partial(self._hold, held))
                     goes_on = not (
                         self._draining.is_set()
                         or self.replace_requested.is_set()

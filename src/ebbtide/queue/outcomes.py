@@ -4,6 +4,7 @@ So an outcome is published once, by whoever held the claim, or not at all. Outco
 their statements: a statement each would cost a burst several times as much.
 """
 
+import asyncio
 import json
 import logging
 from collections import Counter, defaultdict
@@ -112,6 +113,32 @@ async def deliver(objects: ObjectStore, outcome: Outcome, hold: Hold) -> Outcome
             raise
         return replace(outcome, undelivered=error)
     return replace(outcome, delivered=True) if delivered else outcome
+
+
+async def withdraw(objects: ObjectStore, outcome: Outcome, hold: Hold) -> None:
+    """Remove what an earlier attempt, cut off before its transaction, may have left in an outside bucket: of
+    an invocation that succeeds now the failure object, of one that fails the output.
+
+    An output under a name that the caller chose stays: it may be another invocation's. hold: confirms the
+    claim, as in ObjectStore.deliver. Raises Unavailable, LeaseLost.
+    """
+    invocation = outcome.invocation
+    other = invocation.failure_uri if outcome.state == "succeeded" else invocation.output_uri
+    if other is None or invocation.id not in other.rpartition("/")[2]:
+        return
+    location = parse_location(other)
+    outside = objects.outside(location.bucket)
+    if outside is None:
+        return
+    try:
+        async with asyncio.timeout(await hold()):
+            await outside.delete(location.key)
+    except TimeoutError as error:
+        raise Unavailable(f"{other} could not be removed in time") from error
+    except Unavailable:
+        raise
+    except ServiceError as error:
+        log.warning("%s: an earlier attempt may have left %s: %s", invocation.inference_id, other, error)
 
 
 def end_claims(
