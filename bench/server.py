@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,18 @@ def server(core: int | None = None, options: Sequence[str] = ()) -> Iterator[Mea
 
 
 def deploy(
-    measured: Measured, name: str, *, model: str, instances: int, max_concurrent: int = 4, **environment: str
+    measured: Measured,
+    name: str,
+    *,
+    model: str,
+    instances: int,
+    held: bool = True,
+    max_concurrent: int = 4,
+    **environment: str,
 ) -> None:
-    """An asynchronous endpoint serving `model` (an HF_MODEL_ID), in service with so many instances; with none
-    no request wakes one.
+    """An asynchronous endpoint serving `model` (an HF_MODEL_ID), in service with so many instances.
+
+    held: without instances it also stays without, whatever arrives.
     """
     sagemaker = measured.client("sagemaker")
     measured.client("s3").create_bucket(Bucket=f"{name}-out")
@@ -99,16 +107,19 @@ def deploy(
         },
     )
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
-    if not instances:
-        hold_at_zero(measured.running, name)
+    if held and not instances:
+        hold_at_zero(measured.client, name)
     sagemaker.get_waiter("endpoint_in_service").wait(
         EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
     )
 
 
-def hold_at_zero(running: RunningServer, endpoint: str) -> None:
-    """Register the endpoint's variant `v` for scaling and suspend that: no request wakes an instance."""
-    running.client("application-autoscaling").register_scalable_target(
+def hold_at_zero(client: Callable[[str], Any], endpoint: str) -> None:
+    """Register the endpoint's variant `v` for scaling and suspend that: no request wakes an instance.
+
+    client: makes the boto3 client of a service.
+    """
+    client("application-autoscaling").register_scalable_target(
         ServiceNamespace="sagemaker",
         ResourceId=f"endpoint/{endpoint}/variant/v",
         ScalableDimension="sagemaker:variant:DesiredInstanceCount",

@@ -27,15 +27,7 @@ def measure(runs: int = RUNS) -> Iterator[tuple[str, str]]:
         totals_s, phases_s = [], []
         for run in range(runs):
             name = f"wake-{run}"
-            deploy(measured, name, model="ebbtide/extractive", instances=0)
-            measured.client("application-autoscaling").register_scalable_target(
-                ServiceNamespace="sagemaker",
-                ResourceId=f"endpoint/{name}/variant/v",
-                ScalableDimension="sagemaker:variant:DesiredInstanceCount",
-                MinCapacity=0,
-                MaxCapacity=1,
-                SuspendedState={"DynamicScalingInSuspended": False, "DynamicScalingOutSuspended": False},
-            )
+            deploy(measured, name, model="ebbtide/extractive", instances=0, held=False)
             time.sleep(AT_REST_S)
             answer = measured.client("sagemaker-runtime").invoke_endpoint_async(
                 EndpointName=name, Body=b'{"inputs": "' + b"A sentence of some words. " * 100 + b'"}'

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from bench.server import hold_at_zero
+
 from ebbtide.pytest_plugin import Ebbtide
 
 IMAGE = (
@@ -81,24 +83,12 @@ def deploy(
     sagemaker.create_endpoint_config(**config)
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
     if held and not instances and not managed_scaling:
-        hold_at_zero(ebbtide, name)
+        hold_at_zero(ebbtide.client, name)
     if wait:
         sagemaker.get_waiter("endpoint_in_service").wait(
             EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
         )
     return Deployed(name, name)
-
-
-def hold_at_zero(ebbtide: Ebbtide, endpoint: str) -> None:
-    """Register the endpoint's variant `v` for scaling and suspend that: no request wakes an instance."""
-    ebbtide.client("application-autoscaling").register_scalable_target(
-        ServiceNamespace="sagemaker",
-        ResourceId=f"endpoint/{endpoint}/variant/v",
-        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
-        MinCapacity=0,
-        MaxCapacity=10,
-        SuspendedState={"DynamicScalingInSuspended": True, "DynamicScalingOutSuspended": True},
-    )
 
 
 def outcome(ebbtide: Ebbtide, answer: dict[str, Any], *, timeout_s: float = 60.0) -> tuple[str, bytes, Any]:

@@ -144,7 +144,7 @@ def _deploy_endpoint(
     )
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
     if not instances:
-        hold_at_zero(server, name)
+        hold_at_zero(server.client, name)
 
 
 def _archive() -> bytes:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bench.server import hold_at_zero
 from botocore.exceptions import ClientError
-from tests.deployments import Deployed, deploy, hold_at_zero, outcome
+from tests.deployments import Deployed, deploy, outcome
 
 from ebbtide.pytest_plugin import Ebbtide
 
@@ -362,7 +363,7 @@ def test_an_alarm_set_by_hand_carries_out_a_step_policy(ebbtide, autoscaling, en
 
 
 def test_the_backlogs_metrics_reach_cloudwatch(ebbtide, endpoint):
-    hold_at_zero(ebbtide, endpoint.name)
+    hold_at_zero(ebbtide.client, endpoint.name)
     ebbtide.client("sagemaker-runtime").invoke_endpoint_async(EndpointName=endpoint.name, Body=b"waits")
     cloudwatch = ebbtide.client("cloudwatch")
 

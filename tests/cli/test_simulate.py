@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.deployments import deploy, outcome
 
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.simulate import arrivals_a_second, parse
@@ -53,6 +54,18 @@ def test_an_endpoints_own_requests_meet_its_own_policy(ebbtide, run_ebbtide, tmp
     own, always = json.loads(done.stdout)
     assert (own["policy"], own["done"], own["most_instances"]) == ("simulated as it is", 1, 1)
     assert always["policy"] == "always=1"
+
+
+def test_an_endpoint_that_keeps_its_count_is_simulated_with_it(ebbtide, run_ebbtide):
+    deployed = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"}, instances=1)
+    answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(EndpointName=deployed.name, Body=b"x")
+    outcome(ebbtide, answer)
+
+    done = run_ebbtide("simulate", "--endpoint", deployed.name, "--policy", "always=2", "--json")
+
+    ebbtide.client("sagemaker").delete_endpoint(EndpointName=deployed.name)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["policy"] == f"{deployed.name}: 1 always on"
 
 
 SCALED = {

@@ -65,12 +65,21 @@ def own_scaling(server: "RunningServer", endpoint: str) -> Scaling:
 def _without_target(
     server: "RunningServer", resource: Resource, variant: Mapping[str, Any], goals: Goals
 ) -> Scaling:
-    """As its ManagedInstanceScaling says, else as many instances as there are."""
-    asked = configurations.managed(variant, asynchronous=True, slots=slots_of(server, resource.endpoint))
+    """As its own configuration says, else as many instances as there are.
+
+    variant: as DescribeEndpoint tells it, which leaves out what count it was given.
+    """
+    given = _configured_variant(server, resource.endpoint)
+    if given is None and "ManagedInstanceScaling" in variant:
+        given = variant
+    asked = None
+    if given is not None:
+        slots = slots_of(server, resource.endpoint)
+        asked = configurations.managed(given, asynchronous=True, slots=slots)
     if asked is None:
         count = variant["DesiredInstanceCount"]
         return Scaling(f"{resource.endpoint}: {count} always on", Limits(count, count))
-    policy = configurations.target_tracking("ManagedInstanceScaling", asked.policy, since=0.0)
+    policy = configurations.target_tracking(asked.name, asked.policy, since=0.0)
     limits = Limits(asked.min_capacity, asked.max_capacity)
     return Scaling(f"{resource.endpoint} as it is", limits, (policy,), goals)
 
@@ -184,12 +193,22 @@ def slots_of(server: "RunningServer", endpoint: str) -> int:
 
 
 def instance_type_of(server: "RunningServer", endpoint: str) -> str:
-    """As its configuration has it. Raises CommandError where that was deleted: endpoints outlive theirs."""
+    """As its configuration has it. Raises CommandError where that was deleted."""
+    variant = _configured_variant(server, endpoint)
+    if variant is None:
+        raise CommandError(f"The configuration of {endpoint} was deleted. Give --instance-type")
+    return str(variant["InstanceType"])
+
+
+def _configured_variant(server: "RunningServer", endpoint: str) -> Mapping[str, Any] | None:
+    """The endpoint's variant as it was configured; None where that was deleted: endpoints outlive theirs."""
     sagemaker = server.client("sagemaker")
     name = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
     try:
         config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
     except ClientError as error:
-        raise CommandError(f"{error.response['Error']['Message']} Give --instance-type") from error
-    found: str = config["ProductionVariants"][0]["InstanceType"]
-    return found
+        if error.response["Error"]["Code"] != "ValidationException":  # AWS's code for "not found"
+            raise
+        return None
+    variant: Mapping[str, Any] = config["ProductionVariants"][0]
+    return variant

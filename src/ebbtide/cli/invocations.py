@@ -80,9 +80,9 @@ def outcomes(server: RunningServer, accepted: Iterable[Accepted]) -> Iterator[Fi
 
 
 def _outcome(server: RunningServer, invocation: Accepted) -> Finished | None:
-    if (answer := _read(server, invocation.output)) is not None:
+    if (answer := read_object(server, invocation.output)) is not None:
         return Finished(invocation, summaries_in(answer))
-    if invocation.failure and (reason := _read(server, invocation.failure)) is not None:
+    if invocation.failure and (reason := read_object(server, invocation.failure)) is not None:
         return Finished(invocation, (), reason_in(reason))
     return None
 
@@ -114,7 +114,8 @@ def reason_in(failure: bytes) -> str:
         return failure.decode("utf-8", "replace")
 
 
-def _read(server: RunningServer, location: Location) -> bytes | None:
+def read_object(server: RunningServer, location: Location) -> bytes | None:
+    """The object there; None while there is none."""
     s3 = server.client("s3")
     try:
         return bytes(s3.get_object(Bucket=location.bucket, Key=location.key)["Body"].read())

@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from ebbtide.cli.deployment import ensure_bucket
 from ebbtide.cli.documents import Document
 from ebbtide.cli.errors import ArticleError, CommandError
-from ebbtide.cli.invocations import answers_in, reason_in
+from ebbtide.cli.invocations import answers_in, read_object, reason_in
 from ebbtide.cli.running import RunningServer
 from ebbtide.client import AWAY, RESTART_S, RETRY_S
 from ebbtide.identifiers import parse_location
@@ -113,9 +113,7 @@ class Summarizing:
         self._question = question
         self._finished = finished
         self.known = 0
-        session = Session(server)
-        self._s3 = session.client("s3")
-        self._runtime = session.client("sagemaker-runtime")
+        self._runtime = Session(server).client("sagemaker-runtime")
         self._own = server.own()
 
     def outcomes(self, documents: Iterable[Document]) -> Iterator[Outcome]:
@@ -173,7 +171,7 @@ class Summarizing:
         if self._finished is not None and self._is_under_way(inference_id):
             return
         bucket, key = self._server.default_bucket, f"{self._question.endpoint}/inputs/{inference_id}"
-        self._s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+        self._server.client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
         given: dict[str, Any] = {"Tags": dict(self._question.tags)} if self._question.tags else {}
         if content_type != "application/json" and self._question.parameters:
             given["CustomAttributes"] = _attributes(self._question.parameters)
@@ -200,21 +198,16 @@ class Summarizing:
     def _outcome(self, document: Document, inference_id: str, found: Mapping[str, Any]) -> Outcome:
         if found["state"] != "succeeded":
             # The failure object has the model's own words.
-            told = found["failure_location"] and self._read(found["failure_location"])
+            told = found["failure_location"] and read_object(
+                self._server, parse_location(found["failure_location"])
+            )
             reason = reason_in(told) if told else found["failure_reason"]
             return Outcome(document, inference_id, None, failure=reason or f"it was {found['state']}")
         uri = found["output_location"]
-        answer = self._read(uri)
+        answer = read_object(self._server, parse_location(uri))
         if answer is None:
             return Outcome(document, inference_id, uri, failure=f"its summary at {uri} was removed")
         return Outcome(document, inference_id, uri, answers_in(answer))
-
-    def _read(self, uri: str) -> bytes | None:
-        location = parse_location(uri)
-        try:
-            return bytes(self._s3.get_object(Bucket=location.bucket, Key=location.key)["Body"].read())
-        except self._s3.exceptions.NoSuchKey:
-            return None
 
 
 def _in_background(results: _Results, work: Callable[[], None]) -> None:
