@@ -315,6 +315,13 @@ def test_statistics_that_cannot_be_given_are_refused(cloudwatch, changed, expect
     assert code(error) == expected
 
 
+def test_metric_data_of_a_range_that_ends_before_it_begins_is_refused(cloudwatch):
+    with pytest.raises(ClientError, match="StartTime must be less than") as error:
+        cloudwatch.get_metric_data(MetricDataQueries=[metric_stat("n")], **hour(EndTime=NOON))
+
+    assert code(error) == "ValidationError"
+
+
 @pytest.mark.parametrize(
     ("queries", "words"),
     [

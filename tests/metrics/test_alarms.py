@@ -46,7 +46,7 @@ class Watch:
 
     async def level(self, value, at):
         await self.database.write(
-            lambda c: metrics.record(c, [Point("Mine", "Level", (), value, "None", at)])
+            lambda c: metrics.record(c, [Point(ACCOUNT, "Mine", "Level", (), value, "None", at)])
         )
 
     async def alarm(self, name="high"):

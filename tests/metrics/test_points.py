@@ -1,12 +1,14 @@
 """Points are kept exactly, age into coarser ones, and are there only if what they count is."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide import metrics
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.metrics import Point, StatisticSet, query
 from ebbtide.metrics.points import DAY_S, bucket
 from ebbtide.metrics.query import Metric
@@ -16,12 +18,12 @@ NOON = 1_800_000_000 // 86_400 * 86_400 + 43_200
 
 
 def latency(value: float, at: float, unit: str = "Microseconds") -> Point:
-    return Point(LATENCY.namespace, LATENCY.name, LATENCY.dimensions, value, unit, at)
+    return Point(ACCOUNT, LATENCY.namespace, LATENCY.name, LATENCY.dimensions, value, unit, at)
 
 
 def read(connection, statistic, *, start=NOON, end=NOON + 3600, period_s=60, unit=None):
     return query.statistics(
-        connection, LATENCY, statistic, period_s=period_s, start=start, end=end, unit=unit
+        connection, ACCOUNT, LATENCY, statistic, period_s=period_s, start=start, end=end, unit=unit
     )
 
 
@@ -58,11 +60,20 @@ async def test_points_of_a_transaction_that_fails_are_not_counted(database):
 
 
 async def test_the_order_of_dimensions_does_not_tell_metrics_apart(database):
-    turned = Point(LATENCY.namespace, LATENCY.name, LATENCY.dimensions[::-1], 3, "Microseconds", NOON)
+    turned = replace(latency(3, NOON), dimensions=LATENCY.dimensions[::-1])
 
     await database.write(lambda connection: metrics.record(connection, [latency(1, NOON), turned]))
 
     assert await database.read(lambda connection: read(connection, "Sum")) == {NOON: 4}
+
+
+async def test_what_two_accounts_call_the_same_are_two_metrics(database):
+    anothers = Point("333333333333", LATENCY.namespace, LATENCY.name, LATENCY.dimensions, 9, "None", NOON)
+
+    await database.write(lambda connection: metrics.record(connection, [latency(1, NOON), anothers]))
+
+    assert await database.read(lambda connection: read(connection, "Sum")) == {NOON: 1}
+    assert await database.read(lambda connection: query.find(connection, "333333333333")) == [LATENCY]
 
 
 async def test_units_count_together_unless_one_is_asked_for(database):
@@ -77,7 +88,9 @@ async def test_units_count_together_unless_one_is_asked_for(database):
 
 
 async def test_a_statistic_set_adds_its_samples(database):
-    summed = StatisticSet(*[LATENCY.namespace, LATENCY.name, LATENCY.dimensions], "None", NOON, 4, 20, 2, 9)
+    summed = StatisticSet(
+        *[ACCOUNT, LATENCY.namespace, LATENCY.name, LATENCY.dimensions], "None", NOON, 4, 20, 2, 9
+    )
 
     await database.write(lambda connection: metrics.record_sets(connection, [summed]))
 
@@ -126,12 +139,12 @@ async def test_a_point_that_comes_after_its_time_was_rolled_up_still_counts(data
 
 
 async def test_metrics_are_found_by_any_of_their_dimensions(database):
-    other = Point("Mine", "Tides", (("Harbour", "Brest"),), 1, "None", NOON)
+    other = Point(ACCOUNT, "Mine", "Tides", (("Harbour", "Brest"),), 1, "None", NOON)
     await database.write(lambda connection: metrics.record(connection, [latency(1, NOON), other]))
 
-    by_value = await database.read(lambda c: query.find(c, dimensions={"EndpointName": "e"}))
-    by_name = await database.read(lambda c: query.find(c, dimensions={"Harbour": None}))
-    active = await database.read(lambda c: query.find(c, active_since=NOON + 1))
+    by_value = await database.read(lambda c: query.find(c, ACCOUNT, dimensions={"EndpointName": "e"}))
+    by_name = await database.read(lambda c: query.find(c, ACCOUNT, dimensions={"Harbour": None}))
+    active = await database.read(lambda c: query.find(c, ACCOUNT, active_since=NOON + 1))
 
     assert by_value == [LATENCY]
     assert by_name == [Metric("Mine", "Tides", (("Harbour", "Brest"),))]

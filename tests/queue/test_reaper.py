@@ -114,7 +114,9 @@ async def test_an_expiry_is_counted(place: Place) -> None:
     await place.reaper.step(ACCEPTED_AT + 60)
 
     names = await place.database.read(
-        lambda connection: {found.name for found in query.find(connection, namespace="AWS/SageMaker")}
+        lambda connection: {
+            found.name for found in query.find(connection, ACCOUNT, namespace="AWS/SageMaker")
+        }
     )
     assert {"ExpiredRequests", "InvocationFailures", "TimeInBacklog"} <= names
 

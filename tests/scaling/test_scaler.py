@@ -98,7 +98,7 @@ class World:
     async def gauge(self, name: str, at: float) -> float | None:
         metric = Metric("AWS/SageMaker", name, (("EndpointName", "summaries"),))
         values = await self.database.read(
-            lambda c: statistics(c, metric, "Average", period_s=1, start=int(at), end=int(at) + 1)
+            lambda c: statistics(c, ACCOUNT, metric, "Average", period_s=1, start=int(at), end=int(at) + 1)
         )
         return values.get(int(at))
 
@@ -314,7 +314,7 @@ async def test_several_looks_in_one_second_give_one_point(world):
 
     metric = Metric("AWS/SageMaker", "ApproximateBacklogSize", (("EndpointName", "summaries"),))
     counts = await world.database.read(
-        lambda c: statistics(c, metric, "SampleCount", period_s=1, start=NOW, end=NOW + 1)
+        lambda c: statistics(c, ACCOUNT, metric, "SampleCount", period_s=1, start=NOW, end=NOW + 1)
     )
     assert list(counts.values()) == [1]
 
@@ -328,7 +328,9 @@ async def test_a_policy_may_follow_a_metric_that_clients_put(world):
         lambda c: endpoints.set_desired_instance_counts(c, world.endpoint_id, {"main": 1}, NOW)
     )
     await world.settle(NOW)
-    points = [metrics.Point("Ours", "Load", (), 30.0, "None", NOW - 60 * minute) for minute in range(1, 4)]
+    points = [
+        metrics.Point(ACCOUNT, "Ours", "Load", (), 30.0, "None", NOW - 60 * minute) for minute in range(1, 4)
+    ]
     await world.database.write(lambda c: metrics.record(c, points))
 
     await world.scaler.step(NOW)
@@ -346,7 +348,7 @@ async def test_the_samples_of_processor_use_in_a_minute_count_the_instances(worl
     dimensions = (("EndpointName", "summaries"), ("VariantName", "main"))
     metric = Metric("/aws/sagemaker/Endpoints", "CPUUtilization", dimensions)
     counts = await world.database.read(
-        lambda c: statistics(c, metric, "SampleCount", period_s=60, start=NOW, end=NOW + 60)
+        lambda c: statistics(c, ACCOUNT, metric, "SampleCount", period_s=60, start=NOW, end=NOW + 60)
     )
     assert list(counts.values()) == [2]
 

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.scaling.utilisation import Meter, Running
 
 
 def running(pid: int) -> Running:
-    return Running("id", "summaries", "main", pid)
+    return Running("id", ACCOUNT, "summaries", "main", pid)
 
 
 def values(points) -> dict[str, float]:

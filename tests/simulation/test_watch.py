@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebbtide import metrics
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.metrics import Point
 from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.evaluation import INSUFFICIENT_DATA
@@ -178,10 +179,14 @@ def test_statistics_are_those_of_the_database(database, gauges, period_s, statis
     points = []
     for at, queued, claimed in gauges:
         watch.gauge(Backlog(queued, claimed, 0.0), 1, at=at)
-        points.append(Point(metric.namespace, metric.name, metric.dimensions, queued + claimed, "Count", at))
+        points.append(
+            Point(ACCOUNT, metric.namespace, metric.name, metric.dimensions, queued + claimed, "Count", at)
+        )
 
     asyncio.run(database.write(lambda c: metrics.record(c, points)))
-    read = partial(statistics, metric=metric, statistic=statistic, period_s=period_s, start=0, end=390)
+    read = partial(
+        statistics, account=ACCOUNT, metric=metric, statistic=statistic, period_s=period_s, start=0, end=390
+    )
     kept = asyncio.run(database.read(lambda c: read(c)))
 
     found = watch.statistics(metric, statistic, period_s=period_s, start=0, end=390)

@@ -56,7 +56,7 @@ async def put_metric_data(params: Params, call: Call) -> Result:
     """
     if "EntityMetricData" in params:
         raise InvalidValue("The parameter EntityMetricData is not supported.")
-    points, sets = datums.read(params["Namespace"], params.get("MetricData", ()), now=call.now)
+    points, sets = datums.read(call.account, params["Namespace"], params.get("MetricData", ()), now=call.now)
 
     def record(connection: Connection) -> None:
         metrics.record(connection, points)
@@ -88,12 +88,14 @@ async def get_metric_statistics(params: Params, call: Call) -> Result:
     origin = query.aligned(start, period_s, call.now)
 
     def read(connection: Connection) -> list[Result]:
-        found = {unit for _, unit in query.series_of(connection, metric)}
+        found = {unit for _, unit in query.series_of(connection, call.account, metric)}
         units = found & {params["Unit"]} if "Unit" in params else found
         return [
             datapoint
             for unit in sorted(units)
-            for datapoint in _datapoints(connection, metric, unit, plain, extended, period_s, origin, end)
+            for datapoint in _datapoints(
+                connection, call.account, metric, unit, plain, extended, period_s, origin, end
+            )
         ]
 
     return {"Label": params["MetricName"], "Datapoints": await call.parts.database.read(read)}
@@ -108,14 +110,18 @@ async def get_metric_data(params: Params, call: Call) -> Result:
     queries = params["MetricDataQueries"]
     if not queries or len(queries) > MAX_QUERIES:
         raise InvalidQuery(f"MetricDataQueries must hold 1 to {MAX_QUERIES} queries.")
-    start, end = _range(params), datums.moment(params, "EndTime")
+    try:
+        start, end = _range(params), datums.moment(params, "EndTime")
+    except InvalidValue as error:
+        # Under this code here, though GetMetricStatistics names the parameter. Source: GetMetricData.
+        raise InvalidQuery(error.message) from error
     limit = params.get("MaxDatapoints", MAX_DATA_POINTS)
     if not 0 < limit <= MAX_DATA_POINTS:
         raise InvalidValue(f"The parameter MaxDatapoints must be between 1 and {MAX_DATA_POINTS}.")
     data.check(queries)
 
     def read(connection: Connection) -> list[data.Answer]:
-        return data.answer(connection, queries, start=start, end=end, now=call.now)
+        return data.answer(connection, call.account, queries, start=start, end=end, now=call.now)
 
     answers = await call.parts.database.read(read)
     ascending = params.get("ScanBy") == "TimestampAscending"
@@ -133,6 +139,7 @@ async def list_metrics(params: Params, call: Call) -> Result:
     def read(connection: Connection) -> list[Metric]:
         return query.find(
             connection,
+            call.account,
             namespace=params.get("Namespace"),
             name=params.get("MetricName"),
             dimensions=wanted,
@@ -380,6 +387,7 @@ def _check_statistic(name: str) -> None:
 
 def _datapoints(
     connection: Connection,
+    account: str,
     metric: Metric,
     unit: str,
     plain: Sequence[str],
@@ -391,7 +399,7 @@ def _datapoints(
     points: dict[int, Result] = {}
     for name in (*plain, *extended):
         values = query.statistics(
-            connection, metric, name, period_s=period_s, start=start, end=end, unit=unit
+            connection, account, metric, name, period_s=period_s, start=start, end=end, unit=unit
         )
         for at, value in values.items():
             point = points.setdefault(at, {"Timestamp": at, "Unit": unit})

@@ -209,6 +209,7 @@ async def _measure(parts: Parts, endpoint: Endpoint, variant: str, status: int, 
         "Invocation5XXErrors": (float(status == 0 or status >= 500), "None"),
     }
     points = [
-        Point("AWS/SageMaker", name, dimensions, value, unit, at) for name, (value, unit) in values.items()
+        Point(endpoint.account, "AWS/SageMaker", name, dimensions, value, unit, at)
+        for name, (value, unit) in values.items()
     ]
     await parts.database.write(lambda connection: metrics.record(connection, points))

@@ -267,7 +267,7 @@ class Alarms:
     async def _evaluate(self, alarm: Alarm, end: float, now: float) -> None:
         try:
             values = await self._database.read(
-                lambda connection: datapoints(partial(statistics, connection), alarm, end)
+                lambda connection: datapoints(partial(statistics, connection, alarm.account), alarm, end)
             )
         except ServiceError as error:
             log.warning("Alarm %s cannot be evaluated: %s", alarm.name, error.message)

@@ -69,7 +69,7 @@ def check(queries: Sequence[Query]) -> int:
 
 
 class Statistics(Protocol):
-    """Where values are read: `query.statistics` of a connection, or what does the same of another store."""
+    """Where values are read: `query.statistics` of an account, or what does the same of another store."""
 
     def __call__(
         self,
@@ -84,10 +84,16 @@ class Statistics(Protocol):
 
 
 def answer(
-    connection: Connection, queries: Sequence[Query], *, start: float, end: float, now: float
+    connection: Connection,
+    account: str,
+    queries: Sequence[Query],
+    *,
+    start: float,
+    end: float,
+    now: float,
 ) -> list[Answer]:
-    """Evaluate the queries over what the database has."""
-    return answer_from(partial(statistics, connection), queries, start=start, end=end, now=now)
+    """Evaluate the queries over what the database has of the account's metrics."""
+    return answer_from(partial(statistics, connection, account), queries, start=start, end=end, now=now)
 
 
 def metric_of(stat: Mapping[str, Any]) -> Metric:

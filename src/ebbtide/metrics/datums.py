@@ -36,7 +36,7 @@ class MissingParameter(ServiceError):
 
 
 def read(
-    namespace: str, datums: Sequence[Mapping[str, Any]], *, now: float
+    account: str, namespace: str, datums: Sequence[Mapping[str, Any]], *, now: float
 ) -> tuple[list[Point], list[StatisticSet]]:
     """The points and statistic sets of MetricData. Source: PutMetricData, CloudWatch 2010-08-01.
 
@@ -51,7 +51,7 @@ def read(
     points: list[Point] = []
     sets: list[StatisticSet] = []
     for number, datum in enumerate(datums, 1):
-        _read_datum(f"MetricData.member.{number}", namespace, datum, now, points, sets)
+        _read_datum(f"MetricData.member.{number}", account, namespace, datum, now, points, sets)
     return points, sets
 
 
@@ -65,6 +65,7 @@ def moment(params: Mapping[str, Any], name: str) -> float:
 
 def _read_datum(
     where: str,
+    account: str,
     namespace: str,
     datum: Mapping[str, Any],
     now: float,
@@ -93,7 +94,7 @@ def _read_datum(
         )
     name, unit = datum["MetricName"], datum.get("Unit", "None")
     if given == ["StatisticValues"]:
-        sets.append(_read_set(where, namespace, name, own, unit, at, datum["StatisticValues"]))
+        sets.append(_read_set(where, account, namespace, name, own, unit, at, datum["StatisticValues"]))
         return
     values = datum.get("Values", [datum.get("Value")])
     counts = datum.get("Counts", [1.0] * len(values))
@@ -105,11 +106,12 @@ def _read_datum(
         if count < 0:
             raise InvalidValue(f"The value {count:g} for parameter {where}.Counts is invalid.")
         if count:
-            points.append(Point(namespace, name, own, value, unit, at, count))
+            points.append(Point(account, namespace, name, own, value, unit, at, count))
 
 
 def _read_set(
     where: str,
+    account: str,
     namespace: str,
     name: str,
     own: Dimensions,
@@ -122,7 +124,16 @@ def _read_set(
     if given["SampleCount"] <= 0 or given["Minimum"] > given["Maximum"]:
         raise InvalidValue(f"{where}.StatisticValues must have samples, and a Minimum not above the Maximum.")
     return StatisticSet(
-        namespace, name, own, unit, at, given["SampleCount"], given["Sum"], given["Minimum"], given["Maximum"]
+        account,
+        namespace,
+        name,
+        own,
+        unit,
+        at,
+        given["SampleCount"],
+        given["Sum"],
+        given["Minimum"],
+        given["Maximum"],
     )
 
 

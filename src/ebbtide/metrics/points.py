@@ -19,8 +19,8 @@ from ebbtide.database import Rows, metadata
 
 Dimensions = tuple[tuple[str, str], ...]
 
-Series = tuple[int, str, str, str, str]
-"""A series' row: its id, namespace, name, dimensions as they are stored, and unit."""
+Series = tuple[int, str, str, str, str, str]
+"""A series' row: its id, account, namespace, name, dimensions as they are stored, and unit."""
 
 _Big = BigInteger().with_variant(Integer, "sqlite")
 
@@ -28,11 +28,13 @@ Table(
     "metric_series",
     metadata,
     Column("id", _Big, primary_key=True, autoincrement=False),
+    # Whose metric it is: those of two accounts are two, though all else is equal.
+    Column("account", String, nullable=False),
     Column("namespace", String, nullable=False),
     Column("name", String, nullable=False),
     Column("dimensions", String, nullable=False),
     Column("unit", String, nullable=False),
-    Index("metric_series_by_name", "namespace", "name", "dimensions"),
+    Index("metric_series_of_account", "account", "namespace", "name", "dimensions"),
 )
 
 Table(
@@ -58,8 +60,9 @@ TIERS = ((1, 3 * 3600), (60, 15 * DAY_S), (300, 63 * DAY_S), (3600, 455 * DAY_S)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value measured `count` times at `at`; `unit` is one of CloudWatch's StandardUnit."""
+    """A value of the account's measured `count` times at `at`; `unit` is one of CloudWatch's StandardUnit."""
 
+    account: str
     namespace: str
     name: str
     dimensions: Dimensions
@@ -73,6 +76,7 @@ class Point:
 class StatisticSet:
     """Samples summed up by whoever measured them. Source: PutMetricData's StatisticValues."""
 
+    account: str
     namespace: str
     name: str
     dimensions: Dimensions
@@ -88,7 +92,7 @@ def record(connection: Connection, points: Iterable[Point]) -> None:
     """Add points, in the transaction of what they measure: they count once, or not at all if it fails."""
     summed = _Sums()
     for p in points:
-        series = _series(p.namespace, p.name, p.dimensions, p.unit)
+        series = _series(p.account, p.namespace, p.name, p.dimensions, p.unit)
         summed.add(series, int(p.at), bucket(p.value), p.count, p.count * p.value, p.value, p.value)
     summed.write(connection)
 
@@ -97,7 +101,7 @@ def record_sets(connection: Connection, sets: Iterable[StatisticSet]) -> None:
     """Add samples of which only count, sum and extremes are known; their percentiles are interpolated."""
     summed = _Sums()
     for s in sets:
-        series = _series(s.namespace, s.name, s.dimensions, s.unit)
+        series = _series(s.account, s.namespace, s.name, s.dimensions, s.unit)
         summed.add(series, int(s.at), bucket(s.total / s.count), s.count, s.total, s.minimum, s.maximum)
     summed.write(connection)
 
@@ -181,18 +185,19 @@ def encode(dimensions: Iterable[tuple[str, str]]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _series(namespace: str, name: str, dimensions: Dimensions, unit: str) -> Series:
+def _series(account: str, namespace: str, name: str, dimensions: Dimensions, unit: str) -> Series:
     encoded = encode(dimensions)
     # The id is a hash, so that recording needs no look-up; at a million series the odds that any two
     # share one are 1 to 18 million.
-    identity = f"{namespace}\0{name}\0{encoded}\0{unit}".encode()
+    identity = f"{account}\0{namespace}\0{name}\0{encoded}\0{unit}".encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
-    return int.from_bytes(digest) >> 1, namespace, name, encoded, unit
+    return int.from_bytes(digest) >> 1, account, namespace, name, encoded, unit
 
 
 ADD_SERIES = Rows(
-    "INSERT INTO metric_series (id, namespace, name, dimensions, unit) VALUES {} ON CONFLICT DO NOTHING",
-    "(?, ?, ?, ?, ?)",
+    "INSERT INTO metric_series (id, account, namespace, name, dimensions, unit) VALUES {}"
+    " ON CONFLICT DO NOTHING",
+    "(?, ?, ?, ?, ?, ?)",
 )
 
 _MERGE = """

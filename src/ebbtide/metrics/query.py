@@ -13,7 +13,7 @@ from ebbtide.metrics.statistics import Samples, parse
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What CloudWatch calls a metric; points of different dimensions are different metrics."""
+    """An account's metric as CloudWatch names it; points of different dimensions are different metrics."""
 
     namespace: str
     name: str
@@ -22,6 +22,7 @@ class Metric:
 
 def statistics(
     connection: Connection,
+    account: str,
     metric: Metric,
     statistic: str,
     *,
@@ -36,7 +37,9 @@ def statistics(
     Raises ValueError for a statistic that does not exist.
     """
     wanted = parse(statistic)
-    series = [series_id for series_id, found in series_of(connection, metric) if unit in (None, found)]
+    series = [
+        series_id for series_id, found in series_of(connection, account, metric) if unit in (None, found)
+    ]
     rows = connection.execute(
         DISTRIBUTIONS if wanted.needs_distribution else SUMMARIES,
         {
@@ -53,11 +56,12 @@ def statistics(
     }
 
 
-def series_of(connection: Connection, metric: Metric) -> list[tuple[int, str]]:
+def series_of(connection: Connection, account: str, metric: Metric) -> list[tuple[int, str]]:
     """The id and unit of each series of a metric; dimensions match whole, as in CloudWatch."""
     found = connection.execute(
         SERIES_OF,
         {
+            "account": account,
             "namespace": metric.namespace,
             "name": metric.name,
             "dimensions": encode(metric.dimensions),
@@ -83,19 +87,21 @@ def aligned(start: float, period_s: int, now: float) -> int:
 
 def find(
     connection: Connection,
+    account: str,
     *,
     namespace: str | None = None,
     name: str | None = None,
     dimensions: Mapping[str, str | None] = {},
     active_since: float | None = None,
 ) -> list[Metric]:
-    """The metrics that have points, or points since `active_since`, of that namespace, name and dimensions.
+    """The account's metrics that have points, or points since `active_since`, of what is asked for.
 
     dimensions: name to value, or to None when any value will do; the metric may have others besides.
     """
     found = connection.execute(
         METRICS,
         {
+            "account": account,
             "namespace": namespace,
             "name": name,
             "active_since": active_since,
@@ -111,7 +117,7 @@ def find(
 
 SERIES_OF = text("""
 SELECT id, unit FROM metric_series
- WHERE namespace = :namespace AND name = :name AND dimensions = :dimensions
+ WHERE account = :account AND namespace = :namespace AND name = :name AND dimensions = :dimensions
 """)
 
 SUMMARIES = text("""
@@ -135,7 +141,8 @@ SELECT (starts_at - :start) / :period_s AS slot,
 # PostgreSQL must know the type of what may be null.
 METRICS = text("""
 SELECT DISTINCT namespace, name, dimensions FROM metric_series
- WHERE (CAST(:namespace AS TEXT) IS NULL OR namespace = :namespace)
+ WHERE account = :account
+   AND (CAST(:namespace AS TEXT) IS NULL OR namespace = :namespace)
    AND (CAST(:name AS TEXT) IS NULL OR name = :name)
    AND (CAST(:active_since AS FLOAT) IS NULL OR EXISTS (
          SELECT 1 FROM metric_points

@@ -251,12 +251,14 @@ def _message(outcome: Outcome, *, visible: bool) -> str:
 def _measured(outcomes: Sequence[Outcome]) -> Iterator[Point]:
     """What the outcomes count for, and how long their phases took."""
     # Endings that count alike are counted first: in a burst all that came together do.
-    alike = Counter((_dimensions(each), _counted(each), int(each.at)) for each in outcomes)
-    for (dimensions, counted, second), count in alike.items():
+    alike = Counter(
+        (each.endpoint.account, _dimensions(each), _counted(each), int(each.at)) for each in outcomes
+    )
+    for (account, dimensions, counted, second), count in alike.items():
         for name, value in counted:
-            yield Point(NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
+            yield Point(account, NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
     for outcome in outcomes:
-        dimensions = _dimensions(outcome)
+        account, dimensions = outcome.endpoint.account, _dimensions(outcome)
         accepted_at, phases = outcome.invocation.accepted_at, outcome.phases
         waited_until = outcome.at if outcome.claimed_at is None else outcome.claimed_at
         for name, begin, end, per_s, unit in (
@@ -267,7 +269,8 @@ def _measured(outcomes: Sequence[Outcome]) -> Iterator[Point]:
             ("ResponseUploadLatency", phases.answered_at, outcome.at, 1e6, "Microseconds"),
         ):
             if begin is not None and end is not None:
-                yield Point(NAMESPACE, name, dimensions, max(0.0, end - begin) * per_s, unit, outcome.at)
+                value = max(0.0, end - begin) * per_s
+                yield Point(account, NAMESPACE, name, dimensions, value, unit, outcome.at)
 
 
 _SUCCEEDED = (("InvocationsProcessed", 1.0), ("Invocation4XXErrors", 0.0), ("Invocation5XXErrors", 0.0))
@@ -291,7 +294,8 @@ def _counted(outcome: Outcome) -> tuple[tuple[str, float], ...]:
 
 
 def _count(outcome: Outcome, name: str) -> Point:
-    return Point(NAMESPACE, name, _dimensions(outcome), 1.0, _unit(name), outcome.at)
+    account = outcome.endpoint.account
+    return Point(account, NAMESPACE, name, _dimensions(outcome), 1.0, _unit(name), outcome.at)
 
 
 def _dimensions(outcome: Outcome) -> Dimensions:

@@ -49,7 +49,8 @@ DEFAULT_SLOTS = 2
 
 # The instances' own module builds upon this one, so their table is read by its name.
 IN_SERVICE = text("""
-SELECT instances.endpoint_id, endpoints.name AS endpoint_name, instances.variant, instances.pid
+SELECT instances.endpoint_id, endpoints.account, endpoints.name AS endpoint_name, instances.variant,
+       instances.pid
   FROM instances JOIN endpoints ON endpoints.id = instances.endpoint_id
  WHERE instances.state = 'InService' AND instances.ended_at IS NULL
 """)
@@ -226,7 +227,7 @@ def readings(
             read.append((policy, read_backlog(policy, seen)))
         else:
             followed = configurations.queries(put.configuration, resource, asynchronous=asynchronous)
-            minutes = last_minutes(partial(statistics, connection), followed, seen.at)
+            minutes = last_minutes(partial(statistics, connection, target.account), followed, seen.at)
             read.append((policy, read_datapoints(policy, minutes, seen)))
     return read
 
@@ -311,7 +312,9 @@ def _earlier_arrivals(
         start = int(now - week * goals.WEEK_S) // PERIOD_S * PERIOD_S
         if start < endpoint.created_at:
             break
-        found = statistics(connection, metric, "Sum", period_s=window_s, start=start, end=start + window_s)
+        found = statistics(
+            connection, endpoint.account, metric, "Sum", period_s=window_s, start=start, end=start + window_s
+        )
         counts.append(sum(found.values()))
     return counts
 
@@ -325,7 +328,7 @@ def last_minutes(read: data.Statistics, followed: Sequence[data.Query], now: flo
     return [points.get(minute) for minute in range(start, end, PERIOD_S)]
 
 
-def gauges(endpoint_name: str, backlog: Backlog, in_service: int, *, at: float) -> list[Point]:
+def gauges(account: str, endpoint_name: str, backlog: Backlog, in_service: int, *, at: float) -> list[Point]:
     """An asynchronous endpoint's backlog as CloudWatch names it.
 
     ApproximateBacklogSizePerInstance is undefined, so absent, without instances; the age of the oldest
@@ -340,20 +343,20 @@ def gauges(endpoint_name: str, backlog: Backlog, in_service: int, *, at: float) 
     if in_service:
         values.append(("ApproximateBacklogSizePerInstance", backlog.size / in_service, "Count"))
     dimensions = (("EndpointName", endpoint_name),)
-    return [Point(NAMESPACE, name, dimensions, value, unit, at) for name, value, unit in values]
+    return [Point(account, NAMESPACE, name, dimensions, value, unit, at) for name, value, unit in values]
 
 
 def arrivals(
-    endpoint_name: str, variants: Iterable[str], count: int, in_service: int, *, at: float
+    account: str, endpoint_name: str, variants: Iterable[str], count: int, in_service: int, *, at: float
 ) -> list[Point]:
     """What an asynchronous endpoint has accepted, and as InvocationsPerInstance of each variant.
 
     AWS publishes the latter for real-time endpoints only, and policies on it then do nothing, silently.
     """
     named = ("EndpointName", endpoint_name)
-    points = [Point(OWN_NAMESPACE, ARRIVALS, (named,), float(count), "Count", at)]
+    points = [Point(account, OWN_NAMESPACE, ARRIVALS, (named,), float(count), "Count", at)]
     for variant in variants:
         share = count / max(1, in_service)
         dimensions = (named, ("VariantName", variant))
-        points.append(Point(NAMESPACE, "InvocationsPerInstance", dimensions, share, "None", at))
+        points.append(Point(account, NAMESPACE, "InvocationsPerInstance", dimensions, share, "None", at))
     return points

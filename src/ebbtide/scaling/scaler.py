@@ -240,7 +240,7 @@ class Scaler:
             if endpoint.async_config and now // every_s > self._gauged_at.get(endpoint.id, 0.0) // every_s:
                 self._gauged_at[endpoint.id] = now
                 backlog, in_service = seen.backlog(endpoint), seen.in_service_count(endpoint)
-                points += observation.gauges(endpoint.name, backlog, in_service, at=now)
+                points += observation.gauges(endpoint.account, endpoint.name, backlog, in_service, at=now)
         return points
 
 
@@ -292,6 +292,7 @@ def _arrivals(
         if endpoint.async_config
         and ((count := arrived.get(endpoint.id, 0)) or (quiet_too and seen.in_service_count(endpoint)))
         for point in observation.arrivals(
+            endpoint.account,
             endpoint.name,
             [variant.name for variant in endpoint.variants],
             count,

@@ -20,6 +20,7 @@ class Running:
     """An instance in service and the process of its model server."""
 
     endpoint_id: str
+    account: str
     endpoint_name: str
     variant: str
     pid: int
@@ -60,7 +61,8 @@ class Meter:
             }
             dimensions = (("EndpointName", instance.endpoint_name), ("VariantName", instance.variant))
             points += [
-                Point(NAMESPACE, name, dimensions, value, "Percent", now) for name, value in values.items()
+                Point(instance.account, NAMESPACE, name, dimensions, value, "Percent", now)
+                for name, value in values.items()
             ]
         self._former = usages
         return points

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from ebbtide.identifiers import ACCOUNT
 from ebbtide.metrics import Point, alarm_states, data
 from ebbtide.metrics.alarm_states import Alarm
 from ebbtide.metrics.evaluation import ALARM, EXTRA_PERIODS
@@ -112,13 +113,13 @@ class Watch:
     def gauge(self, backlog: Backlog, in_service: int, *, at: float) -> None:
         """The gauges of a moment."""
         if self._series:
-            self._record(observation.gauges(self._resource.endpoint, backlog, in_service, at=at))
+            self._record(observation.gauges(ACCOUNT, self._resource.endpoint, backlog, in_service, at=at))
 
     def accepted(self, count: int, in_service: int, *, at: float) -> None:
         """So many invocations since they were last counted."""
         if self._series:
             name, variant = self._resource.endpoint, self._resource.variant
-            self._record(observation.arrivals(name, [variant], count, in_service, at=at))
+            self._record(observation.arrivals(ACCOUNT, name, [variant], count, in_service, at=at))
 
     def ended(self, accepted_at: float, claimed_at: float | None, at: float) -> None:
         """An invocation was done, or expired where it was never claimed."""
@@ -131,7 +132,7 @@ class Watch:
         dimensions = ("EndpointName", self._resource.endpoint), ("VariantName", self._resource.variant)
         units = {"TimeInBacklog": "Milliseconds", "TotalProcessingTime": "Milliseconds"}
         self._record(
-            Point(NAMESPACE, name, dimensions, value, units.get(name, "Count"), at)
+            Point(ACCOUNT, NAMESPACE, name, dimensions, value, units.get(name, "Count"), at)
             for name, value in values.items()
         )
 

@@ -68,11 +68,15 @@ def test_a_separate_accounts_key_has_resources_of_its_own(
     ebbtide.client("s3").create_bucket(Bucket="not-of-law")
     s3 = session.client("s3")
     s3.create_bucket(Bucket="of-law")
-    group = "/of/the/operator"
+    group, metric = "/of/the/operator", {"Namespace": "Of/the/operator", "MetricName": "Level"}
+    ebbtide.client("cloudwatch").put_metric_data(
+        Namespace=metric["Namespace"], MetricData=[{"MetricName": metric["MetricName"], "Value": 1}]
+    )
     ebbtide.client("logs").create_log_group(logGroupName=group)
 
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["of-law"]
     assert refused(s3.list_objects_v2, Bucket="not-of-law") == ("AccessDenied", 403)
+    assert session.client("cloudwatch").list_metrics(**metric)["Metrics"] == []
     assert session.client("logs").describe_log_groups()["logGroups"] == []
     told, _ = refused(session.client("logs").delete_log_group, logGroupName=group)
     assert told == "ResourceNotFoundException"
