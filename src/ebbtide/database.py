@@ -440,7 +440,7 @@ class Statement:
     """
 
     def __init__(self, text: str) -> None:
-        self._texts = {"sqlite": text, "postgresql": text.replace("?", "%s")}
+        self._texts = {"sqlite": text, "postgresql": _numbered(text)}
 
     def execute(self, connection: Connection, values: Sequence[Any]) -> list[Any]:
         """Carry it out in the writer; returns the rows it answers with as tuples, if it is one that does."""
@@ -448,12 +448,30 @@ class Statement:
 
 
 def _on_driver(connection: Connection, text: str, values: Sequence[Any]) -> list[Any]:
-    cursor = connection.connection.cursor()
+    cursor = _cursor(connection)
     try:
         cursor.execute(text, values)
         return [] if cursor.description is None else list(cursor.fetchall())
     finally:
         cursor.close()
+
+
+def _cursor(connection: Connection) -> Any:
+    """A driver's cursor that takes a statement's text as the database reads it."""
+    if connection.dialect.name != "postgresql":
+        return connection.connection.cursor()
+    from psycopg import RawCursor
+
+    # Other cursors of psycopg look for their own placeholders, at each execution of a long text: that took
+    # longer than the statement.
+    driver: PsycopgConnection[Any] = connection.connection.dbapi_connection  # type: ignore[assignment]
+    return RawCursor(driver)
+
+
+def _numbered(text: str) -> str:
+    """A statement with PostgreSQL's own placeholders, $1 and on, for each `?`."""
+    first, *others = text.split("?")
+    return first + "".join(f"${n}{part}" for n, part in enumerate(others, 1))
 
 
 class Rows:
@@ -481,7 +499,7 @@ class Rows:
         if text is None:
             text = self._statement.format(", ".join([self._row] * size))
             if dialect == "postgresql":
-                text = text.replace("?", "%s")
+                text = _numbered(text)
             self._texts[dialect, size] = text
         return text
 

@@ -176,42 +176,55 @@ TRIGGERS = {
          WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
     END""",
     ),
+    # A statement's rows together: each update of a depth leaves its former version for the next one to pass.
     "postgresql": (
         """CREATE FUNCTION invocation_arrives() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO invocation_depths AS depths
-        VALUES (NEW.endpoint_id, NEW.account, CAST(NEW.state = 'queued' AS integer),
-                CAST(NEW.state = 'claimed' AS integer),
-                CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer), 0)
+        SELECT endpoint_id, account, count(*) FILTER (WHERE state = 'queued'),
+               count(*) FILTER (WHERE state = 'claimed'),
+               count(*) FILTER (WHERE state = 'queued' AND lost_count > 0), 0
+          FROM arrived GROUP BY endpoint_id, account
             ON CONFLICT (endpoint_id, account) DO UPDATE
             SET queued = depths.queued + excluded.queued, claimed = depths.claimed + excluded.claimed,
                 suspect = depths.suspect + excluded.suspect;
         RETURN NULL;
     END $$""",
         """CREATE FUNCTION invocation_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        UPDATE invocation_depths
-           SET queued = queued + CAST(NEW.state = 'queued' AS integer)
-                               - CAST(OLD.state = 'queued' AS integer),
-               claimed = claimed + CAST(NEW.state = 'claimed' AS integer)
-                                 - CAST(OLD.state = 'claimed' AS integer),
-               suspect = suspect + CAST(NEW.state = 'queued' AND NEW.lost_count > 0 AS integer)
-                                 - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
-         WHERE endpoint_id = NEW.endpoint_id AND account = NEW.account;
+        UPDATE invocation_depths AS depths
+           SET queued = depths.queued + moved.queued, claimed = depths.claimed + moved.claimed,
+               suspect = depths.suspect + moved.suspect
+          FROM (SELECT endpoint_id, account,
+                       sum(CASE WHEN state = 'queued' THEN sign ELSE 0 END) AS queued,
+                       sum(CASE WHEN state = 'claimed' THEN sign ELSE 0 END) AS claimed,
+                       sum(CASE WHEN state = 'queued' AND lost_count > 0 THEN sign ELSE 0 END) AS suspect
+                  FROM (SELECT endpoint_id, account, state, lost_count, 1 AS sign FROM after
+                         UNION ALL
+                        SELECT endpoint_id, account, state, lost_count, -1 FROM before) AS states
+                 GROUP BY endpoint_id, account) AS moved
+         WHERE depths.endpoint_id = moved.endpoint_id AND depths.account = moved.account
+           AND (moved.queued <> 0 OR moved.claimed <> 0 OR moved.suspect <> 0);
         RETURN NULL;
     END $$""",
         """CREATE FUNCTION invocation_goes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        UPDATE invocation_depths
-           SET queued = queued - CAST(OLD.state = 'queued' AS integer),
-               claimed = claimed - CAST(OLD.state = 'claimed' AS integer),
-               suspect = suspect - CAST(OLD.state = 'queued' AND OLD.lost_count > 0 AS integer)
-         WHERE endpoint_id = OLD.endpoint_id AND account = OLD.account;
+        UPDATE invocation_depths AS depths
+           SET queued = depths.queued - gone.queued, claimed = depths.claimed - gone.claimed,
+               suspect = depths.suspect - gone.suspect
+          FROM (SELECT endpoint_id, account, count(*) FILTER (WHERE state = 'queued') AS queued,
+                       count(*) FILTER (WHERE state = 'claimed') AS claimed,
+                       count(*) FILTER (WHERE state = 'queued' AND lost_count > 0) AS suspect
+                  FROM deleted GROUP BY endpoint_id, account) AS gone
+         WHERE depths.endpoint_id = gone.endpoint_id AND depths.account = gone.account;
         RETURN NULL;
     END $$""",
         """CREATE TRIGGER invocation_arrives AFTER INSERT ON invocations
-            FOR EACH ROW EXECUTE FUNCTION invocation_arrives()""",
-        """CREATE TRIGGER invocation_moves AFTER UPDATE OF state ON invocations
-            FOR EACH ROW EXECUTE FUNCTION invocation_moves()""",
+            REFERENCING NEW TABLE AS arrived
+            FOR EACH STATEMENT EXECUTE FUNCTION invocation_arrives()""",
+        """CREATE TRIGGER invocation_moves AFTER UPDATE ON invocations
+            REFERENCING OLD TABLE AS before NEW TABLE AS after
+            FOR EACH STATEMENT EXECUTE FUNCTION invocation_moves()""",
         """CREATE TRIGGER invocation_goes AFTER DELETE ON invocations
-            FOR EACH ROW EXECUTE FUNCTION invocation_goes()""",
+            REFERENCING OLD TABLE AS deleted
+            FOR EACH STATEMENT EXECUTE FUNCTION invocation_goes()""",
     ),
 }
 for _dialect, _statements in TRIGGERS.items():
