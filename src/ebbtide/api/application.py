@@ -20,7 +20,7 @@ from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
-from ebbtide.api.targets import Target, find_operation, identify, unknown_operation
+from ebbtide.api.targets import Target, find_operation, form_bucket, identify, unknown_operation
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
@@ -130,6 +130,12 @@ class Application:
         if self._forwarding is not None and self._forwarding.concerns(request, target):
             return await self._forwarding.forward(request, body)
         now = clock.now()
+
+        def call_of(caller: Caller) -> Call:
+            return self._call(caller, request, scope, request_id, now)
+
+        if target.service == "s3" and (bucket := form_bucket(request)) is not None:
+            return await self._serve_form(request, body, bucket, call_of)
         if target.protocol == "query" and "Action" not in request.arguments:
             request.body = await body.read(MAX_BODY_BYTES)
         try:
@@ -150,7 +156,25 @@ class Application:
             params[operation.streamed] = body
         if broken := validate(operation, params):
             raise ServiceError(broken, code=refusal_code(operation, broken))
-        call = Call(
+        result = await self._function(operation, target.protocol)(params, call_of(caller))
+        return serialise(operation, target.protocol, result, request_id)
+
+    async def _serve_form(
+        self, request: Request, body: Body, bucket: str, call_of: Callable[[Caller], Call]
+    ) -> Response:
+        from ebbtide.api.s3.form import post_object
+
+        try:
+            return await post_object(
+                request, body, bucket, call_of, self._parts.keyring.find, wall_clock=time.time()
+            )
+        except sigv4.Refused as refused:
+            raise sigv4.as_service_error(refused, "rest-xml") from refused
+
+    def _call(
+        self, caller: Caller, request: Request, scope: dict[str, Any], request_id: str, now: float
+    ) -> Call:
+        return Call(
             parts=self._parts,
             account=caller.account,
             submitter=caller.submitter,
@@ -162,8 +186,6 @@ class Application:
             headers=request.headers,
             source_ip=scope["client"][0],
         )
-        result = await self._function(operation, target.protocol)(params, call)
-        return serialise(operation, target.protocol, result, request_id)
 
     def _function(self, operation: models.Operation, protocol: str) -> Function:
         known = self._functions.get(operation)

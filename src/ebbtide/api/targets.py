@@ -66,7 +66,18 @@ def identify(request: Request) -> Target:
             return Target(QUERY_SERVICES.get(name), "query")
 
 
+def form_bucket(request: Request) -> str | None:
+    """The bucket that a browser's form is posted to; None for any other request."""
+    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    if request.method != "POST" or request.query or not is_form or "authorization" in request.headers:
+        return None
+    bucket = unquote(path_with_bucket(request)).strip("/")
+    return bucket if bucket and "/" not in bucket else None
+
+
 def _identify_anonymous(request: Request) -> Target:
+    if form_bucket(request) is not None:
+        return Target("s3", "rest-xml", signed=False)
     if request.arguments.get("Action", [""])[0] in UNSIGNED_ACTIONS:
         return Target("sns", "query", signed=False)
     # No POST of S3 goes to these paths.
