@@ -44,18 +44,23 @@ def test_sampling_draws_different_answers(summariser: Summariser, texts: list[st
     assert len(set(drawn)) > 1
 
 
-def test_an_input_over_the_window_is_refused_unless_truncation_is_asked_for(summariser: Summariser):
-    long = "tide " * 500
+@pytest.mark.parametrize(
+    ("words", "figure"),
+    [pytest.param(50, r"has \d{3} tokens", id="long"), pytest.param(50_000, r"about \d+,000", id="huge")],
+)
+def test_an_input_over_the_window_is_refused_unless_truncation_is_asked_for(
+    summariser: Summariser, words: int, figure: str
+):
+    with pytest.raises(BadRequest, match=rf"{figure}.* reads 128: .*truncation"):
+        summariser("tide and moon " * words)
 
-    with pytest.raises(BadRequest, match=r"reads 128: .*truncation"):
-        summariser(long)
 
-
+@pytest.mark.parametrize("words", [500, 50_000], ids=["long", "huge"])
 def test_truncation_reads_the_beginning_and_counts_what_it_cuts(
-    summariser: Summariser, pegasus: Path, texts: list[str]
+    summariser: Summariser, pegasus: Path, texts: list[str], words: int
 ):
     tokenizer = pegasus_tokenizer(pegasus / "spiece.model")
-    long = "tide " * 500
+    long = "tide " * words
     tokens = tokenizer.encode(long).ids
     beginning = tokenizer.decode(tokens[: checkpoints.POSITIONS - 1])
 

@@ -4,17 +4,20 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.checkpoints import MBART_LANGUAGES, Trained, documents
 
 from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.conversion.tokenizer import text_tokenizer
 from ebbtide.runtime.errors import BadRequest, LoadFailure
-from ebbtide.runtime.tokenizer import TextTokenizer
+from ebbtide.runtime.tokenizer import TextTokenizer, pieces
 
 PARAGRAPHS = 1_000
 ALIKE = 20
@@ -164,6 +167,43 @@ def test_the_beginning_of_a_text_keeps_what_stands_around_it(
     assert len(cut) == 8
     assert cut[: 8 - 2] == whole[: 8 - 2]
     assert cut[-1] == bare[-1]
+
+
+@pytest.mark.parametrize("family", ["pegasus", "t5", "nllb", "bart", "marian"])
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_the_opening_of_a_text_has_the_tokens_of_the_whole_and_pieces_have_them_all(
+    trained: Trained, paragraphs: list[str], family: str, data: st.DataObject
+):
+    ours = known_tokenizer(trained(family))
+    known = [*paragraphs[:40], *AWKWARD, "日本語" * 700, "\ue000 " * 300, " " * 5_000]
+    chosen = data.draw(st.lists(st.sampled_from(known) | st.text(), min_size=1, max_size=12))
+    text = data.draw(st.sampled_from([" ", "\n\n", "\t", "\r\n", "  \n"])).join(chosen)
+    tokens = data.draw(st.integers(1, 300))
+
+    opening = ours.opening(text, tokens)
+    whole, beginning, *parts = bare_ids(ours, [text, opening, *pieces(text, 10 * tokens)])
+
+    assert text.startswith(opening)
+    assert beginning[:tokens] == whole[:tokens]
+    assert sum(map(len, parts)) == len(whole)
+
+
+@cache
+def known_tokenizer(folder: Path) -> TextTokenizer:
+    return text_tokenizer(Checkpoint(folder))
+
+
+def bare_ids(ours: TextTokenizer, texts: list[str]) -> list[list[int]]:
+    """The texts' own, without those around them."""
+    bare, *encoded = ours.encode(["", *texts])
+    before = sum(one == other for one, other in zip(bare, ours.encode(["x"])[0], strict=False))
+    return [ids[before : len(ids) - len(bare) + before] for ids in encoded]
+
+
+def test_the_opening_of_a_book_is_a_small_part_of_it(trained: Trained, paragraphs: list[str]):
+    book = "\n\n".join(paragraphs)
+    assert len(known_tokenizer(trained("pegasus")).opening(book, 128)) < len(book) / 20
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,9 @@ from ebbtide.runtime.grounding import Source
 from ebbtide.runtime.merging import FinishedParts, Merged, Progress, Written, merge
 from ebbtide.runtime.pipeline import Pipeline, Summaries
 from ebbtide.runtime.reading import Reading
-from ebbtide.runtime.summariser import Asked, Summariser
+from ebbtide.runtime.summariser import LONGEST_TOKEN, Asked, Summariser
 
 logger = logging.getLogger(__name__)
-
-LONGEST_TOKEN = 64
-"""A text of more characters than this times the window is merged without counting its tokens first."""
 
 LEAST_PART = 8
 """A part's summary may have this share of the window even where a shorter answer is asked for: 1 / 8."""
@@ -73,7 +70,7 @@ class Articles(Pipeline):
         started_at = time.monotonic()
         asked = self._summariser.asked(others)
         merges = reading.long_document == "merge"
-        # A book need not be encoded to be known as one, and would take a hundred times its size.
+        # A book need not be encoded to be known as one.
         surely = self._summariser.window * LONGEST_TOKEN
         encoded = [n for n, text in enumerate(texts) if not merges or len(text) <= surely]
         sources = dict(zip(encoded, self._summariser.encode([texts[n] for n in encoded], asked), strict=True))

@@ -5,6 +5,7 @@ Imports neither torch nor transformers.
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,7 +18,7 @@ from ebbtide.runtime.errors import BadRequest, LoadFailure
 from ebbtide.runtime.merging import Written
 from ebbtide.runtime.parameters import Generation, generation, task_settings
 from ebbtide.runtime.pipeline import Pipeline, Summaries, answer_member
-from ebbtide.runtime.tokenizer import TextTokenizer
+from ebbtide.runtime.tokenizer import TextTokenizer, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,10 @@ HEAD_START_S = 0.01
 """What an engine's libraries take at most to be in their own code and give the interpreter to others."""
 
 ENCODED_AT_ONCE = 100_000
-"""Characters of the texts whose tokens are counted together."""
+"""Characters whose tokens are counted together: encoded, a text takes a hundred times its size."""
+
+LONGEST_TOKEN = 64
+"""A text of more characters than this times the window is known to be over it without counting its tokens."""
 
 # transformers' clean_up_tokenization, in its order.
 _CLEAN_UPS = (
@@ -48,6 +52,16 @@ class Asked:
 
     generation: Generation
     source_language: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An encoded text, the task's prefix before it. `ids`: all of them, or of a huge text, of which the model
+    reads the beginning, those and some more. `length`: how many the whole has.
+    """
+
+    ids: list[int]
+    length: int
 
 
 class Summariser(Pipeline):
@@ -123,7 +137,7 @@ class Summariser(Pipeline):
         asked = self.asked(parameters)
         return self.read(self.encode(texts, asked), asked, cancelled)
 
-    def read(self, sources: Sequence[list[int]], asked: Asked, cancelled: threading.Event) -> Summaries:
+    def read(self, sources: Sequence[Source], asked: Asked, cancelled: threading.Event) -> Summaries:
         """As `run`, of texts as `encode` gives them."""
         fitting, cut_tokens = self._fitted(sources, asked)
         return Summaries(self.answers(self._generate(fitting, asked, cancelled)), cut_tokens)
@@ -142,17 +156,48 @@ class Summariser(Pipeline):
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text, without those around it."""
-        return [len(ids) - self._bare for group in _groups(texts) for ids in self._tokenizer.encode(group)]
+        tokens = [0] * len(texts)
+        for group in _groups(texts):
+            encoded = self._tokenizer.encode([piece for _, piece in group])
+            for (place, _), ids in zip(group, encoded, strict=True):
+                tokens[place] += len(ids) - self._bare
+        return tokens
 
-    def encode(self, texts: Sequence[str], asked: Asked) -> list[list[int]]:
-        """Each text's ids, the task's prefix before it, however many they are: `tokens` counts the text's."""
-        return self._tokenizer.encode(
-            [self._prefix + text for text in texts], source_language=asked.source_language
-        )
+    def encode(self, texts: Sequence[str], asked: Asked) -> list[Source]:
+        """Each text's ids, however many they are, but of a huge text no more than the model needs.
 
-    def tokens(self, source: Sequence[int]) -> int:
+        Raises BadRequest for a huge text that is to be read whole.
+        """
+        limit = self._limit(asked)
+        longest = LONGEST_TOKEN * limit if limit else math.inf
+        short = [self._prefix + text for text in texts if len(text) <= longest]
+        encoded = iter(self._tokenizer.encode(short, source_language=asked.source_language))
+        sources = []
+        for position, text in enumerate(texts):
+            if limit is None or len(text) <= longest:
+                ids = next(encoded)
+                sources.append(Source(ids, len(ids)))
+            else:
+                sources.append(self._beginning(position, self._prefix + text, limit, asked))
+        return sources
+
+    def tokens(self, source: Source) -> int:
         """Of the text that was encoded so; the prefix and what stands around a text are not counted."""
-        return len(source) - self._around
+        return source.length - self._around
+
+    def _beginning(self, position: int, text: str, limit: int, asked: Asked) -> Source:
+        """A huge text's tokens as far as the model reads, and the number of all."""
+        opening = self._tokenizer.opening(text, limit)
+        (ids,) = self._tokenizer.encode([opening], source_language=asked.source_language)
+        if not asked.generation.truncate and len(ids) > limit:
+            about = round(len(ids) * len(text) / len(opening), -3)
+            raise _too_long(position, f"about {about:,.0f} tokens", limit)
+        (others,) = self.count([text[len(opening) :]])
+        return Source(ids, len(ids) + others)
+
+    def _limit(self, asked: Asked) -> int | None:
+        """The tokens that the model reads of a text, with those around it; None for any number."""
+        return self._max_input_tokens if asked.generation.truncate else self._positions
 
     def write(self, texts: Sequence[str], asked: Asked, cancelled: threading.Event) -> list[list[Written]]:
         """The answers to texts that fit the window, the best first."""
@@ -173,25 +218,21 @@ class Summariser(Pipeline):
             for each in several
         ]
 
-    def _fitted(self, whole: Sequence[list[int]], asked: Asked) -> tuple[list[list[int]], tuple[int, ...]]:
+    def _fitted(self, sources: Sequence[Source], asked: Asked) -> tuple[list[list[int]], tuple[int, ...]]:
         """What the model reads of each, and how many tokens are left out, which happens only when asked for.
 
         Raises BadRequest for a text over the model's window: a part of it must not pass for the whole.
         """
-        sources = list(whole)
-        truncate = asked.generation.truncate
-        limit = self._max_input_tokens if truncate else self._positions
-        cut_tokens = tuple(0 if limit is None else max(0, len(source) - limit) for source in sources)
-        for position, cut in enumerate(cut_tokens):
-            if cut and not truncate:
-                raise BadRequest(
-                    f"inputs[{position}] has {len(sources[position])} tokens and the model reads {limit}: "
-                    'send less, or {"parameters": {"truncation": true}} to summarise only what it can read'
-                )
+        limit = self._limit(asked)
+        cut_tokens = tuple(0 if limit is None else max(0, source.length - limit) for source in sources)
+        fitting = [source.ids for source in sources]
+        for position, (source, cut) in enumerate(zip(sources, cut_tokens, strict=True)):
+            if cut and not asked.generation.truncate:
+                raise _too_long(position, f"{source.length} tokens", limit)
             if cut:
                 logger.warning("Truncated as asked: %d tokens of inputs[%d] were not read", cut, position)
-                sources[position] = self._tokenizer.beginning(sources[position], self._max_input_tokens)
-        return sources, cut_tokens
+                fitting[position] = self._tokenizer.beginning(source.ids, self._max_input_tokens)
+        return fitting, cut_tokens
 
     def _text(self, tokens: Sequence[int], wanted: Generation) -> str:
         text = self._tokenizer.decode(tokens)
@@ -201,16 +242,26 @@ class Summariser(Pipeline):
         return text
 
 
-def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Some at a time: while a text is encoded it takes a hundred times its size."""
-    first = characters = 0
+def _too_long(position: int, tokens: str, limit: int | None) -> BadRequest:
+    return BadRequest(
+        f"inputs[{position}] has {tokens} and the model reads {limit}: "
+        'send less, or {"parameters": {"truncation": true}} to summarise only what it can read'
+    )
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Some at a time, long texts in pieces: each with the place of its text."""
+    group: list[tuple[int, str]] = []
+    characters = 0
     for place, text in enumerate(texts):
-        characters += len(text)
-        if characters > ENCODED_AT_ONCE:
-            yield texts[first : place + 1]
-            first, characters = place + 1, 0
-    if first < len(texts):
-        yield texts[first:]
+        for piece in pieces(text, ENCODED_AT_ONCE):
+            group.append((place, piece))
+            characters += len(piece)
+            if characters > ENCODED_AT_ONCE:
+                yield group
+                group, characters = [], 0
+    if group:
+        yield group
 
 
 def task_prefix(described: Mapping[str, Any], task: str) -> str:

@@ -1,7 +1,8 @@
 """Texts to a model's token ids and back, as transformers' own tokenizer for it does; without transformers."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,17 @@ from ebbtide.runtime.errors import BadRequest
 
 SPACE = "▁"
 """SentencePiece's sign for a space."""
+
+SPARE_TOKENS = 64
+"""The last tokens of a text's beginning, which may be others than in the whole text: so many at most."""
+
+CHARACTERS = 6
+"""Of a token, about: as much of a text as may hold the tokens wanted is tried first."""
+
+LONGEST_WORD = 10_000
+"""After so many characters without white space a text is cut within a word."""
+
+_WORD_END = re.compile(r"\S(?=[ \t\r\n]|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,17 @@ class TextTokenizer:
         after = len(self._layout.suffix)
         return [*ids[: limit - after], *ids[len(ids) - after :]]
 
+    def opening(self, text: str, tokens: int) -> str:
+        """The text, or a beginning of it whose first so many tokens are those of the whole text: what comes
+        after a word does not change its tokens.
+        """
+        characters = CHARACTERS * (tokens + SPARE_TOKENS)
+        while True:
+            opening = text[: _border(text, characters)]
+            if len(opening) == len(text) or len(self._text_ids([opening])[0]) >= tokens + SPARE_TOKENS:
+                return opening
+            characters *= 2
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids, without special tokens."""
         if self._layout.pieces is None:
@@ -125,3 +148,18 @@ class TextTokenizer:
     def _named(self, tokens: Sequence[str]) -> list[int]:
         pieces: Any = self._layout.pieces
         return [pieces.get(token, self._layout.unknown_id) for token in tokens]
+
+
+def pieces(text: str, characters: int) -> Iterator[str]:
+    """The text in pieces of about so many characters, which have its tokens together: between words."""
+    start = 0
+    while start < len(text):
+        end = _border(text, start + characters)
+        yield text[start:end]
+        start = end
+
+
+def _border(text: str, at: int) -> int:
+    """Where the word ends that the place is in, or where that has become too long."""
+    found = _WORD_END.search(text, max(0, at - 1), at + LONGEST_WORD)
+    return found.end() if found else min(at, len(text))
