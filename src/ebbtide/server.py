@@ -40,6 +40,7 @@ from ebbtide.metrics import alarm_states, alarms
 from ebbtide.notifications import bucket_configuration, topics
 from ebbtide.notifications.arrivals import Arrivals
 from ebbtide.notifications.deliveries import Deliveries
+from ebbtide.notifications.move_tasks import MoveTasks
 from ebbtide.notifications.object_events import Notifier
 from ebbtide.notifications.signing import Signer
 from ebbtide.objects.followers import Followers
@@ -223,6 +224,7 @@ def _build(settings: Settings, database: Database, key: Credentials, peers: Peer
         completion=completion,
         steering=Steering(database, objects, changes, wakeups, deliveries.wake, region=settings.region),
         deliveries=deliveries,
+        move_tasks=MoveTasks(database, arrivals),
         followers=_followers(database, deliveries, intake),
         logs=logs,
         fleet=fleet,
@@ -238,7 +240,7 @@ def _hear(parts: Parts, peers: Peers) -> None:
 
     def look(_: None) -> None:
         parts.wakeups.wake_all()
-        for part in (parts.deliveries, parts.followers, parts.fleet, parts.scaler):
+        for part in (parts.deliveries, parts.move_tasks, parts.followers, parts.fleet, parts.scaler):
             part.wake()
 
     peers.hear(LOOK, look)
@@ -273,7 +275,14 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
     )
     owed = Owed(parts.database, parts.objects, parts.deliveries.wake, region=parts.settings.region)
     retention = Retention(parts.database, retention_s=parts.settings.retention_s)
-    for part in (parts.fleet, parts.scaler, parts.deliveries, parts.followers, parts.objects):
+    for part in (
+        parts.fleet,
+        parts.scaler,
+        parts.deliveries,
+        parts.move_tasks,
+        parts.followers,
+        parts.objects,
+    ):
         yield part.run(stop)
     yield loops.run("reaper", reaper.step, stop)
     yield loops.run("owed outcomes", owed.step, stop)

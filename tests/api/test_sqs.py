@@ -202,6 +202,109 @@ def test_messages_received_too_often_go_to_the_dead_letter_queue(sqs, queue):
     assert sqs.list_dead_letter_source_queues(QueueUrl=dead)["queueUrls"] == [queue]
 
 
+@pytest.fixture
+def dead(sqs, queue):
+    """The URL of the queue's dead-letter queue, in which three of its messages lie."""
+    url = sqs.create_queue(QueueName=f"dead-{uuid.uuid4()}")["QueueUrl"]
+    policy = json.dumps({"deadLetterTargetArn": arn(sqs, url), "maxReceiveCount": "1"})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": policy})
+    for body in "abc":
+        sqs.send_message(QueueUrl=queue, MessageBody=body)
+    for _ in range(2):
+        sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    return url
+
+
+def received(sqs, queue, count):
+    """The bodies of so many messages, waited for."""
+    found = []
+    while len(found) < count:
+        answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=20)
+        found += bodies(answer)
+    return sorted(found)
+
+
+def test_dead_letters_go_back_to_where_they_came_from(sqs, queue, dead):
+    sqs.start_message_move_task(SourceArn=arn(sqs, dead))
+
+    assert received(sqs, queue, 3) == ["a", "b", "c"]
+    [task] = sqs.list_message_move_tasks(SourceArn=arn(sqs, dead))["Results"]
+    assert (task["Status"], task["ApproximateNumberOfMessagesMoved"]) == ("COMPLETED", 3)
+    assert attributes(sqs, dead)["ApproximateNumberOfMessages"] == "0"
+
+
+def test_dead_letters_go_to_another_queue_as_if_sent_anew(sqs, queue, dead):
+    other = sqs.create_queue(QueueName=f"other-{uuid.uuid4()}")["QueueUrl"]
+
+    sqs.start_message_move_task(SourceArn=arn(sqs, dead), DestinationArn=arn(sqs, other))
+
+    [got, *_] = sqs.receive_message(QueueUrl=other, AttributeNames=["All"], WaitTimeSeconds=20)["Messages"]
+    assert got["Attributes"]["ApproximateReceiveCount"] == "1"
+    assert "DeadLetterQueueSourceArn" not in got["Attributes"]
+
+
+def test_a_move_goes_as_slowly_as_it_was_told_and_can_be_cancelled(sqs, queue, dead):
+    source = arn(sqs, dead)
+    handle = sqs.start_message_move_task(SourceArn=source, MaxNumberOfMessagesPerSecond=1)["TaskHandle"]
+    [task] = sqs.list_message_move_tasks(SourceArn=source)["Results"]
+
+    with pytest.raises(ClientError, match="Only one active task"):
+        sqs.start_message_move_task(SourceArn=source)
+    moved = sqs.cancel_message_move_task(TaskHandle=handle)["ApproximateNumberOfMessagesMoved"]
+
+    assert (task["Status"], task["TaskHandle"], task["ApproximateNumberOfMessagesToMove"]) == (
+        "RUNNING",
+        handle,
+        3,
+    )
+    assert moved < 3
+    assert attributes(sqs, dead)["ApproximateNumberOfMessages"] == str(3 - moved)
+    assert sqs.list_message_move_tasks(SourceArn=source)["Results"][0]["Status"] == "CANCELLED"
+    with pytest.raises(ClientError, match="Only active tasks"):
+        sqs.cancel_message_move_task(TaskHandle=handle)
+
+
+def test_a_move_of_what_came_from_nowhere_fails_and_says_why(sqs, queue, dead):
+    sqs.purge_queue(QueueUrl=dead)
+    sqs.send_message(QueueUrl=dead, MessageBody="sent here")
+
+    sqs.start_message_move_task(SourceArn=arn(sqs, dead))
+
+    task = {"Status": "RUNNING"}
+    while task["Status"] == "RUNNING":
+        [task] = sqs.list_message_move_tasks(SourceArn=arn(sqs, dead))["Results"]
+    assert task["Status"] == "FAILED"
+    assert task["FailureReason"] == "AWS.SimpleQueueService.CouldNotDetermineMessageSource"
+    assert received(sqs, dead, 1) == ["sent here"]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        pytest.param({"SourceArn": "dead"}, "You must use this format", id="no ARN"),
+        pytest.param(
+            {"SourceArn": "arn:aws:sqs:us-east-1:123456789012:none"}, "doesn't exist", id="no queue"
+        ),
+        pytest.param({"DestinationArn": "arn:aws:sqs:us-east-1:1:none"}, "DestinationArn", id="no target"),
+        pytest.param({"MaxNumberOfMessagesPerSecond": 501}, "MaxNumberOfMessagesPerSecond", id="too fast"),
+    ],
+)
+def test_a_move_that_cannot_be_made_is_refused(sqs, queue, dead, params, words):
+    with pytest.raises(ClientError, match=words):
+        sqs.start_message_move_task(**{"SourceArn": arn(sqs, dead)} | params)
+
+
+def test_messages_are_moved_from_dead_letter_queues_only(sqs, queue):
+    with pytest.raises(ClientError, match="must be configured as a Dead Letter Queue"):
+        sqs.start_message_move_task(SourceArn=arn(sqs, queue))
+
+
+@pytest.mark.parametrize("handle", ["", "e30", "W10=", "e30="])
+def test_a_handle_of_no_task_is_refused(sqs, handle):
+    with pytest.raises(ClientError, match="InvalidParameterValue"):
+        sqs.cancel_message_move_task(TaskHandle=handle)
+
+
 @pytest.mark.parametrize(
     "policy", ['{"deadLetterTargetArn": "a", "maxReceiveCount": Infinity}', "[" * 10_000]
 )

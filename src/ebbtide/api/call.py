@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ebbtide.instances.fleet import Fleet
     from ebbtide.logs import AccountLogs, LogStore
     from ebbtide.notifications.deliveries import Deliveries
+    from ebbtide.notifications.move_tasks import MoveTasks
     from ebbtide.objects.followers import Followers
     from ebbtide.objects.store import ObjectStore
     from ebbtide.peers import Peers
@@ -49,6 +50,7 @@ class Parts:
     completion: "Completion"
     steering: "Steering"
     deliveries: "Deliveries"
+    move_tasks: "MoveTasks"
     followers: "Followers"
     logs: "LogStore"
     fleet: "Fleet"

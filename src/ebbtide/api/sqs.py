@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from ebbtide import clock
 from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.move_tasks import cancel_message_move_task, list_message_move_tasks, start_message_move_task
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn
 from ebbtide.notifications import queue_messages, queues
@@ -19,6 +20,7 @@ from ebbtide.notifications.queue_messages import check_range, invalid_value
 from ebbtide.notifications.queues import Draft, Queue, Received
 
 __all__ = [
+    "cancel_message_move_task",
     "change_message_visibility",
     "change_message_visibility_batch",
     "create_queue",
@@ -28,6 +30,7 @@ __all__ = [
     "get_queue_attributes",
     "get_queue_url",
     "list_dead_letter_source_queues",
+    "list_message_move_tasks",
     "list_queue_tags",
     "list_queues",
     "purge_queue",
@@ -35,6 +38,7 @@ __all__ = [
     "send_message",
     "send_message_batch",
     "set_queue_attributes",
+    "start_message_move_task",
     "tag_queue",
     "untag_queue",
 ]
