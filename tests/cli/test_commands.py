@@ -172,10 +172,34 @@ def test_a_model_that_cannot_load_fails_the_deployment_with_its_reason(run_ebbti
     (tmp_path / "config.json").write_text("{}")
 
     failed = run_ebbtide("deploy", tmp_path, "--name", "unloadable")
+    again = run_ebbtide("deploy", tmp_path, "--name", "unloadable")
     run_ebbtide("delete", "unloadable")
 
-    assert failed.returncode == 1
+    assert (failed.returncode, again.returncode) == (1, 1)
     assert failed.stderr.startswith("ebbtide: unloadable failed: ")
+    assert again.stderr == (
+        "ebbtide: There is an endpoint unloadable already: `ebbtide delete unloadable` removes it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["ebbtide/echo", "--min", 2, "--max", 1], "--min 2 is above --max 1", id="limits"),
+        pytest.param(["./missing"], "./missing is neither a directory", id="a directory that is not there"),
+        pytest.param(["missing.tar.gz"], "No such file or directory", id="an archive that is not there"),
+        pytest.param(["ebbtide/echo", "--name", "no_name"], "no_name", id="a name that is none"),
+    ],
+)
+def test_a_deployment_that_is_refused_leaves_nothing_behind(ebbtide, run_ebbtide, arguments, told):
+    named = arguments if "--name" in arguments else [*arguments, "--name", "refused"]
+
+    refused = run_ebbtide("deploy", *named)
+
+    assert refused.returncode == 1
+    assert told in refused.stderr
+    sagemaker = ebbtide.client("sagemaker")
+    assert sagemaker.list_models(NameContains="refused")["Models"] == []
 
 
 def test_delete_leaves_no_endpoint_model_or_configuration(ebbtide, run_ebbtide):

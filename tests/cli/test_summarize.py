@@ -24,7 +24,7 @@ def summarize(run_ebbtide):
 
 def written(path):
     """The rows of an output file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def test_the_summary_of_a_file_is_printed(summarize, tmp_path):
@@ -99,18 +99,22 @@ def test_each_row_of_a_data_set_is_an_article_and_keeps_its_fields(summarize, tm
 
 def test_an_interrupted_run_goes_on_without_asking_twice(run_ebbtide, summarize, tmp_path):
     articles, output = tmp_path / "articles.jsonl", tmp_path / "summaries.jsonl"
-    articles.write_text("".join(json.dumps({"text": prose(number)}) + "\n" for number in range(4)))
+    title = "Ebb\u2028flow \ud83d"  # what other readers take for a line's end, and half a character
+    rows = [{"title": title, "text": prose(number)} for number in range(4)]
+    articles.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = (articles, "--output", output, "--tag", "run:interrupted")
     assert summarize(*arguments).returncode == 0
-    lines = output.read_text().splitlines(keepends=True)
-    output.write_text(lines[0] + lines[1][:20])  # killed in the middle of a line, with two not fetched yet
+    lines = output.read_bytes().splitlines(keepends=True)
+    half = lines[1].index("\u2028".encode()) + 1
+    # Killed in the middle of a line, and of a character, with two not fetched yet.
+    output.write_bytes(lines[0] + lines[1][:half])
 
     again = summarize(*arguments)
 
     assert again.returncode == 0, again.stderr
     assert f"4 summaries in {output}" in again.stdout
-    assert {summary["row"] for summary in written(output)} == {1, 2, 3, 4}
-    assert len(output.read_text().splitlines()) == 4
+    assert sorted(summary["row"] for summary in written(output)) == [1, 2, 3, 4]
+    assert {summary["article"]["title"] for summary in written(output)} == {title}
     asked = run_ebbtide("invocations", "--tag", "run:interrupted", "--json").stdout
     assert len(json.loads(asked)) == 4
 
@@ -128,15 +132,25 @@ def test_a_failed_article_is_tried_again_by_the_next_run(summarize, tmp_path):
     assert summary["summary"]
 
 
-def test_an_output_that_holds_something_else_is_left_alone(summarize, tmp_path):
+@pytest.mark.parametrize("notes", [b"not to be lost\n", b"nor without an end", b"\xff nor what is no text"])
+def test_an_output_that_holds_something_else_is_left_alone(summarize, tmp_path, notes):
     (tmp_path / "article.txt").write_text(TEXT)
-    (tmp_path / "notes.txt").write_text("not to be lost\n")
+    (tmp_path / "notes.txt").write_bytes(notes)
 
     refused = summarize(tmp_path / "article.txt", "--output", tmp_path / "notes.txt")
 
     assert refused.returncode == 1
     assert "has a line 1 that is no summary" in refused.stderr
-    assert (tmp_path / "notes.txt").read_text() == "not to be lost\n"
+    assert (tmp_path / "notes.txt").read_bytes() == notes
+
+
+def test_an_output_that_cannot_be_written_is_named(summarize, tmp_path):
+    (tmp_path / "article.txt").write_text(TEXT)
+
+    refused = summarize(tmp_path / "article.txt", "--output", tmp_path / "missing/summaries.jsonl")
+
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("missing/summaries.jsonl cannot be written: No such file or directory\n")
 
 
 @pytest.mark.parametrize(

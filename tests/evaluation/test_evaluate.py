@@ -26,7 +26,7 @@ ROWS = [
 
 
 def written(path: Path, rows: list[dict[str, str]]) -> Path:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -44,7 +44,7 @@ def run(*arguments: str | Path, home: Path) -> "subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv"])
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv", "DATA.CSV"])
 def test_pairs_are_read_from_json_lines_json_and_csv(tmp_path: Path, name: str) -> None:
     found = pairs.read(written(tmp_path / name, ROWS))
     assert found == [Pair(row["article"], row["summary"]) for row in ROWS]
@@ -60,7 +60,7 @@ def test_the_members_can_be_named_and_the_rows_limited(tmp_path: Path) -> None:
     [
         ("", "has no rows"),
         ("[1]", "row 1 is no JSON object"),
-        ("{", "cannot be read"),
+        ("{", "line 1 is not JSON"),
         ('{"x": "y"}', "has no article or document"),
         ('{"article": "y"}', "has no reference or summary"),
         ('{"article": "y", "summary": " "}', "row 1 has no text in summary"),

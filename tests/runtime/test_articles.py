@@ -91,7 +91,8 @@ def test_a_file_uploaded_without_a_type_is_known_by_its_beginning(server: ModelS
 
 
 def test_each_of_many_articles_in_json_lines_is_answered(server: ModelServerProcess) -> None:
-    lines = "\n".join([json.dumps("One text."), json.dumps({"text": "Another."}), ""])
+    separated = "Another.\u2028It goes on."  # JSON holds it as it is
+    lines = "\n".join([json.dumps("One text."), json.dumps({"text": separated}, ensure_ascii=False), ""])
     assert len(server.invoke(lines, "application/jsonlines").json) == 2
     refused = server.invoke('{"title": "x"}', "application/jsonlines")
     assert (refused.status, "Line 1" in refused.json["message"]) == (400, True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ VARIANT = "AllTraffic"
 POLICY = "backlog-per-instance"
 DIMENSION = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
 POLL_INTERVAL_S = 0.25
+_PATHS = ("/", "./", "../", "~")
+"""What begins so is no Hub id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +44,37 @@ def deploy(server: RunningServer, wanted: Deployment) -> Iterator[str]:
     """Create the endpoint with its policy and wait until it serves; yields each step in words.
 
     It starts one instance, which proves that the model loads, and leaves it to the policy to take it away.
-    Raises DeploymentError when the endpoint fails, ClientError when the server refuses a call.
+    Raises DeploymentError when there is such an endpoint already or it fails, ClientError when the server
+    refuses a call. What was made before a refusal is removed; an endpoint that failed stays, to be looked at.
     """
+    if wanted.min_capacity > wanted.max_capacity:
+        raise DeploymentError(f"--min {wanted.min_capacity} is above --max {wanted.max_capacity}")
     sagemaker = server.client("sagemaker")
-    yield "storing the model" if wanted.model.endswith(".tar.gz") else "creating the model"
-    ensure_bucket(server)
-    sagemaker.create_model(
-        ModelName=wanted.name, ExecutionRoleArn=server.role_arn, PrimaryContainer=container(server, wanted)
-    )
-    yield "creating the endpoint"
-    sagemaker.create_endpoint_config(EndpointConfigName=wanted.name, **_config(server, wanted))
-    sagemaker.create_endpoint(EndpointName=wanted.name, EndpointConfigName=wanted.name)
+    if _exists(server, wanted.name):
+        raise DeploymentError(
+            f"There is an endpoint {wanted.name} already: `ebbtide delete {wanted.name}` removes it"
+        )
+    with ExitStack() as undo:
+        yield "storing the model" if wanted.model.endswith(".tar.gz") else "creating the model"
+        ensure_bucket(server)
+        sagemaker.create_model(
+            ModelName=wanted.name,
+            ExecutionRoleArn=server.role_arn,
+            PrimaryContainer=container(server, wanted),
+        )
+        undo.callback(sagemaker.delete_model, ModelName=wanted.name)
+        yield "creating the endpoint"
+        sagemaker.create_endpoint_config(EndpointConfigName=wanted.name, **_config(server, wanted))
+        undo.callback(sagemaker.delete_endpoint_config, EndpointConfigName=wanted.name)
+        sagemaker.create_endpoint(EndpointName=wanted.name, EndpointConfigName=wanted.name)
+        undo.pop_all()
     yield "loading the model"
     await_status(server, wanted.name, "InService")
     _attach_policy(server, wanted)
 
 
 def container(server: RunningServer, wanted: Deployment) -> dict[str, Any]:
-    """CreateModel's PrimaryContainer; a local archive is uploaded first."""
+    """CreateModel's PrimaryContainer; a local archive is uploaded first. Raises DeploymentError, OSError."""
     registry = f"763104351884.dkr.ecr.{server.region}.amazonaws.com"
     image = f"{registry}/huggingface-pytorch-inference:2.6.0-transformers4.49.0-cpu-py312-ubuntu22.04"
     environment = {"HF_TASK": wanted.task}
@@ -70,8 +85,10 @@ def container(server: RunningServer, wanted: Deployment) -> dict[str, Any]:
         server.client("s3").upload_file(wanted.model, server.default_bucket, key)
         url = f"s3://{server.default_bucket}/{key}"
         return {"Image": image, "Environment": environment, "ModelDataUrl": url}
-    directory = Path(wanted.model)
-    model_id = str(directory.absolute()) if directory.is_dir() else wanted.model
+    path = Path(wanted.model)
+    if path.exists() != path.is_dir() or (wanted.model.startswith(_PATHS) and not path.exists()):
+        raise DeploymentError(f"{wanted.model} is neither a directory with a model nor a model.tar.gz")
+    model_id = str(path.absolute()) if path.is_dir() else wanted.model
     return {"Image": image, "Environment": environment | {"HF_MODEL_ID": model_id}}
 
 
@@ -133,14 +150,18 @@ def delete(server: RunningServer, name: str) -> Iterator[str]:
 
 def await_gone(server: RunningServer, name: str) -> None:
     """Wait until there is no such endpoint any more."""
-    while True:
-        try:
-            server.client("sagemaker").describe_endpoint(EndpointName=name)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ValidationException":  # what AWS answers for "not found"
-                return
-            raise
+    while _exists(server, name):
         time.sleep(POLL_INTERVAL_S)
+
+
+def _exists(server: RunningServer, name: str) -> bool:
+    try:
+        server.client("sagemaker").describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationException":  # what AWS answers for "not found"
+            return False
+        raise
+    return True
 
 
 def _config(server: RunningServer, wanted: Deployment) -> dict[str, Any]:

@@ -261,11 +261,15 @@ def _attributes(parameters: Mapping[str, Any]) -> str:
     return text
 
 
+_BEGINNING = '{"file": "'
+"""Of each line of an output."""
+
+
 class Output:
     """A file of JSON lines, a row an outcome, that grows while the run goes on and survives its end."""
 
     def __init__(self, path: Path) -> None:
-        """Raises CommandError when the file has other lines than these, OSError."""
+        """Raises CommandError when the file has other lines than these, or cannot be written."""
         self._path = path
         self.finished: set[str] = set()
         kept = []
@@ -281,16 +285,25 @@ class Output:
                 ) from error
         # What failed is tried again, and has a row again at its end.
         temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text("".join(kept), "utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            temporary.write_text("".join(kept), "utf-8", newline="\n")
+            temporary.replace(path)
+            # Half a character that an article brought is written as JSON escapes it.
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CommandError(f"{path} cannot be written: {error.strerror}") from error
 
     def _lines(self) -> list[str]:
         if not self._path.exists():
             return []
-        lines = self._path.read_text("utf-8").splitlines(keepends=True)
+        # Not splitlines(), which also ends a line at characters that stand in summaries as they are (U+2028).
+        with self._path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            lines = list(file)
         # An interrupted write leaves half a line at the end, whose outcome is fetched anew.
-        return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+        if lines and not lines[-1].endswith("\n") and _BEGINNING.startswith(lines[-1][: len(_BEGINNING)]):
+            lines.pop()
+        return lines
 
     def add(self, outcome: Outcome) -> None:
         self._file.write(json.dumps(outcome.described(), ensure_ascii=False) + "\n")

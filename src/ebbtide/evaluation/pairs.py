@@ -53,13 +53,14 @@ def read(
 
 def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a file of JSON lines, JSON, CSV or TSV, by their names. Raises DataError."""
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind == ".parquet":
         raise DataError(f"{path} is Parquet; JSON lines, JSON, CSV and TSV are read: {AS_JSON_LINES}")
     try:
-        if path.suffix in (".csv", ".tsv"):
+        if kind in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
-                yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        elif path.suffix == ".json":
+                yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
+        elif kind == ".json":
             rows = json.loads(path.read_text("utf-8"))
             if not isinstance(rows, list):
                 raise DataError(f"{path} is no JSON array of objects")
@@ -68,11 +69,18 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
             with path.open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        yield _object(path, number, json.loads(line))
+                        yield _object(path, number, _json(path, number, line))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, csv.Error) as error:  # of JSON, of CSV, and of bytes that are no UTF-8
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _json(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}: line {number} is not JSON: {error}") from error
 
 
 def _object(path: Path, number: int, row: Any) -> Mapping[str, Any]:

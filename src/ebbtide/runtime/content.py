@@ -133,7 +133,8 @@ def _json(text: str, what: str = "The body") -> Any:
 def _json_lines(text: str) -> list[Any]:
     """The articles of JSON lines: strings, or objects with one of TEXT_MEMBERS."""
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(), which also ends a line at characters that JSON may hold as they are (U+2028).
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         row = _json(line, f"Line {number}")
