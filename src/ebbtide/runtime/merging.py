@@ -29,6 +29,10 @@ PART_SHARE = 4
 """A window holds at least this many summaries of parts, so each pass has half as many parts or fewer."""
 
 
+HASHED_AT_ONCE = 1 << 20
+"""Characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """`text` and how many tokens it was generated in."""
@@ -109,11 +113,17 @@ def _parts(text: str, model: Model) -> list[Part]:
     window = model.window
     while True:
         parts = split(text, window, model.count)
-        counted = model.count([text[part.start : part.end] for part in parts])
+        counted = list(_counted(text, parts, model))
         over = max(counted, default=0) - model.window
         if over <= 0 or window == 1:
             return [replace(part, tokens=tokens) for part, tokens in zip(parts, counted, strict=True)]
         window = max(1, window - over)
+
+
+def _counted(text: str, parts: Sequence[Part], model: Model) -> Iterator[int]:
+    for first in range(0, len(parts), PARTS_AT_ONCE):
+        group = parts[first : first + PARTS_AT_ONCE]
+        yield from model.count([text[part.start : part.end] for part in group])
 
 
 def _summarised(
@@ -148,7 +158,12 @@ class FinishedParts:
 
     def __init__(self, folder: Path, *identity: str) -> None:
         """folder: the invocation's. identity: what the summaries depend on; it names the folder within."""
-        self._folder = folder / hashlib.sha256("\0".join(identity).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for one in identity:
+            for start in range(0, len(one), HASHED_AT_ONCE):
+                digest.update(one[start : start + HASHED_AT_ONCE].encode())
+            digest.update(b"\0")
+        self._folder = folder / digest.hexdigest()
 
     def get(self, key: str) -> Written | None:
         try:

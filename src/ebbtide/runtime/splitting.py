@@ -1,11 +1,12 @@
 """Cutting a long text into parts that fill a model's window, at its own borders, with nothing left out.
 
 Sections end at headings, paragraphs at blank lines, sentences at their marks. Every character that is not
-white space lies in exactly one part. All of it is linear in the text's length.
+white space lies in exactly one part. All of it is linear in the text's length, and beside the text and its
+parts it holds no more than about two windows of it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,6 +17,12 @@ SECTION_FILLS, PARAGRAPH_FILLS = 1 / 2, 3 / 4
 
 HEADING_WORDS = 12
 """A line of its own with more words than this, or with a sentence's end, is no heading."""
+
+HEADING_CHARACTERS = 200
+"""A longer line is none either; so that a book on one line is not looked at word by word for it."""
+
+COUNTED_AT_ONCE = 100_000
+"""Characters."""
 
 _BLANK = re.compile(r"\n[^\S\n]*\n\s*")
 _ITEM = re.compile(r"\n(?=\s*(?:[*+•-]|\d+[.)])\s)")
@@ -70,19 +77,22 @@ def split(text: str, window: int, count: Callable[[Sequence[str]], Sequence[int]
     tokens are the sum of its stretches': a tokenizer that finds more in the whole than in the pieces needs a
     window set lower by as much. The last two parts share what is left, so that no scrap ends the list.
     """
-    pieces = list(_fitting(text, list(stretches(text)), window, count))
-    remaining = sum(tokens for _, tokens in pieces)
+    pieces = _fitting(text, stretches(text), window, count)
     parts: list[Part] = []
-    first = 0
-    while first < len(pieces):
-        limit = window if not window < remaining < 1.5 * window else (remaining + 1) // 2
-        end = _end(pieces, first, window=window, limit=limit)
-        held = sum(tokens for _, tokens in pieces[first:end])
-        opening = pieces[first][0]
-        parts.append(Part(opening.start, pieces[end - 1][0].end, held, opening.heading))
-        remaining -= held
-        first = end
-    return parts
+    ahead: list[tuple[Stretch, int]] = []
+    held = 0
+    while True:
+        while held < 2 * window and (piece := next(pieces, None)):
+            ahead.append(piece)
+            held += piece[1]
+        if not ahead:
+            return parts
+        limit = window if not window < held < 1.5 * window else (held + 1) // 2
+        end = _end(ahead, window=window, limit=limit)
+        taken, opening = sum(tokens for _, tokens in ahead[:end]), ahead[0][0]
+        parts.append(Part(opening.start, ahead[end - 1][0].end, taken, opening.heading))
+        held -= taken
+        del ahead[:end]
 
 
 def stretches(text: str) -> Iterator[Stretch]:
@@ -150,7 +160,9 @@ def _stands_alone_as_heading(line: str) -> bool:
     line = line.strip()
     if _CUSTOMARY.match(line):
         return True
-    if len(line.split()) > HEADING_WORDS or line.endswith((".", "!", "?", "…", ",", ";", "。")):
+    if len(line) > HEADING_CHARACTERS or len(line.split()) > HEADING_WORDS:
+        return False
+    if line.endswith((".", "!", "?", "…", ",", ";", "。")):
         return False
     return _NUMBERED.match(line) is not None or (line.isupper() and len(line) > 3)
 
@@ -182,19 +194,30 @@ def _after_space(text: str, start: int, end: int) -> int:
 
 
 def _fitting(
-    text: str, found: Sequence[Stretch], window: int, count: Callable[[Sequence[str]], Sequence[int]]
+    text: str, found: Iterable[Stretch], window: int, count: Callable[[Sequence[str]], Sequence[int]]
 ) -> Iterator[tuple[Stretch, int]]:
     """Each stretch with its tokens; one that is over the window alone is cut between its words."""
-    counted = count([text[stretch.start : stretch.end] for stretch in found])
-    for stretch, tokens in zip(found, counted, strict=True):
-        if tokens <= window:
-            yield stretch, tokens
-            continue
-        halves = _halves(text, stretch)
-        if halves is None:
-            yield stretch, tokens  # a single character; the model's own refusal is the clearest
-            continue
-        yield from _fitting(text, halves, window, count)
+    for group in _groups(found):
+        counted = count([text[stretch.start : stretch.end] for stretch in group])
+        for stretch, tokens in zip(group, counted, strict=True):
+            halves = _halves(text, stretch) if tokens > window else None
+            if halves is None:
+                yield stretch, tokens  # over it, a single character: the model's own refusal is the clearest
+            else:
+                yield from _fitting(text, halves, window, count)
+
+
+def _groups(found: Iterable[Stretch]) -> Iterator[list[Stretch]]:
+    group: list[Stretch] = []
+    characters = 0
+    for stretch in found:
+        group.append(stretch)
+        characters += stretch.end - stretch.start
+        if characters > COUNTED_AT_ONCE:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def _halves(text: str, stretch: Stretch) -> tuple[Stretch, Stretch] | None:
@@ -211,14 +234,14 @@ def _halves(text: str, stretch: Stretch) -> tuple[Stretch, Stretch] | None:
     )
 
 
-def _end(pieces: Sequence[tuple[Stretch, int]], first: int, *, window: int, limit: int) -> int:
-    """Where the part that begins with pieces[first] ends: the index after its last piece, at least one on.
+def _end(pieces: Sequence[tuple[Stretch, int]], *, window: int, limit: int) -> int:
+    """How many of the pieces a part takes, at least one.
 
     limit: the tokens to aim at, within the window, which no part of several pieces may exceed.
     """
-    held = pieces[first][1]
+    held = pieces[0][1]
     section = paragraph = None
-    for index in range(first + 1, len(pieces)):
+    for index in range(1, len(pieces)):
         stretch, tokens = pieces[index]
         if stretch.border is Border.SECTION and held >= SECTION_FILLS * limit:
             section = index
