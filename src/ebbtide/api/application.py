@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from ebbtide import clock
@@ -20,8 +21,8 @@ from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
-from ebbtide.api.targets import Target, find_operation, form_bucket, identify, unknown_operation
-from ebbtide.errors import ServiceError
+from ebbtide.api.targets import Target, bucket_of, find_operation, form_bucket, identify, unknown_operation
+from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
 from ebbtide.wire import models, sigv4
@@ -67,6 +68,8 @@ class Application:
             response = answered
         else:
             response = await self._answer(request, body, scope, request_id)
+            if "origin" in request.headers and request.method != "OPTIONS":
+                await self._tell_origin(request, response)
         if self._parts.peers is not None and response.status < 300 and _may_concern_loops(request):
             self._parts.peers.tell_leader(LOOK)
         if request.headers.get("expect") and request.headers.get("content-length") == "0":
@@ -89,6 +92,16 @@ class Application:
             # The status is out: breaking off is how the client learns that it did not get all.
             logger.exception("%s %s broke off (%s)", request.method, request.path, request_id)
             raise
+
+    async def _tell_origin(self, request: Request, response: Response) -> None:
+        """Have a browser let another site's page read the answer, where a bucket's rules allow it."""
+        from ebbtide.api.s3.cors import answer_headers
+
+        if identify(request).service == "s3":
+            with suppress(Unavailable):
+                response.headers |= await answer_headers(
+                    request.headers, request.method, bucket_of(request), self._parts.database
+                )
 
     async def _own(
         self, scope: dict[str, Any], request: Request, body: Body, receive: Receive, send: Send
@@ -134,6 +147,10 @@ class Application:
         def call_of(caller: Caller) -> Call:
             return self._call(caller, request, scope, request_id, now)
 
+        if target.service == "s3" and request.method == "OPTIONS":
+            from ebbtide.api.s3.cors import preflight
+
+            return await preflight(request.headers, bucket_of(request), self._parts.database)
         if target.service == "s3" and (bucket := form_bucket(request)) is not None:
             return await self._serve_form(request, body, bucket, call_of)
         if target.protocol == "query" and "Action" not in request.arguments:

@@ -66,6 +66,11 @@ def identify(request: Request) -> Target:
             return Target(QUERY_SERVICES.get(name), "query")
 
 
+def bucket_of(request: Request) -> str:
+    """The bucket that a request to S3 is about; "" for none."""
+    return unquote(path_with_bucket(request).lstrip("/").partition("/")[0])
+
+
 def form_bucket(request: Request) -> str | None:
     """The bucket that a browser's form is posted to; None for any other request."""
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")

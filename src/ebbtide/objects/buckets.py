@@ -35,6 +35,8 @@ buckets = Table(
     Column("created_at", Float, nullable=False),
     # Who is to be told of which objects (events.py): here, so that a bucket nobody watches costs no look.
     Column("watches", JSON(none_as_null=True)),
+    Column("tags", JSON(none_as_null=True)),
+    Column("cors", JSON(none_as_null=True)),
 )
 
 
@@ -47,6 +49,8 @@ class Bucket:
     region: str
     created_at: float
     watches: Sequence[Mapping[str, Any]] | None = None
+    tags: Mapping[str, str] | None = None
+    cors: Sequence[Mapping[str, Any]] | None = None
 
 
 _FIND = select(buckets).where(buckets.c.name == bindparam("bucket"))
@@ -61,7 +65,11 @@ def create_bucket(connection: Connection, bucket: Bucket) -> None:
         )
     connection.execute(
         insert(buckets).values(
-            name=bucket.name, account=bucket.account, region=bucket.region, created_at=bucket.created_at
+            name=bucket.name,
+            account=bucket.account,
+            region=bucket.region,
+            created_at=bucket.created_at,
+            tags=bucket.tags,
         )
     )
 
@@ -90,6 +98,16 @@ def all_buckets(connection: Connection, account: str) -> Sequence[Bucket]:
 def remove_bucket(connection: Connection, name: str) -> None:
     """Forget the bucket, which must be empty."""
     connection.execute(delete(buckets).where(buckets.c.name == name))
+
+
+def set_tags(connection: Connection, name: str, tags: Mapping[str, str] | None) -> None:
+    """Replace the bucket's tags."""
+    connection.execute(update(buckets).where(buckets.c.name == name).values(tags=tags))
+
+
+def set_cors(connection: Connection, name: str, rules: Sequence[Mapping[str, Any]] | None) -> None:
+    """Replace the bucket's CORS rules."""
+    connection.execute(update(buckets).where(buckets.c.name == name).values(cors=rules))
 
 
 def set_watches(connection: Connection, name: str, watches: Sequence[Mapping[str, Any]]) -> None:

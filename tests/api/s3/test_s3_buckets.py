@@ -127,7 +127,6 @@ def test_only_an_empty_bucket_is_deleted(s3, bucket):
     [
         ("get_bucket_cors", "NoSuchCORSConfiguration"),
         ("get_bucket_encryption", "ServerSideEncryptionConfigurationNotFoundError"),
-        ("get_bucket_ownership_controls", "OwnershipControlsNotFoundError"),
         ("get_bucket_policy", "NoSuchBucketPolicy"),
         ("get_bucket_replication", "ReplicationConfigurationNotFoundError"),
         ("get_bucket_tagging", "NoSuchTagSet"),
@@ -149,3 +148,59 @@ def test_an_unconfigured_bucket_has_no_versions_no_logs_and_one_grant(s3, bucket
     assert "QueueConfigurations" not in s3.get_bucket_notification_configuration(Bucket=bucket)
     assert s3.get_bucket_request_payment(Bucket=bucket)["Payer"] == "BucketOwner"
     assert [grant["Permission"] for grant in s3.get_bucket_acl(Bucket=bucket)["Grants"]] == ["FULL_CONTROL"]
+
+
+def test_a_bucket_has_tags(s3, bucket):
+    tags = [{"Key": "team", "Value": "Law"}, {"Key": "stage", "Value": "test"}]
+    tagged = f"bucket-{uuid.uuid4()}"
+
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})
+    s3.create_bucket(Bucket=tagged, CreateBucketConfiguration={"Tags": tags[:1]})
+
+    assert s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == tags
+    assert s3.get_bucket_tagging(Bucket=tagged)["TagSet"] == tags[:1]
+    s3.delete_bucket_tagging(Bucket=bucket)
+    with pytest.raises(ClientError, match="NoSuchTagSet"):
+        s3.get_bucket_tagging(Bucket=bucket)
+    with pytest.raises(ClientError, match="multiple Tags with the same key"):
+        s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [tags[0], tags[0]]})
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "words"),
+    [
+        (
+            "put_bucket_versioning",
+            {"VersioningConfiguration": {"Status": "Enabled"}},
+            "newest version of each",
+        ),
+        ("put_bucket_acl", {"ACL": "public-read"}, "ACL 'public-read'"),
+        ("put_bucket_acl", {"AccessControlPolicy": {}}, "Access lists are not implemented"),
+        (
+            "put_bucket_ownership_controls",
+            {"OwnershipControls": {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}},
+            "ObjectOwnership 'ObjectWriter'",
+        ),
+        ("put_bucket_policy", {"Policy": "{}"}, "PutBucketPolicy is not an operation"),
+        ("put_bucket_website", {"WebsiteConfiguration": {}}, "PutBucketWebsite is not an operation"),
+    ],
+)
+def test_what_the_store_does_not_do_is_refused_by_name(s3, bucket, operation, given, words):
+    with pytest.raises(ClientError, match=words) as failure:
+        getattr(s3, operation)(Bucket=bucket, **given)
+
+    assert (code(failure), status(failure)) == ("NotImplemented", 501)
+
+
+def test_what_the_store_does_anyway_may_be_asked_for(s3, bucket):
+    owned = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+
+    s3.put_bucket_acl(Bucket=bucket, ACL="private")
+    s3.put_object_acl(Bucket=bucket, Key="k", ACL="private")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=owned)
+    for what in ("bucket_encryption", "bucket_policy", "bucket_website", "public_access_block"):
+        getattr(s3, f"delete_{what}")(Bucket=bucket)
+
+    assert s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"] == owned

@@ -70,6 +70,17 @@ def refuse_unsupported(params: Params) -> None:
         raise InvalidArgument("Invalid version id specified", "versionId", params["VersionId"])
 
 
+def refuse_access_list(params: Params) -> None:
+    """Raises NotImplemented for any access list but that the owner may do all."""
+    if "AccessControlPolicy" in params:
+        raise ServiceError(
+            "Access lists are not implemented: the owner of a bucket may do all, nobody else anything.",
+            code="NotImplemented",
+            http_status=501,
+        )
+    refuse_unsupported(params)
+
+
 def owner(account: str) -> Result:
     """The account as S3 shows it: by its canonical user id."""
     return {"ID": hashlib.sha256(account.encode()).hexdigest(), "DisplayName": account}

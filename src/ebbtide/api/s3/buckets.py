@@ -1,15 +1,22 @@
 """S3's operations on buckets."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.pages import page
-from ebbtide.api.s3.access import access_list, owned_bucket, owner, refuse_unsupported
+from ebbtide.api.s3.access import (
+    access_list,
+    owned_bucket,
+    owner,
+    refuse_access_list,
+    refuse_unsupported,
+)
 from ebbtide.api.s3.outside import outside_bucket
+from ebbtide.api.s3.uploading import checked_tags
 from ebbtide.errors import ServiceError
 from ebbtide.objects import buckets, lifecycle, records, uploads
 from ebbtide.objects.buckets import Bucket
@@ -21,6 +28,7 @@ CLASSIC_REGION = "us-east-1"
 """Where creating one's own bucket again succeeds, and whose location is null."""
 
 LIST_LIMIT = 10_000
+MOST_TAGS = 50
 
 _NAME = re.compile(r"^(?!\d+\.\d+\.\d+\.\d+$)(?!xn--|sthree-|amzn-s3-demo-)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _RESERVED_ENDINGS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
@@ -40,9 +48,11 @@ async def create_bucket(params: Params, call: Call) -> Result:
     refuse_unsupported(params)
     if call.parts.objects.outside(name):
         raise BucketAlreadyExists(name)
-    constraint = params.get("CreateBucketConfiguration", {}).get("LocationConstraint")
+    configuration = params.get("CreateBucketConfiguration", {})
+    constraint = configuration.get("LocationConstraint")
     region = "eu-west-1" if constraint == "EU" else constraint or call.region
-    bucket = Bucket(name, call.account, region, call.now)
+    tags = _checked_tags(configuration.get("Tags", [])) or None
+    bucket = Bucket(name, call.account, region, call.now, tags=tags)
     try:
         await call.parts.database.write(lambda connection: buckets.create_bucket(connection, bucket))
     except BucketAlreadyOwnedByYou:
@@ -112,6 +122,70 @@ async def get_bucket_acl(params: Params, call: Call) -> Result:
     return access_list(call.account)
 
 
+async def put_bucket_acl(params: Params, call: Call) -> Result:
+    """Accept the access list that every bucket has. Raises NotImplemented for another."""
+    refuse_access_list(params)
+    await _owned(params, call)
+    return {}
+
+
+async def put_bucket_versioning(params: Params, call: Call) -> Result:
+    """Accept that there are no versions. Raises NotImplemented where there are to be some."""
+    await _owned(params, call)
+    given = params["VersioningConfiguration"]
+    if given.get("Status") == "Enabled" or given.get("MFADelete") == "Enabled":
+        raise ServiceError(
+            "Versioning is not implemented: this store keeps the newest version of each object only.",
+            code="NotImplemented",
+            http_status=501,
+        )
+    return {}
+
+
+async def put_bucket_ownership_controls(params: Params, call: Call) -> Result:
+    """Accept that the owner of a bucket owns what is in it. Raises NotImplemented for another rule."""
+    for rule in params["OwnershipControls"]["Rules"]:
+        refuse_unsupported(rule)
+    await _owned(params, call)
+    return {}
+
+
+async def put_bucket_tagging(params: Params, call: Call) -> Result:
+    """Give the bucket these tags in place of its old ones. Raises NoSuchBucket, InvalidTag, BadRequest."""
+    tags = _checked_tags(params["Tagging"]["TagSet"])
+    await _set_tags(params, call, tags)
+    return {}
+
+
+async def get_bucket_tagging(params: Params, call: Call) -> Result:
+    """The bucket's tags. Raises ServiceError NoSuchTagSet where it has none."""
+    bucket = await _owned(params, call)
+    if not bucket.tags:
+        raise _missing("NoSuchTagSet", "The TagSet does not exist", bucket.name)
+    return {"TagSet": [{"Key": key, "Value": value} for key, value in bucket.tags.items()]}
+
+
+async def delete_bucket_tagging(params: Params, call: Call) -> Result:
+    """Take the bucket's tags away, if it has any. Raises NoSuchBucket."""
+    await _set_tags(params, call, None)
+    return {}
+
+
+async def _set_tags(params: Params, call: Call, tags: dict[str, str] | None) -> None:
+    def work(connection: Connection) -> None:
+        buckets.set_tags(connection, owned_bucket(connection, params, call).name, tags)
+
+    await call.parts.database.write(work)
+
+
+def _checked_tags(given: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return checked_tags([(tag["Key"], tag["Value"]) for tag in given], most=MOST_TAGS, whose="Bucket")
+
+
+def _missing(code: str, message: str, bucket: str) -> ServiceError:
+    return ServiceError(message, code=code, http_status=404, members={"BucketName": bucket})
+
+
 async def _owned(params: Params, call: Call) -> Bucket:
     return await call.parts.database.read(lambda connection: owned_bucket(connection, params, call))
 
@@ -131,29 +205,33 @@ def _never(code: str, message: str) -> Operation:
 
     async def operation(params: Params, call: Call) -> Result:
         await _owned(params, call)
-        raise ServiceError(message, code=code, http_status=404, members={"BucketName": params["Bucket"]})
+        raise _missing(code, message, params["Bucket"])
 
     return operation
 
 
 get_bucket_accelerate_configuration = _always({})
 get_bucket_logging = _always({})
+get_bucket_ownership_controls = _always(
+    {"OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}}
+)
 get_bucket_request_payment = _always({"Payer": "BucketOwner"})
 get_bucket_versioning = _always({})
 
-get_bucket_cors = _never("NoSuchCORSConfiguration", "The CORS configuration does not exist")
+delete_bucket_encryption = _always({})
+delete_bucket_policy = _always({})
+delete_bucket_replication = _always({})
+delete_bucket_website = _always({})
+delete_public_access_block = _always({})
+
 get_bucket_encryption = _never(
     "ServerSideEncryptionConfigurationNotFoundError",
     "The server side encryption configuration was not found",
-)
-get_bucket_ownership_controls = _never(
-    "OwnershipControlsNotFoundError", "The bucket ownership controls were not found"
 )
 get_bucket_policy = _never("NoSuchBucketPolicy", "The bucket policy does not exist")
 get_bucket_replication = _never(
     "ReplicationConfigurationNotFoundError", "The replication configuration was not found"
 )
-get_bucket_tagging = _never("NoSuchTagSet", "The TagSet does not exist")
 get_bucket_website = _never(
     "NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration"
 )

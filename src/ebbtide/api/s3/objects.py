@@ -9,7 +9,14 @@ from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3 import outside
-from ebbtide.api.s3.access import access_list, cause, owned_bucket, refuse_unsupported, tell_followers
+from ebbtide.api.s3.access import (
+    access_list,
+    cause,
+    owned_bucket,
+    refuse_access_list,
+    refuse_unsupported,
+    tell_followers,
+)
 from ebbtide.api.s3.answers import checksums_of, description, quoted
 from ebbtide.api.s3.outside import outside_bucket, refuse_outside
 from ebbtide.api.s3.uploading import (
@@ -129,6 +136,13 @@ async def get_object_acl(params: Params, call: Call) -> Result:
     """The owner's full control."""
     await _find(params, call)
     return access_list(call.account)
+
+
+async def put_object_acl(params: Params, call: Call) -> Result:
+    """Accept the access list that every object has. Raises NotImplemented for another, NoSuchKey."""
+    refuse_access_list(params)
+    await _find(params, call)
+    return {}
 
 
 async def delete_object(params: Params, call: Call) -> Result:

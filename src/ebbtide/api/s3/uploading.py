@@ -133,10 +133,12 @@ def tags_of_header(params: Params) -> dict[str, str]:
     return checked_tags(pairs)
 
 
-def checked_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def checked_tags(
+    pairs: list[tuple[str, str]], *, most: int = MOST_TAGS, whose: str = "Object"
+) -> dict[str, str]:
     """Tags as a mapping. Raises InvalidTag, BadRequest."""
-    if len(pairs) > MOST_TAGS:
-        raise ServiceError("Object tags cannot be greater than 10", code="BadRequest")
+    if len(pairs) > most:
+        raise ServiceError(f"{whose} tags cannot be greater than {most}", code="BadRequest")
     tags = dict(pairs)
     if len(tags) < len(pairs):
         raise ServiceError("Cannot provide multiple Tags with the same key", code="InvalidTag")
