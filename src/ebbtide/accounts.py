@@ -34,6 +34,7 @@ REFRESH_S = 2.0
 """How long a key that another server beside the database added or removed may go unnoticed here."""
 
 MAX_WEIGHT = 1000.0
+MAX_QUOTA = 2**31 - 1
 MAX_NAME_LENGTH = 128
 
 access_keys = Table(

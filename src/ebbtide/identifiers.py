@@ -46,8 +46,8 @@ def _random_128_bits() -> int:
 
 
 def first_id(at: float) -> str:
-    """The lowest id that `time_ordered_id` makes in that millisecond."""
-    return str(uuid.UUID(int=int(at * 1000) << 80 | 7 << 76 | 0b10 << 62))
+    """The lowest id that `time_ordered_id` makes in that millisecond; before 1970 it makes none."""
+    return str(uuid.UUID(int=max(0, int(at * 1000)) << 80 | 7 << 76 | 0b10 << 62))
 
 
 def time_of_id(id_: str) -> float:

@@ -337,6 +337,12 @@ def test_an_inference_id_may_have_what_a_path_is_made_of(
             id="a time without its offset",
         ),
         pytest.param(
+            lambda own: list(own.invocations(accepted_after="86400")),
+            400,
+            "accepted_after: it is not a time",
+            id="a number in place of a time",
+        ),
+        pytest.param(
             lambda own: own.cancel_all(colour="red"), 400, "colour: ", id="a filter that there is not"
         ),
     ],

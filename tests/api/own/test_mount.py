@@ -125,3 +125,15 @@ def test_the_openapi_document_is_valid_and_needs_no_signature(ebbtide: Ebbtide):
     validate(document)
     assert status == 200
     assert "/_ebbtide/keys" in document["paths"]
+
+
+def test_a_method_that_a_path_lacks_is_refused_with_those_that_it_has(ebbtide: Ebbtide):
+    request = AWSRequest("DELETE", f"{ebbtide.url}/_ebbtide/accounts/222222222222")
+    key = Credentials(ebbtide.credentials.access_key_id, ebbtide.credentials.secret_access_key)
+    SigV4QueryAuth(key, "ebbtide", ebbtide.region).add_auth(request)
+
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(request.url, method="DELETE"))
+
+    with refused.value as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, PUT")

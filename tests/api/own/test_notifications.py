@@ -93,6 +93,8 @@ def test_deliveries_are_paged(session: package.Session, own: Client, told: Told)
 
     assert seen[:3] == ids[::-1]
     assert len(seen) == len(set(seen))
+    before_time = {"topic_arn": told.topic_arn, "published_before": "1763-11-07T00:00:00Z"}
+    assert own.request("GET", "deliveries", before_time)["deliveries"] == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from ebbtide import __version__
 from ebbtide.api.call import Parts
@@ -63,6 +64,11 @@ def create(parts: Parts) -> FastAPI:
         responses={
             400: {"model": Failure, "description": "A parameter is wrong; the message names it."},
             403: {"model": Failure, "description": "The signature proves no identity, or not one that may."},
+            404: {
+                "model": Failure,
+                "description": "There is nothing of that name, or it is another account's.",
+            },
+            "default": {"model": Failure, "description": "Any other failure."},
         },
     )
     application.state.parts = parts
@@ -83,11 +89,21 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     return _answer(400, "ValidationError", "; ".join(_told(each) for each in error.errors()))
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        # Starlette names the methods of the first route that has the path, not of all.
+        error.headers = {"Allow": ", ".join(_methods(request))}
     code = CODES.get(error.status_code, "ValidationError")
     message = "There is no such page." if error.status_code == 404 else error.detail
     return _answer(error.status_code, code, message, error.headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at the request's path."""
+    paths = request.app.openapi()["paths"]
+    here = [paths[path] for path in paths if compile_path(path)[0].match(request.scope["path"])]
+    return sorted({method.upper() for operations in here for method in operations})
 
 
 async def _defect(request: Request, error: Exception) -> Response:
@@ -105,4 +121,4 @@ def _told(error: Mapping[str, Any]) -> str:
         return "The body is not valid JSON."
     # The first step of a location is where the field was: in the query, the path or the body.
     steps = [str(step) for step in error["loc"][1:]]
-    return f"{'.'.join(steps) or error['loc'][0]}: {error['msg']}"
+    return f"{'.'.join(steps) or error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from ebbtide import clock
-from ebbtide.api.own.requests import Asking, Invalid, Server
+from ebbtide.api.own.requests import Asking, Day, Invalid, Server
 from ebbtide.costs.report import DIMENSIONS, TAG, Amount, Report, report
 from ebbtide.instances.types import InstanceTypes
 
@@ -75,8 +75,8 @@ class Costs(BaseModel):
 async def get_costs(
     server: Server,
     caller: Asking,
-    since: Annotated[date | None, Query(description="The first day. [default: a week's]")] = None,
-    until: Annotated[date | None, Query(description="The last day. [default: today]")] = None,
+    since: Annotated[Day | None, Query(description="The first day. [default: a week's]")] = None,
+    until: Annotated[Day | None, Query(description="The last day. [default: today]")] = None,
     by: Annotated[
         list[str] | None,
         Query(description=f"What makes a row: {', '.join(DIMENSIONS)} or {TAG}KEY. Repeatable."),

@@ -3,10 +3,10 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from ebbtide import accounts, clock
-from ebbtide.accounts import MAX_NAME_LENGTH, MAX_WEIGHT
+from ebbtide.accounts import MAX_NAME_LENGTH, MAX_QUOTA, MAX_WEIGHT
 from ebbtide.api.own.requests import Operator, Server, Time, moment
 from ebbtide.identifiers import ACCOUNT
 
@@ -60,8 +60,11 @@ class Terms(BaseModel):
         allow_inf_nan=False,
         description="Its share of an endpoint's slots while other accounts wait there too.",
     )
-    queued_quota: int | None = Field(
-        None, ge=0, description="Most invocations it may have queued at a time; null for no limit."
+    queued_quota: StrictInt | None = Field(
+        None,
+        ge=0,
+        le=MAX_QUOTA,
+        description="Most invocations it may have queued at a time; null for no limit.",
     )
     joins: str | None = Field(
         ACCOUNT,

@@ -1,17 +1,28 @@
 """What routes are given beside their parameters, and the types that parameters and answers share."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from fastapi import Depends, Request
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from ebbtide.api.authentication import Caller
 from ebbtide.api.call import Parts
 from ebbtide.errors import ServiceError
 
-Time = AwareDatetime
+
+def _no_number(given: object) -> object:
+    """Else pydantic takes numbers as seconds since 1970."""
+    if isinstance(given, date) or (isinstance(given, str) and re.match(r"\d{4}-\d\d-\d\d", given)):
+        return given
+    raise ValueError("it is not a time such as 2026-01-31T12:00:00Z, or a day such as 2026-01-31")
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 """A moment, as RFC 3339 with its offset from UTC."""
+
+Day = Annotated[date, BeforeValidator(_no_number)]
 
 
 class NotFound(ServiceError):
