@@ -16,6 +16,7 @@ from itertools import pairwise
 from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, String, Table, text
 
 from ebbtide.database import Rows, metadata
+from ebbtide.values import value
 
 Dimensions = tuple[tuple[str, str], ...]
 
@@ -58,7 +59,7 @@ TIERS = ((1, 3 * 3600), (60, 15 * DAY_S), (300, 63 * DAY_S), (3600, 455 * DAY_S)
 """Resolution and how long points keep it, both in s. Source: CloudWatch, metrics retention."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Point:
     """A value of the account's measured `count` times at `at`; `unit` is one of CloudWatch's StandardUnit."""
 

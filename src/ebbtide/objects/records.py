@@ -38,6 +38,7 @@ from ebbtide.objects.buckets import buckets
 from ebbtide.objects.conditions import check_write
 from ebbtide.objects.errors import AccessDenied, NoSuchBucket, NoSuchKey
 from ebbtide.objects.events import CREATED, OWN_WORK, REMOVED, Cause, Happening
+from ebbtide.values import value
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 
@@ -117,7 +118,7 @@ class ObjectRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Publication:
     """Staged bytes, and the key in a bucket of the account's that is to name them from `at` on."""
 

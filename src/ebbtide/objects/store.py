@@ -172,6 +172,11 @@ class ObjectStore:
         if staged.file_name is not None:
             await self._in_thread(files.remove, self._root, staged.file_name)
 
+    @property
+    def reaches_outside(self) -> bool:
+        """Whether any bucket is an outside one."""
+        return bool(self._outside)
+
     def outside(self, bucket: str) -> Outside | None:
         """The outside bucket of that name; None when it is ours, or nobody's."""
         return self._outside.get(bucket)

@@ -6,13 +6,14 @@ Within this process; nothing is kept for those who come later or read too slowly
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from ebbtide.values import value
 
 MAX_UNREAD = 10_000
 """Changes kept for a follower who does not take them: then it is told that it has missed some."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Change:
     """An invocation came into `state`, one of `MOVES`, at `at`; or, with `progress`, came on in it."""
 

@@ -19,6 +19,7 @@ from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.invocations import Claim
 from ebbtide.queue.outcomes import Outcome, end_claims
 from ebbtide.queue.wakeups import Worker
+from ebbtide.values import value
 
 LINGER_S = 0.004
 """How long outcomes wait for company while much is in flight: one alone costs as much as eight together."""
@@ -27,7 +28,7 @@ WORTH_A_COMMIT = 0.25
 """The part of what is in flight that waits for no company. One of one, two, three or four goes at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Ended:
     held: Claim
     outcome: Outcome

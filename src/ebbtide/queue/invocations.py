@@ -29,6 +29,7 @@ from sqlalchemy import (
 from ebbtide import accounts
 from ebbtide.database import Rows, Statement, metadata
 from ebbtide.queue.fairness import Waiting, share
+from ebbtide.values import value
 
 MOVES = {
     "queued": {"claimed", "expired", "cancelled"},
@@ -240,7 +241,7 @@ class LeaseLost(Exception):
     """The claim is no longer held: its lease ran out, it was cancelled, or its endpoint was deleted."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Invocation:
     """One accepted request. `body` is the inline input; else the input lies at `input_uri`.
 
@@ -266,7 +267,7 @@ class Invocation:
     redriven_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """An invocation held under a lease.
 
@@ -280,7 +281,7 @@ class Claim:
     claimed_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Phases:
     """When a claim's payload was opened, sent to the model server and answered; None if not reached."""
 
@@ -289,7 +290,7 @@ class Phases:
     answered_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ending:
     """A claimed invocation's end: its `state` after it, and for one that did not succeed the reason."""
 
@@ -315,13 +316,16 @@ class Backlog:
 
 NOTHING = Backlog(0, 0, None)
 
-_COLUMNS = ", ".join(Invocation.__slots__)
+FIELDS = tuple(Invocation.__annotations__)
+"""Of an Invocation, each a column of the same name."""
+
+_COLUMNS = ", ".join(FIELDS)
 
 _ACCEPT = Rows(
     f"INSERT INTO invocations ({_COLUMNS}, state, claim_count, lost_count) VALUES {{}}",
-    f"({', '.join('?' for _ in Invocation.__slots__)}, 'queued', 0, 0)",
+    f"({', '.join('?' for _ in FIELDS)}, 'queued', 0, 0)",
 )
-_values = attrgetter(*Invocation.__slots__)
+_values = attrgetter(*FIELDS)
 _ADD_TAG = insert(tags)
 
 _WAITING = Statement("SELECT account, queued, suspect, turn FROM invocation_depths WHERE endpoint_id = ?")
@@ -415,7 +419,7 @@ _EXPIRING = text(
 
 _LAPSED = text(
     f"""
-SELECT {", ".join(f"i.{name}" for name in Invocation.__slots__)}, i.claim_count, i.lost_count, i.claimed_at
+SELECT {", ".join(f"i.{name}" for name in FIELDS)}, i.claim_count, i.lost_count, i.claimed_at
   FROM invocation_depths d
   JOIN invocations i ON i.endpoint_id = d.endpoint_id AND i.account = d.account AND i.state = 'claimed'
  WHERE d.claimed > 0 AND i.lease_until <= :now LIMIT :limit

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -27,6 +27,7 @@ from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.invocations import Claim, Ending, Invocation, LeaseLost, Phases
 from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES, message
+from ebbtide.values import value
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ STATUSES = {"succeeded": "Completed", "failed": "Failed", "expired": "Expired", 
 """State -> invocationStatus. The last is ours: SageMaker has no cancellation."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Response:
     """What the model answered, or what we say in its place: bytes staged for the output or failure key.
 
@@ -48,7 +49,7 @@ class Response:
     included: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """How an invocation of an endpoint ended, at `at`.
 
@@ -66,7 +67,7 @@ class Outcome:
     reason: str | None = None
     metric: str | None = None
     claimed_at: float | None = None
-    phases: Phases = Phases()  # noqa: RUF009  (frozen)
+    phases: Phases = Phases()
     # Of one whose object goes to an outside bucket: that it is there, or why it cannot be.
     delivered: bool = False
     undelivered: ServiceError | None = None
@@ -94,7 +95,7 @@ async def deliver(objects: ObjectStore, outcome: Outcome, hold: Hold) -> Outcome
     can never be written hinders nothing: the failure itself stands.
     """
     uri = _place(outcome)
-    if uri is None or outcome.delivered or outcome.undelivered:
+    if uri is None or outcome.delivered or outcome.undelivered or not objects.reaches_outside:
         return outcome
     location, response = parse_location(uri), outcome.response
     try:
@@ -255,8 +256,8 @@ def _measured(outcomes: Sequence[Outcome]) -> Iterator[Point]:
         (each.endpoint.account, _dimensions(each), _counted(each), int(each.at)) for each in outcomes
     )
     for (account, dimensions, counted, second), count in alike.items():
-        for name, value in counted:
-            yield Point(account, NAMESPACE, name, dimensions, value, _unit(name), second, float(count))
+        for name, amount in counted:
+            yield Point(account, NAMESPACE, name, dimensions, amount, _unit(name), second, float(count))
     for outcome in outcomes:
         account, dimensions = outcome.endpoint.account, _dimensions(outcome)
         accepted_at, phases = outcome.invocation.accepted_at, outcome.phases

@@ -19,7 +19,7 @@ from ebbtide.endpoints import Endpoint
 from ebbtide.errors import Unavailable
 from ebbtide.identifiers import parse_location
 from ebbtide.objects.store import ObjectStore
-from ebbtide.queue.invocations import Invocation
+from ebbtide.queue.invocations import FIELDS, Invocation
 from ebbtide.queue.outcomes import Outcome, deliver, publish, stage_failure
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ owed = Table(
     Column("waiting_reason", Text),
 )
 
-_COLUMNS = ", ".join(f"i.{name}" for name in Invocation.__slots__)
+_COLUMNS = ", ".join(f"i.{name}" for name in FIELDS)
 _DUE = text(
     f"""
 SELECT i.state, i.finished_at, i.failure_reason, i.claimed_at, o.code, o.tries, {_COLUMNS}

@@ -18,7 +18,7 @@ from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import change
-from ebbtide.queue.invocations import Invocation, tags
+from ebbtide.queue.invocations import FIELDS, Invocation, tags
 from ebbtide.queue.outcomes import Outcome, stage_failure
 from ebbtide.queue.owed import publish_or_owe
 from ebbtide.queue.wakeups import Wakeups
@@ -33,7 +33,7 @@ REDRIVABLE = ("failed", "expired", "cancelled")
 
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
-_COLUMNS = ", ".join(Invocation.__slots__)
+_COLUMNS = ", ".join(FIELDS)
 _IDS: BindParameter[str] = bindparam("ids", expanding=True, type_=String)
 _UNFINISHED = {
     dialect: text(
