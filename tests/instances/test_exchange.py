@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.errors import ServiceError
-from ebbtide.instances.exchange import Broken, Exchanges, Unreachable
+from ebbtide.instances.exchange import Exchanges, ModelServerGone, ModelServerLost
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -136,12 +136,12 @@ async def test_a_model_server_that_breaks_off_is_told_from_one_that_answers(
 ) -> None:
     peer.serve = answering(answer, close=True)
 
-    with pytest.raises(Broken):
+    with pytest.raises(ModelServerLost):
         await peer.post()
 
 
 async def test_one_that_is_not_there_got_nothing(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable):
+    with pytest.raises(ModelServerGone):
         async with Exchanges(tmp_path / "nobody").post("/invocations", {}, b""):
             pass
 

@@ -8,7 +8,7 @@ the task runs.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from ebbtide.endpoints import Endpoint
 from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
 from ebbtide.identifiers import parse_location
 from ebbtide.instances.concurrency import Concurrency
-from ebbtide.instances.exchange import Answer, Broken, OnInterim, Unreachable
+from ebbtide.instances.exchange import Answer, Exchange, ModelServerGone, ModelServerLost, OnInterim
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.instances.reports import Reports
 from ebbtide.logs import LogStore
@@ -74,14 +74,6 @@ class _Work:
     task: asyncio.Task[None]
 
 
-class ModelServerLost(Exception):
-    """The model server broke the connection: it died, or was killed, with the request in it."""
-
-
-class ModelServerGone(ModelServerLost):
-    """The model server was dead before it got any of the request."""
-
-
 class Agent:
     """One instance's agent. `in_flight` counts the requests in its model server, `concurrency` bounds what it
     claims.
@@ -103,7 +95,6 @@ class Agent:
         completion: Completion,
         logs: LogStore,
     ) -> None:
-        self.in_flight = 0
         self.replace_requested = asyncio.Event()
         self.instance_id = instance_id
         self.endpoint = endpoint
@@ -129,6 +120,11 @@ class Agent:
         self._asked_meanwhile = False
         self._draining = asyncio.Event()
         self._changed = wakeups.subscribe(endpoint.id)
+        model_server.exchanges.on_end = self._changed.event.set
+
+    @property
+    def in_flight(self) -> int:
+        return self._model_server.exchanges.in_flight
 
     @property
     def idle(self) -> bool:
@@ -311,29 +307,14 @@ class Agent:
             await asyncio.sleep(AFTER_DEFECT_S)
             await self._release(held, "the server had trouble of its own; its log has the trace")
 
-    @asynccontextmanager
-    async def exchange(
+    def exchange(
         self,
         headers: dict[str, str],
         body: bytes | AsyncIterator[bytes],
         on_interim: OnInterim | None = None,
-    ) -> AsyncIterator[Answer]:
-        """POST one request to the model server; the body within is its answer, not yet read.
-
-        Raises ModelServerLost when the model server goes away before the answer is complete,
-        ModelServerGone when it was away already, and what reading `body` raises.
-        """
-        self.in_flight += 1
-        try:
-            async with self._model_server.exchanges.post("/invocations", headers, body, on_interim) as answer:
-                yield answer
-        except Unreachable as error:
-            raise ModelServerGone(f"The model server is gone: {error}") from error
-        except Broken as error:
-            raise ModelServerLost(f"The model server was lost: {error}") from error
-        finally:
-            self.in_flight -= 1
-            self._changed.event.set()
+    ) -> Exchange:
+        """POST one request to the model server; see `Exchanges.post`."""
+        return self._model_server.exchanges.post("/invocations", headers, body, on_interim)
 
     def give_up(self) -> None:
         """A request's time is over: ask for another model server if this one goes on computing it."""

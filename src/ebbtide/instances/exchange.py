@@ -7,8 +7,9 @@ one server that never redirects, compresses nothing and needs no cookies. The pa
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import cast
 
 import httptools
@@ -23,12 +24,14 @@ _LINE_BREAKS = str.maketrans("\r\n\0", "   ")
 OnInterim = Callable[[Mapping[str, str]], None]
 
 
-class Broken(Exception):
-    """The connection ended before the answer did, or what came is no HTTP."""
+class ModelServerLost(Exception):
+    """The connection ended before the answer did, or what came is no HTTP: the model server died, or was
+    killed, with the request in it.
+    """
 
 
-class Unreachable(Broken):
-    """The model server takes no connections: it got nothing of the request."""
+class ModelServerGone(ModelServerLost):
+    """The model server takes no connections: it was dead before it got any of the request."""
 
 
 class Answer:
@@ -46,7 +49,7 @@ class Answer:
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._complete = False
-        self._error: Broken | None = None
+        self._error: ModelServerLost | None = None
 
     @property
     def complete(self) -> bool:
@@ -54,7 +57,7 @@ class Answer:
         return self._complete
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it comes. Raises Broken."""
+        """The body, as it comes. Raises ModelServerLost."""
         while True:
             while self._unread:
                 chunk = self._unread.popleft()
@@ -79,11 +82,11 @@ class Answer:
         return body
 
     async def read(self) -> bytes:
-        """The whole body. Raises Broken."""
+        """The whole body. Raises ModelServerLost."""
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def began(self) -> None:
-        """Return once status and headers are there. Raises Broken."""
+        """Return once status and headers are there. Raises ModelServerLost."""
         await self._began
 
     # What httptools calls, in the order of the answer.
@@ -122,7 +125,7 @@ class Answer:
             self.keeps_connection = self._connection.keeps_alive
             self._wake()
 
-    def ended(self, error: Broken) -> None:
+    def ended(self, error: ModelServerLost) -> None:
         """The connection is gone; a body that nothing bounds ends so."""
         unbounded = "content-length" not in self.headers and "transfer-encoding" not in self.headers
         if self.status and unbounded and not self._complete:
@@ -204,7 +207,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._answer.ended(Broken(f"its answer is no HTTP: {error}"))
+            self._answer.ended(ModelServerLost(f"The model server was lost: its answer is no HTTP: {error}"))
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -212,7 +215,7 @@ class _Connection(asyncio.Protocol):
         self.resume_writing()
         if self._answer is not None:
             how = "was closed" if error is None else f"broke: {error}"
-            self._answer.ended(Broken(f"the connection {how}"))
+            self._answer.ended(ModelServerLost(f"The model server was lost: the connection {how}"))
 
     def pause_writing(self) -> None:
         self._paused = asyncio.get_running_loop().create_future()
@@ -224,51 +227,29 @@ class _Connection(asyncio.Protocol):
 
 
 class Exchanges:
-    """Requests to the model server at `socket`, over connections that are kept."""
+    """Requests to the model server at `socket`, over connections that are kept. `in_flight` counts those in
+    it; `on_end` is called when one has left.
+    """
 
     def __init__(self, socket: Path) -> None:
+        self.in_flight = 0
+        self.on_end: Callable[[], object] | None = None
         self._socket = str(socket)
         self._idle: list[_Connection] = []
 
-    @asynccontextmanager
-    async def post(
+    def post(
         self,
         path: str,
         headers: Mapping[str, str],
         body: bytes | AsyncIterator[bytes],
         on_interim: OnInterim | None = None,
-    ) -> AsyncIterator[Answer]:
-        """Send one request; within, its answer, whose status has come. Left early, the connection is broken,
-        by which the model server learns that nobody waits.
+    ) -> "Exchange":
+        """One request, which entering the exchange sends.
 
         headers: with the body's Content-Length. on_interim: called with the headers of each interim response
-        that comes before the answer. Raises Unreachable, Broken, and what the body raises.
+        that comes before the answer.
         """
-        head = _head(path, headers)
-        connection = self._take() or await self._connect()
-        sending: asyncio.Task[None] | None = None
-        try:
-            if isinstance(body, bytes):
-                answer = connection.begin(head + body, on_interim)
-            else:
-                answer = connection.begin(head, on_interim)
-                sending = asyncio.create_task(connection.send(body))
-                sending.add_done_callback(lambda task: _stop_unsent(task, connection))
-            await answer.began()
-            yield answer
-        except Broken:
-            if sending is not None and sending.done() and not sending.cancelled():
-                sending.result()  # it was we who broke off
-            raise
-        finally:
-            if sending is not None and not sending.done():
-                # It answered without the whole request, or nobody waits any more.
-                sending.cancel()
-                connection.abort()
-            if connection.reusable:
-                self._idle.append(connection)
-            else:
-                connection.abort()
+        return Exchange(self, _head(path, headers), body, on_interim)
 
     def close(self) -> None:
         """Break the connections that are kept."""
@@ -276,19 +257,84 @@ class Exchanges:
             connection.abort()
         self._idle.clear()
 
-    def _take(self) -> _Connection | None:
+    async def take(self) -> _Connection:
+        """A connection for one exchange, for this one alone. Raises ModelServerGone."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.lost:
                 return connection
-        return None
-
-    async def _connect(self) -> _Connection:
         try:
             _, connection = await asyncio.get_running_loop().create_unix_connection(_Connection, self._socket)
         except OSError as error:
-            raise Unreachable(f"it takes no connections: {error}") from error
+            raise ModelServerGone(f"The model server is gone: it takes no connections: {error}") from error
         return connection
+
+    def give_back(self, connection: _Connection | None) -> None:
+        """An exchange is over: its connection is kept for another, if it is good for one."""
+        self.in_flight -= 1
+        if connection is not None and connection.reusable:
+            self._idle.append(connection)
+        elif connection is not None:
+            connection.abort()
+        if self.on_end is not None:
+            self.on_end()
+
+
+class Exchange:
+    """A context that sends one request; within, its answer, whose status has come. Left early, the connection
+    is broken, by which the model server learns that nobody waits.
+
+    Raises ModelServerGone, ModelServerLost, and what the body raises. No `asynccontextmanager`: the loop
+    keeps account of every generator, which costs a tenth of the whole exchange.
+    """
+
+    __slots__ = ("_body", "_connection", "_exchanges", "_head", "_on_interim", "_sending")
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        head: bytes,
+        body: bytes | AsyncIterator[bytes],
+        on_interim: OnInterim | None,
+    ) -> None:
+        self._exchanges = exchanges
+        self._head = head
+        self._body = body
+        self._on_interim = on_interim
+        self._connection: _Connection | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Answer:
+        self._exchanges.in_flight += 1
+        try:
+            connection = self._connection = await self._exchanges.take()
+            if isinstance(self._body, bytes):
+                answer = connection.begin(self._head + self._body, self._on_interim)
+            else:
+                answer = connection.begin(self._head, self._on_interim)
+                self._sending = asyncio.create_task(connection.send(self._body))
+                self._sending.add_done_callback(lambda task: _stop_unsent(task, connection))
+            await answer.began()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return answer
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        sending = self._sending
+        if sending is not None and not sending.done() and self._connection is not None:
+            # It answered without the whole request, or nobody waits any more.
+            sending.cancel()
+            self._connection.abort()
+        self._exchanges.give_back(self._connection)
+        sent = sending is not None and sending.done() and not sending.cancelled()
+        if sending is not None and sent and isinstance(error, ModelServerLost):
+            sending.result()  # it was we who broke off
 
 
 def _head(path: str, headers: Mapping[str, str]) -> bytes:
