@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from ebbtide.database import Database, metadata
+from ebbtide.database import Database, Statement, metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.settings import Credentials
@@ -154,14 +154,12 @@ def weights(connection: Connection) -> dict[str, float]:
     return {row[0]: row[1] for row in connection.execute(select(accounts.c.account, accounts.c.weight))}
 
 
-_QUEUED_QUOTAS = select(accounts.c.account, accounts.c.queued_quota).where(
-    accounts.c.queued_quota.is_not(None)
-)
+_QUEUED_QUOTAS = Statement("SELECT account, queued_quota FROM accounts WHERE queued_quota IS NOT NULL")
 
 
 def queued_quotas(connection: Connection) -> dict[str, int]:
     """Account -> most invocations it may have queued; accounts that are absent have no limit."""
-    return {row[0]: row[1] for row in connection.execute(_QUEUED_QUOTAS)}
+    return dict(_QUEUED_QUOTAS.execute(connection, ()))
 
 
 def add_key(connection: Connection, account: str, *, label: str, now: float) -> Key:

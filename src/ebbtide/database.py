@@ -345,7 +345,7 @@ class _SQLite:
 
     def _begin(self, connection: Connection) -> None:
         writer = connection.get_execution_options().get("ebbtide_writer")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+        self.executor(connection)("BEGIN IMMEDIATE" if writer else "BEGIN")
 
 
 class _PostgreSQL:
@@ -443,7 +443,7 @@ class Statement:
         self._texts = {"sqlite": text, "postgresql": _numbered(text)}
 
     def execute(self, connection: Connection, values: Sequence[Any]) -> list[Any]:
-        """Carry it out in the writer; returns the rows it answers with as tuples, if it is one that does."""
+        """Carry it out; returns the rows it answers with as tuples, if it is one that does."""
         return _on_driver(connection, self._texts[connection.dialect.name], values)
 
 

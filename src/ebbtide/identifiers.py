@@ -3,10 +3,10 @@
 import os
 import re
 import uuid
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from ebbtide import clock
+from ebbtide.values import value
 
 ACCOUNT = "123456789012"
 """The account of the server's own access key."""
@@ -63,7 +63,7 @@ def arn(service: str, region: str, account: str, resource: str) -> str:
     return f"arn:aws:{service}:{region}:{account}:{resource}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Location:
     """Where an object lies: a bucket and a key, or for an output path a key prefix."""
 

@@ -5,10 +5,11 @@ after the commit; the fleet reads the endpoints, acts, and reports with `settle`
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from ebbtide.database import Statement
 from ebbtide.endpoints import catalogue, deployments, tables
 from ebbtide.endpoints.records import (
     Deployment,
@@ -39,8 +40,26 @@ class EndpointBusy(ServiceError):
 
 
 _columns = tables.endpoints.c
-_BY_NAME = select(tables.endpoints).where(
-    _columns.account == bindparam("account"), _columns.name == bindparam("name")
+
+
+class _Kept(NamedTuple):
+    """What of an endpoint's row makes the record."""
+
+    id: str
+    account: str
+    name: str
+    arn: str
+    status: str
+    failure_reason: str | None
+    live: str
+    target: str | None
+    created_at: float
+    modified_at: float
+
+
+# Straight to the driver: every group of accepted invocations looks for its endpoint so.
+_BY_NAME = Statement(
+    f"SELECT {', '.join(_Kept._fields)} FROM endpoints WHERE account = ? AND name = ?"  # noqa: S608  constants
 )
 _BY_ID = select(tables.endpoints).where(_columns.id == bindparam("id"))
 _ALL = select(tables.endpoints).order_by(_columns.id)
@@ -48,10 +67,10 @@ _ALL = select(tables.endpoints).order_by(_columns.id)
 
 def get_endpoint(connection: Connection, account: str, name: str) -> Endpoint:
     """The endpoint of exactly that name. Raises EndpointNotFound."""
-    row = connection.execute(_BY_NAME, {"account": account, "name": name}).one_or_none()
-    if row is None:
+    rows = _BY_NAME.execute(connection, (account, name))
+    if not rows:
         raise EndpointNotFound(account, name)
-    return _endpoint(row)
+    return _endpoint(_Kept(*rows[0]))
 
 
 def find_endpoint(connection: Connection, endpoint_id: str) -> Endpoint | None:
@@ -250,7 +269,7 @@ def _existing(connection: Connection, endpoint_id: str) -> Endpoint:
     return _endpoint(connection.execute(_BY_ID, {"id": endpoint_id}).one())
 
 
-def _endpoint(row: Row[Any]) -> Endpoint:
+def _endpoint(row: Row[Any] | _Kept) -> Endpoint:
     live = decode_deployment(row.live)
     return Endpoint(
         id=row.id,

@@ -8,9 +8,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import Boolean, Column, Connection, Float, String, Table, bindparam, select, text
+from sqlalchemy import Boolean, Column, Connection, Float, String, Table, text
 
-from ebbtide.database import metadata
+from ebbtide.database import Statement, metadata
 from ebbtide.endpoints import Endpoint
 from ebbtide.identifiers import parse_location
 from ebbtide.objects.records import ObjectRecord, find_object
@@ -44,9 +44,7 @@ class Twin:
     failure_uri: str | None
 
 
-_SWITCH = select(switches.c.enabled, switches.c.retention_s).where(
-    switches.c.endpoint_id == bindparam("of_endpoint")
-)
+_SWITCH = Statement("SELECT enabled, retention_s FROM endpoint_deduplication WHERE endpoint_id = ?")
 
 _TWIN = text(
     """
@@ -63,8 +61,8 @@ _FORGET = text("UPDATE invocations SET digest = NULL WHERE id = :id")
 
 def switch(connection: Connection, endpoint_id: str) -> Switch:
     """The endpoint's switch; off when nobody has set it."""
-    row = connection.execute(_SWITCH, {"of_endpoint": endpoint_id}).one_or_none()
-    return Switch(*row) if row else Switch()
+    rows = _SWITCH.execute(connection, (endpoint_id,))
+    return Switch(bool(rows[0][0]), rows[0][1]) if rows else Switch()
 
 
 def set_switch(connection: Connection, endpoint_id: str, to: Switch) -> None:
