@@ -8,6 +8,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -59,6 +60,11 @@ def _reported_errors() -> tuple[type[Exception], ...]:
 
 def _in_words(error: Exception) -> str:
     """What the server said is its message alone: which operation it answers means nothing to the user."""
+    from botocore.exceptions import EndpointConnectionError
+
+    if isinstance(error, EndpointConnectionError):
+        asked = urlsplit(error.kwargs["endpoint_url"])
+        return f"No server answers at {asked.scheme}://{asked.netloc}; start one with: ebbtide serve"
     told: dict[str, str] = getattr(error, "response", {}).get("Error", {})
     if told.get("Code") in _UNKNOWN_KEY:
         return "The server knows no such access key as that in AWS_ACCESS_KEY_ID"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +88,8 @@ def simulate(
 
     if endpoint is not None and arrivals is not None:
         raise CommandError("Give a file or --endpoint, not both")
+    if picture is not None:
+        _need_matplotlib()
     scalings = [parse(each) for each in policy or ()]
     try:
         if endpoint is not None:
@@ -220,11 +223,14 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole else "-"
 
 
+def _need_matplotlib() -> None:
+    """Raises CommandError before anything is computed, rather than after."""
+    if find_spec("matplotlib") is None:
+        raise CommandError("The picture needs matplotlib: pip install 'ebbtide[plot]'")
+
+
 def _draw(load: "Load", runs: "Mapping[str, Run]", path: Path) -> None:
-    try:
-        from ebbtide.cli.picture import Course, draw_courses
-    except ModuleNotFoundError as error:
-        raise CommandError(f"The picture needs {error.name}: pip install 'ebbtide[plot]'") from error
+    from ebbtide.cli.picture import Course, draw_courses
 
     begin = load.at[0]
     until = max(run.ended_at for run in runs.values())
