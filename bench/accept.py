@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from bench.server import Measured, deploy, percentile, send_all, server, signed_invocations
+from bench.server import Measured, database, deploy, percentile, send_all, server, signed_invocations
 
 CONNECTIONS = 64
 REQUESTS = 10_000
@@ -24,18 +24,12 @@ RUNS = 3
 BODY = b'{"inputs": "' + b"x" * 200 + b'"}'
 
 
-def measure(database: str = "sqlite", servers: int = 1) -> Iterator[tuple[str, str]]:
+def measure(kind: str = "sqlite", servers: int = 1) -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as running:
-        options: list[str] = []
-        if database == "postgresql":
-            # The driver and the server's package are needed for this alone.
-            from tests.postgresql import PostgreSQL
-
-            postgresql = PostgreSQL()
-            running.callback(postgresql.close)
-            options = ["--database", postgresql.url("postgres")]
+        url = running.enter_context(database(kind))
+        options = [] if url is None else ["--database", url]
         measured = [
             running.enter_context(server(core=cores[n % len(cores)], options=options)) for n in range(servers)
         ]
@@ -43,10 +37,10 @@ def measure(database: str = "sqlite", servers: int = 1) -> Iterator[tuple[str, s
         os.sched_setaffinity(0, set(cores[1:]) or set(cores))
         deploy(measured[0], "accept", model="ebbtide/echo", instances=0)
         _send(measured, 1000)
-        yield _figure(measured, f"{database}, empty queue")
+        yield _figure(measured, f"{kind}, empty queue")
         for _ in range(LONG_QUEUE // REQUESTS - RUNS):
             _send(measured, REQUESTS)
-        yield _figure(measured, f"{database}, {LONG_QUEUE:,} queued")
+        yield _figure(measured, f"{kind}, {LONG_QUEUE:,} queued")
 
 
 def _figure(measured: Sequence[Measured], queue: str) -> tuple[str, str]:

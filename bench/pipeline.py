@@ -2,18 +2,22 @@
 
 At low load one request at a time, from its 202 until a reader finds the stored result; then a burst, from
 the first submission to the last result.
+
+    python -m bench.pipeline [--database postgresql]
 """
 
+import argparse
 import asyncio
 import http.client
-import sqlite3
 import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.server import Measured, deploy, percentile, send_all, server, signed_invocations
+from sqlalchemy import create_engine, text
+
+from bench.server import Measured, database, deploy, percentile, send_all, server, signed_invocations
 
 BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
@@ -22,21 +26,21 @@ BURST, CONNECTIONS = 10_000, 64
 RUNS = 3
 
 
-def measure() -> Iterator[tuple[str, str]]:
+def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
-    with server() as measured:
+    with database(kind) as url, server(options=[] if url is None else ["--database", url]) as measured:
         deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=16)
         runtime, s3 = measured.client("sagemaker-runtime"), measured.client("s3")
         lone_s = [lone(runtime, s3, run)[1] for run in range(WARM_UP + LONE)][WARM_UP:]
         yield (
-            "pipeline, one request at a time, 202 to stored result",
+            f"pipeline, {kind}, one request at a time, 202 to stored result",
             f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
         )
         cpu_before_s = _cpu_s(measured)
-        rates = [BURST / burst(measured, BURST, connections=CONNECTIONS) for _ in range(RUNS)]
+        rates = [BURST / burst(measured, BURST, connections=CONNECTIONS, url=url) for _ in range(RUNS)]
         cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * BURST) * 1e6
         yield (
-            f"pipeline, burst of {BURST:,} over 2 instances, first 202 to last stored result",
+            f"pipeline, {kind}, burst of {BURST:,} over 2 instances, first 202 to last stored result",
             f"{statistics.median(rates):,.0f}/s, {cpu_us:.0f} us of the server's CPU each",
         )
 
@@ -64,13 +68,13 @@ def lone(runtime: Any, s3: Any, run: int) -> tuple[float, float]:
         time.sleep(ASK_AGAIN_S)
 
 
-def burst(measured: Measured, count: int, *, connections: int) -> float:
-    """Seconds from the first request of a burst to the last stored result."""
-    before = _completed(measured)
+def burst(measured: Measured, count: int, *, connections: int, url: str | None = None) -> float:
+    """Seconds from the first request of a burst to the last stored result. url: the PostgreSQL database's."""
+    before = _completed(measured, url)
     requests = signed_invocations(measured.running, "pipeline", BODY, count)
     started_at = time.perf_counter()
     asyncio.run(send_all(measured.running, requests, connections))
-    while _completed(measured) < before + count:
+    while _completed(measured, url) < before + count:
         time.sleep(0.05)
     return time.perf_counter() - started_at
 
@@ -81,18 +85,26 @@ def _cpu_s(measured: Measured) -> float:
     return float(times.user + times.system)
 
 
-def _completed(measured: Measured) -> int:
+def _completed(measured: Measured, url: str | None) -> int:
     """Results there are, counted in the server's own database without asking the server."""
-    database = sqlite3.connect(f"file:{measured.data / 'ebbtide.db'}?mode=ro", uri=True)
+    where = (
+        url.replace("postgresql://", "postgresql+psycopg://", 1)
+        if url is not None
+        else f"sqlite:///file:{measured.data / 'ebbtide.db'}?mode=ro&uri=true"
+    )
+    engine = create_engine(where)
     try:
-        [count] = database.execute(
-            "SELECT count(*) FROM invocations WHERE state IN ('succeeded', 'failed')"
-        ).fetchone()
+        with engine.connect() as connection:
+            return int(connection.execute(_COUNT).scalar_one())
     finally:
-        database.close()
-    return int(count)
+        engine.dispose()
+
+
+_COUNT = text("SELECT count(*) FROM invocations WHERE state IN ('succeeded', 'failed')")
 
 
 if __name__ == "__main__":
-    for what, figure in measure():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    for what, figure in measure(parser.parse_args().database):
         print(f"{what}: {figure}")

@@ -71,6 +71,22 @@ def server(core: int | None = None, options: Sequence[str] = ()) -> Iterator[Mea
         shutil.rmtree(data, ignore_errors=True)
 
 
+@contextmanager
+def database(kind: str) -> Iterator[str | None]:
+    """The URL of a PostgreSQL of the bench's own, which flushes what it commits; None for `sqlite`."""
+    if kind == "sqlite":
+        yield None
+        return
+    # The driver and the server's package are needed for this alone.
+    from tests.postgresql import PostgreSQL
+
+    postgresql = PostgreSQL(durable=True)
+    try:
+        yield postgresql.url("postgres")
+    finally:
+        postgresql.close()
+
+
 def deploy(
     measured: Measured,
     name: str,

@@ -38,15 +38,19 @@ def binaries() -> Path:
 
 
 class PostgreSQL:
-    """A server of its own. `kill` is kill -9 of all its processes, as the kernel's memory killer does it."""
+    """A server of its own. `kill` is kill -9 of all its processes, as the kernel's memory killer does it.
 
-    def __init__(self) -> None:
+    durable: what was committed also outlives the machine's going down.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
         self._binaries = binaries()
         # In memory, where tests write there (conftest.py); not below pytest's own, which others cannot enter.
         place = os.environ.get("PYTEST_DEBUG_TEMPROOT", "/tmp")
         self.directory = Path(tempfile.mkdtemp(prefix="ebbtide-postgresql-", dir=place))
         # postgres refuses to run as root.
         self._user = "postgres" if os.geteuid() == 0 else None
+        self._durable = durable
         if self._user:
             account = pwd.getpwnam(self._user)
             os.chown(self.directory, account.pw_uid, account.pw_gid)
@@ -69,11 +73,10 @@ class PostgreSQL:
             "listen_addresses": "",
             "unix_socket_directories": str(self.directory),
             "max_connections": "200",
-            "shared_buffers": "32MB",
-            # `kill` loses nothing that was written: only a machine that goes down would.
-            "fsync": "off",
-            "full_page_writes": "off",
         }
+        if not self._durable:
+            # `kill` loses nothing that was written: only a machine that goes down would.
+            options |= {"shared_buffers": "32MB", "fsync": "off", "full_page_writes": "off"}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self._server = self._run("postgres", "-D", str(self.directory / "data"), *arguments)
         deadline = time.monotonic() + START_TIMEOUT_S

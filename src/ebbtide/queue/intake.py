@@ -8,6 +8,7 @@ is in work once it is accepted, with one commit for both.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.deduplication import Switch, Twin
 from ebbtide.queue.invocations import Claim, Invocation
 from ebbtide.queue.wakeups import Reservation, Wakeups
+
+log = logging.getLogger(__name__)
 
 
 class QuotaExceeded(ServiceError):
@@ -47,6 +50,8 @@ class Request:
 Outcome = Invocation | Twin | Exception
 """What became of a request: accepted, sharing another's outcome, or why not."""
 
+_Waiting = tuple[Request, "asyncio.Future[Invocation | Twin]"]
+
 
 class Intake:
     """Queues invocations, many in a transaction."""
@@ -56,7 +61,7 @@ class Intake:
         self._wakeups = wakeups
         self._changes = changes
         self._lease_s = lease_s
-        self._gathering: list[tuple[Request, asyncio.Future[Invocation | Twin]]] = []
+        self._gathering: list[_Waiting] = []
         self._committing: asyncio.Task[None] | None = None
 
     async def accept(
@@ -100,31 +105,38 @@ class Intake:
         return partial(self._tell, [outcome])
 
     async def _commit(self) -> None:
-        """Commit group after group until none has gathered."""
-        while group := self._gathering:
-            self._gathering = []
-            requests = [request for request, _ in group]
-            reserved = self._reserve(requests)
-            work = partial(
-                accept, requests=requests, reserved=reserved, lease_s=self._lease_s, now=clock.now()
-            )
-            outcomes: Sequence[Outcome]
-            claims: Sequence[Sequence[Claim]]
+        """Commit group after group until none has gathered.
+
+        Each takes half of what was in the last one and has gathered since: while one half is committed the
+        other is answered and asks again. All that has gathered would be nearly everybody, in turns with the
+        few who came meanwhile, and commit and answers would wait for each other.
+        """
+        size = 0
+        while self._gathering:
+            size = (size + len(self._gathering) + 1) // 2
+            group, self._gathering = self._gathering[:size], self._gathering[size:]
             try:
-                outcomes, claims = await self._database.write(work)
-            except Exception as error:  # noqa: BLE001 - each caller raises it
-                outcomes, claims = [error] * len(group), [()] * len(reserved)
-            self._tell(outcomes, {held.invocation.id for taken in claims for held in taken})
-            for each, taken in zip(reserved, claims, strict=True):
-                each.worker.fill(taken)
-            for (_, accepted), outcome in zip(group, outcomes, strict=True):
-                if accepted.cancelled():
-                    continue
-                if isinstance(outcome, Exception):
-                    accepted.set_exception(outcome)
-                else:
-                    accepted.set_result(outcome)
+                await self._commit_group(group)
+            except Exception as error:
+                # Our own defect: no reason to leave these, or all who come later, without an answer.
+                log.exception("a group of %d requests", len(group))
+                _answer(group, [error] * len(group))
         self._committing = None
+
+    async def _commit_group(self, group: Sequence[_Waiting]) -> None:
+        requests = [request for request, _ in group]
+        reserved = self._reserve(requests)
+        work = partial(accept, requests=requests, reserved=reserved, lease_s=self._lease_s, now=clock.now())
+        outcomes: Sequence[Outcome]
+        claims: Sequence[Sequence[Claim]]
+        try:
+            outcomes, claims = await self._database.write(work)
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            outcomes, claims = [error] * len(group), [()] * len(reserved)
+        self._tell(outcomes, {held.invocation.id for taken in claims for held in taken})
+        for each, taken in zip(reserved, claims, strict=True):
+            each.worker.fill(taken)
+        _answer(group, outcomes)
 
     def _reserve(self, requests: Sequence[Request]) -> list[Reservation]:
         wanted = Counter((request.account, request.endpoint_name) for request in requests)
@@ -138,6 +150,16 @@ class Intake:
         self._changes.tell(
             Change(each.id, each.endpoint_id, each.account, "queued", each.accepted_at) for each in accepted
         )
+
+
+def _answer(group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    for (_, accepted), outcome in zip(group, outcomes, strict=True):
+        if accepted.done():
+            continue
+        if isinstance(outcome, Exception):
+            accepted.set_exception(outcome)
+        else:
+            accepted.set_result(outcome)
 
 
 def accept(
