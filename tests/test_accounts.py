@@ -86,19 +86,19 @@ async def test_a_keyring_knows_keys_from_their_refresh_to_their_removal(database
     keyring = Keyring(Credentials("AKIAOPERATOR", "secret"), database)
     added = await database.write(lambda c: accounts.add_key(c, ECONOMICS, label="", now=5.0))
 
-    unknown = keyring.find(added.access_key_id)
+    unknown = await keyring.find(added.access_key_id)
     await keyring.refresh()
-    known = keyring.find(added.access_key_id)
+    known = await keyring.find(added.access_key_id)
     await database.write(lambda c: accounts.remove_key(c, added.access_key_id))
     await keyring.refresh()
 
-    assert (unknown, known, keyring.find(added.access_key_id)) == (None, added, None)
+    assert (unknown, known, await keyring.find(added.access_key_id)) == (None, added, None)
 
 
 async def test_the_operators_key_is_always_known(database: Database):
     keyring = Keyring(Credentials("AKIAOPERATOR", "secret"), database)
 
-    key = keyring.find("AKIAOPERATOR")
+    key = await keyring.find("AKIAOPERATOR")
 
     assert key is not None
     assert (key.account, key.submitter, key.operator) == (ACCOUNT, ACCOUNT, True)

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebbtide.cli.running import find
+from ebbtide.cli.running import RunningServer, find
 from ebbtide.database import Database
 from ebbtide.migrations import migrate
 from ebbtide.peers import ARRIVALS, CHANGES, LOOK, MESSAGE_BYTES, LeadershipLost, Peers, _packed
 from ebbtide.pytest_plugin import Ebbtide
+from ebbtide.settings import Credentials
 from tests.deployments import deploy, outcome
 from tests.postgresql import PostgreSQL
 
@@ -140,6 +141,16 @@ def test_requests_may_go_to_any_server(pair) -> None:
     groups = follower.client("logs").describe_log_groups()["logGroups"]
     assert f"/aws/sagemaker/Endpoints/{endpoint.name}" in {group["logGroupName"] for group in groups}
     assert not follower.leads
+
+
+def test_a_key_that_was_made_on_one_server_is_known_to_the_other_at_once(pair) -> None:
+    leader, follower = pair
+
+    for made_on, used_on in ((leader, follower), (follower, leader)):
+        made = find(made_on.data).own().request("POST", "keys", body={"account": "210987654321", "label": ""})
+        key = Credentials(made["access_key_id"], made["secret_access_key"], "210987654321")
+        told = RunningServer(used_on.url, used_on.region, key).client("sts").get_caller_identity()
+        assert told["Account"] == "210987654321"
 
 
 def test_who_waits_for_a_message_on_one_server_gets_what_was_sent_to_another(pair) -> None:

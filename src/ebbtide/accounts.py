@@ -7,8 +7,10 @@ data directory and is no row here; all other keys are in the database, and known
 """
 
 import asyncio
+import math
 import re
 import secrets
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -31,7 +33,10 @@ from ebbtide.identifiers import ACCOUNT
 from ebbtide.settings import Credentials
 
 REFRESH_S = 2.0
-"""How long a key that another server beside the database added or removed may go unnoticed here."""
+"""How long a key that another server beside the database removed may go unnoticed here."""
+
+UNKNOWN_KEY_PACE_S = 0.2
+"""How often at most the database is asked for keys that are not known here."""
 
 MAX_WEIGHT = 1000.0
 MAX_QUOTA = 2**31 - 1
@@ -220,9 +225,12 @@ def all_keys(connection: Connection) -> list[Key]:
 
 
 class Keyring:
-    """Every key, in memory: each request looks its own up."""
+    """Every key, in memory: each request looks its own up.
 
-    def __init__(self, operator: Credentials, database: Database) -> None:
+    shared: other servers add keys to the database as well, and one that is not known may be new.
+    """
+
+    def __init__(self, operator: Credentials, database: Database, *, shared: bool = False) -> None:
         self.operator = Key(
             operator.access_key_id,
             operator.secret_access_key,
@@ -231,21 +239,38 @@ class Keyring:
             operator=True,
         )
         self._database = database
+        self._shared = shared
         self._added: dict[str, Key] = {}
         self._reading = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._read_at = -math.inf
 
-    def find(self, access_key_id: str) -> Key | None:
-        """The key of that id; None for an unknown one."""
+    async def find(self, access_key_id: str) -> Key | None:
+        """The key of that id; None for an unknown one. Raises Unavailable while the database cannot tell."""
         if access_key_id == self.operator.access_key_id:
             return self.operator
-        return self._added.get(access_key_id)
+        found = self._added.get(access_key_id)
+        if found is None and self._shared:
+            await self._read_after(time.monotonic())
+            found = self._added.get(access_key_id)
+        return found
+
+    async def _read_after(self, asked_at: float) -> None:
+        """Have the keys as they were at `asked_at` or later."""
+        async with self._asking:
+            if self._read_at < asked_at:
+                # Whoever guesses at keys is not to keep the database busy.
+                await asyncio.sleep(self._read_at + UNKNOWN_KEY_PACE_S - time.monotonic())
+                await self.refresh()
 
     async def refresh(self) -> None:
         """Read the keys; to be called after each change of them, before it is answered."""
         # One at a time: of two reads the one begun earlier could end later, and bring a removed key back.
         async with self._reading:
+            began_at = time.monotonic()
             keys = await self._database.read(all_keys)
             self._added = {key.access_key_id: key for key in keys}
+            self._read_at = began_at
 
     async def step(self, _now: float) -> float:
         """Follow what other servers changed; returns the delay until the next step, in s."""

@@ -216,7 +216,7 @@ def _build(settings: Settings, database: Database, key: Credentials, peers: Peer
         peers=peers,
         stopping=asyncio.Event(),
         database=database,
-        keyring=Keyring(key, database),
+        keyring=Keyring(key, database, shared=peers is not None),
         objects=objects,
         wakeups=wakeups,
         changes=changes,

@@ -5,7 +5,7 @@ or, for most services, is that of the body as it arrived.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ebbtide.accounts import Key
@@ -20,7 +20,7 @@ from ebbtide.wire.validate import too_long
 MAX_XML_BYTES = 8 * 1024 * 1024
 """For S3's documents: 10,000 parts with checksums make 4 MB."""
 
-Lookup = Callable[[str], Key | None]
+Lookup = Callable[[str], Awaitable[Key | None]]
 """The key of an access key id, None for an unknown one."""
 
 
@@ -52,13 +52,13 @@ async def authenticate(
     """
     signature = sigv4.read_signature(request)
     if signature is not None:
-        known = known_key(lookup, signature.access_key_id)
+        known = await known_key(lookup, signature.access_key_id)
         await _verify(request, body, operation, signature, known.secret_access_key, wall_clock)
         if "X-Amz-Signature" in request.arguments:
             request.headers = _headers_with_arguments(request)
         return Caller.of(known, signature.region)
     if operation.service.name == "s3" and sigv2.is_presigned(request):
-        known = known_key(lookup, sigv2.access_key_id(request))
+        known = await known_key(lookup, sigv2.access_key_id(request))
         sigv2.verify_presigned(request, path_with_bucket(request), known.secret_access_key, now=wall_clock)
         request.headers = _headers_with_arguments(request)
         if operation.streamed is None:
@@ -67,9 +67,9 @@ async def authenticate(
     raise sigv4.Refused(sigv4.Reason.MISSING, "The request has no signature.")
 
 
-def known_key(lookup: Lookup, access_key_id: str) -> Key:
+async def known_key(lookup: Lookup, access_key_id: str) -> Key:
     """The key of that id. Raises Refused for an unknown one."""
-    known = lookup(access_key_id)
+    known = await lookup(access_key_id)
     if known is None:
         raise sigv4.Refused(
             sigv4.Reason.UNKNOWN_KEY, "The security token included in the request is invalid."

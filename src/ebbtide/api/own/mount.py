@@ -81,7 +81,7 @@ async def authenticate(request: Request, body: Body, lookup: Lookup, *, wall_clo
                 sigv4.Reason.MISMATCH,
                 f"Credential should be scoped to one of the services {', '.join(SIGNING_NAMES)}.",
             )
-        key = known_key(lookup, signature.access_key_id)
+        key = await known_key(lookup, signature.access_key_id)
         request.body = await body.read(MAX_BODY_BYTES)
         declared = sigv4.declared_payload_hash(request, signature)
         computed = hashlib.sha256(request.body).hexdigest()

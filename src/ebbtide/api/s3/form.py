@@ -105,7 +105,7 @@ async def post_object(
             "0" if "key" in fields else "",
         )
     fields["key"] = fields["key"].replace("${filename}", form.filename)
-    key, region = _signer(fields, lookup)
+    key, region = await _signer(fields, lookup)
     sizes = post_policy.check(fields["policy"], fields | {"bucket": bucket}, now=wall_clock)
     call = call_of(Caller.of(key, region))
     params, headers = _as_put(fields, bucket)
@@ -115,23 +115,23 @@ async def post_object(
     return _answer(fields, bucket, result, call)
 
 
-def _signer(fields: Mapping[str, str], lookup: Lookup) -> tuple[Key, str | None]:
+async def _signer(fields: Mapping[str, str], lookup: Lookup) -> tuple[Key, str | None]:
     """Whose key signed the policy, and for which region if it says so. Raises sigv4.Refused."""
     if "policy" not in fields:
         raise sigv4.Refused(sigv4.Reason.MISSING, "Access Denied")
     if "x-amz-signature" in fields:
-        return _signer_v4(fields, lookup)
+        return await _signer_v4(fields, lookup)
     access_key_id, claimed = fields.get("awsaccesskeyid"), fields.get("signature")
     if access_key_id is None or claimed is None:
         missing = "AWSAccessKeyId" if access_key_id is None else "Signature"
         raise InvalidArgument(f"Bucket POST must contain a field named '{missing}'.", missing, "")
-    key = known_key(lookup, access_key_id)
+    key = await known_key(lookup, access_key_id)
     digest = hmac.digest(key.secret_access_key.encode(), fields["policy"].encode(), "sha1")
     _compare(base64.b64encode(digest).decode(), claimed)
     return key, None
 
 
-def _signer_v4(fields: Mapping[str, str], lookup: Lookup) -> tuple[Key, str]:
+async def _signer_v4(fields: Mapping[str, str], lookup: Lookup) -> tuple[Key, str]:
     access_key_id, *scope = fields.get("x-amz-credential", "").rsplit("/", 4)
     if len(scope) != 4 or scope[2:] != ["s3", "aws4_request"]:
         raise InvalidArgument(
@@ -139,7 +139,7 @@ def _signer_v4(fields: Mapping[str, str], lookup: Lookup) -> tuple[Key, str]:
             "x-amz-credential",
             fields.get("x-amz-credential", ""),
         )
-    key = known_key(lookup, access_key_id)
+    key = await known_key(lookup, access_key_id)
     date, region, service, _ = scope
     signing_key = sigv4.signing_key(key.secret_access_key, date, region, service)
     _compare(sigv4.sign(signing_key, fields["policy"]), fields["x-amz-signature"])
