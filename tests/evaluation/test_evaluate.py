@@ -73,11 +73,29 @@ def test_data_of_another_kind_is_refused_with_the_row(tmp_path: Path, text: str,
         pairs.read(path)
 
 
-def test_a_parquet_file_is_refused_with_what_makes_it_readable(tmp_path: Path) -> None:
+def test_a_parquet_file_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    many = [{"article": f"Text {n}.", "summary": f"{n}"} for n in range(2 * pairs.PARQUET_ROWS + 1)]
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(many), path)
+    assert pairs.read(path) == [Pair(row["article"], row["summary"]) for row in many]
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     path = tmp_path / "data.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"is Parquet.*to_json"):
+    with pytest.raises(DataError, match="cannot be read"):
         pairs.read(path)
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_with_the_ways_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(DataError, match=r"ebbtide\[parquet\].*to_json"):
+        pairs.read(tmp_path / "data.parquet")
 
 
 def test_a_summary_equal_to_its_reference_scores_a_hundred_and_another_none() -> None:
@@ -130,6 +148,20 @@ def test_the_table_for_people_names_measures_and_intervals(tmp_path: Path) -> No
     assert finished.returncode == 0, finished.stderr
     for expected in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "lead-3", "ebbtide/extractive", "over 5 pairs"):
         assert expected in finished.stdout
+
+
+def test_a_table_for_programs_is_csv_too_and_so_are_the_summaries(tmp_path: Path) -> None:
+    data, said = written(tmp_path / "data.jsonl", ROWS), tmp_path / "said.csv"
+    finished = run("ebbtide/extractive", "--data", data, "--csv", "--predictions", said, home=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    rows = list(csv.DictReader(finished.stdout.splitlines()))
+    assert [row["summariser"] for row in rows] == ["lead-3", "ebbtide/extractive"]
+    for row in rows:
+        assert float(row["ROUGE-L low"]) <= float(row["ROUGE-L"]) <= float(row["ROUGE-L high"])
+    with said.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["reference"] for line in lines] == [row["summary"] for row in ROWS]
+    assert lines[0]["lead-3"] == ROWS[0]["article"]
 
 
 @pytest.mark.parametrize(

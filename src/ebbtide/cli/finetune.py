@@ -5,15 +5,21 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ebbtide.archives import unpack
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.options import Json
+
+if TYPE_CHECKING:
+    from ebbtide.evaluation.pairs import Pair
+    from ebbtide.evaluation.table import Row
+    from ebbtide.finetuning import Settings, Trained
 
 app = typer.Typer()
 
@@ -23,7 +29,9 @@ def finetune(
     model: Annotated[str, typer.Argument(help="A Hub id, a directory or a model.tar.gz.")],
     data: Annotated[
         Path,
-        typer.Option(help="JSON lines, a JSON array or CSV with an article and its reference in each row."),
+        typer.Option(
+            help="JSON lines, a JSON array, CSV or Parquet with an article and its reference in each row."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The archive to write.")] = Path("model.tar.gz"),
     evaluation_data: Annotated[
@@ -54,73 +62,101 @@ def finetune(
 
     A run that was stopped goes on where it was when it is started again with the same arguments.
     """
+    _check_installed()
+    from ebbtide import finetuning
+    from ebbtide.evaluation import pairs
+    from ebbtide.runtime.errors import LoadFailure
+
+    settings = finetuning.Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        label_smoothing=label_smoothing,
+        max_input_tokens=max_input_tokens,
+        max_output_tokens=max_output_tokens,
+        optimizer=optimizer,
+        seed=seed,
+        save_steps=save_steps,
+    )
+    work = work or output.with_name(output.name + ".training")
+    try:
+        training = pairs.read(data, article=article, reference=reference)
+        if evaluation_data:
+            evaluation = pairs.read(evaluation_data, article=article, reference=reference)
+        else:
+            training, evaluation = finetuning.divided(training, held_out, seed)
+        with tempfile.TemporaryDirectory(prefix="ebbtide-finetune-") as temporary:
+            folder = _folder(model, Path(temporary))
+            trained = _trained(folder, training, settings, work)
+            finetuning.write_archive(work / "model", output)
+            checkpoints = {f"{model} (before)": folder, str(output): work / "model"}
+            table = _compared(evaluation, checkpoints, Path(temporary))
+    except (pairs.DataError, finetuning.TrainingError, LoadFailure) as error:
+        raise CommandError(str(error)) from error
+    _report(trained, table, len(training), len(evaluation), output, as_json)
+
+
+def _check_installed() -> None:
+    """Told before anything is fetched or read."""
     try:
         import accelerate  # noqa: F401
         import rouge_score  # noqa: F401 the table at the end
-        import torch
-        import transformers
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
     except ImportError as error:
         raise CommandError(f"Fine-tuning needs {error.name}: install ebbtide[finetune]") from error
+
+
+def _trained(folder: Path, training: "Sequence[Pair]", settings: "Settings", work: Path) -> "Trained":
+    """The training on all cores, with a bar where standard error is a terminal."""
+    import torch
+    import transformers
+
     from ebbtide import finetuning
-    from ebbtide.cli.evaluate import print_rows, shown_rows, with_progress
-    from ebbtide.evaluation import pairs, summarisers
-    from ebbtide.runtime.errors import LoadFailure
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.logging.set_verbosity(logging.ERROR)  # its advice is for programmers
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    work = work or output.with_name(output.name + ".training")
-    try:
-        rows = pairs.read(data, article=article, reference=reference)
-        if evaluation_data:
-            training, evaluation = rows, pairs.read(evaluation_data, article=article, reference=reference)
-        else:
-            training, evaluation = finetuning.divided(rows, held_out, seed)
-        settings = finetuning.Settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulation_steps=accumulation_steps,
-            learning_rate=learning_rate,
-            warmup_steps=warmup_steps,
-            label_smoothing=label_smoothing,
-            max_input_tokens=max_input_tokens,
-            max_output_tokens=max_output_tokens,
-            optimizer=optimizer,
-            seed=seed,
-            save_steps=save_steps,
+    return finetuning.train(folder, training, settings, work, progress=sys.stderr.isatty())
+
+
+def _compared(evaluation: "Sequence[Pair]", checkpoints: Mapping[str, Path], temporary: Path) -> "list[Row]":
+    """The table's rows: the checkpoints' on these pairs, below the articles' first sentences."""
+    from ebbtide.cli.scores import with_progress
+    from ebbtide.evaluation import summarisers
+
+    compared = {"lead-3": summarisers.lead(3)}
+    for name, each in checkpoints.items():
+        compared[name] = summarisers.model(
+            str(each),
+            task="summarization",
+            parameters={"truncation": True},
+            environment={},
+            cache=temporary,
+            unpacked=temporary / "unpacked",
+            threads=len(os.sched_getaffinity(0)),
         )
-        with tempfile.TemporaryDirectory(prefix="ebbtide-finetune-") as temporary:
-            folder = _folder(model, Path(temporary))
-            trained = finetuning.train(folder, training, settings, work, progress=sys.stderr.isatty())
-            finetuning.write_archive(work / "model", output)
-            compared = {"lead-3": summarisers.lead(3)}
-            for name, each in ((f"{model} (before)", folder), (str(output), work / "model")):
-                compared[name] = summarisers.model(
-                    str(each),
-                    task="summarization",
-                    parameters={"truncation": True},
-                    environment={},
-                    cache=Path(temporary),
-                    unpacked=Path(temporary) / "unpacked",
-                    threads=len(os.sched_getaffinity(0)),
-                )
-            table = with_progress(evaluation, compared)
-    except (pairs.DataError, finetuning.TrainingError, LoadFailure) as error:
-        raise CommandError(str(error)) from error
+    return with_progress(evaluation, compared)
+
+
+def _report(
+    trained: "Trained", table: "list[Row]", training: int, evaluation: int, output: Path, as_json: bool
+) -> None:
+    """training, evaluation: how many pairs were trained and evaluated on."""
+    from ebbtide.cli.scores import described, print_rows
+
     if as_json:
-        described: dict[str, Any] = {
-            **asdict(trained),
-            "evaluated": shown_rows(table),
-            "archive": str(output),
-        }
-        json.dump(described, sys.stdout, indent=2)
+        told = {**asdict(trained), "evaluated": described(table), "archive": str(output)}
+        json.dump(told, sys.stdout, indent=2)
         print()
         return
     for what, cut in (("articles", trained.cut_articles), ("references", trained.cut_references)):
         if cut:
-            print(f"{cut} of {len(training)} {what} are over the length and were read only in part.")
-    print_rows(table, len(evaluation))
+            print(f"{cut} of {training} {what} are over the length and were read only in part.")
+    print_rows(table, evaluation)
     print(f"{output} is ready after {trained.steps} steps: ebbtide deploy {output}")
 
 

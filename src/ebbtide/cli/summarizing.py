@@ -51,13 +51,15 @@ T = TypeVar("T")
 class Question:
     """What is asked of each article: by which endpoint, with which of the model's parameters, queued how.
 
-    priority: -100 to 100. tags: to find the requests by.
+    priority: -100 to 100. tags: to find the requests by. version: of the endpoint, where summaries by
+    another are no answer.
     """
 
     endpoint: str
     parameters: Mapping[str, Any]
     priority: int = 0
     tags: Mapping[str, str] | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,9 @@ class Summarizing:
         """What its request is called: in runs that go on from one another always the same."""
         if self._finished is None:
             return f"summarize-{uuid.uuid4().hex}"
-        asked = [document.name, self._question.endpoint, dict(self._question.parameters), content_type]
+        question = self._question
+        asked = [document.name, question.endpoint, dict(question.parameters), content_type]
+        asked += [question.version] if question.version else []
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + b"\0" + body)
         return f"summarize-{digest.hexdigest()[:40]}"
 

@@ -1,4 +1,4 @@
-"""Articles with the summaries that people wrote of them, from JSON lines, JSON or CSV."""
+"""Articles with the summaries that people wrote of them, from JSON lines, JSON, CSV or Parquet."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ ARTICLE_NAMES = ("article", "document", "text", "inputs", "dialogue", "body", "c
 REFERENCE_NAMES = ("reference", "summary", "highlights", "abstract", "target", "headline", "title")
 """The names that data sets for summarisation commonly have, tried in this order."""
 
-AS_JSON_LINES = "pandas.read_parquet(FILE).to_json(OUTPUT, orient='records', lines=True) writes it so"
+PARQUET_ROWS = 256
 
 csv.field_size_limit(2**31 - 1)  # a field is a whole article, and Python's own limit is 128 KiB
 
@@ -52,12 +52,12 @@ def read(
 
 
 def rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file of JSON lines, JSON, CSV or TSV, by their names. Raises DataError."""
+    """The rows of a file of JSON lines, JSON, CSV, TSV or Parquet, by their names. Raises DataError."""
     kind = path.suffix.lower()
-    if kind == ".parquet":
-        raise DataError(f"{path} is Parquet; JSON lines, JSON, CSV and TSV are read: {AS_JSON_LINES}")
     try:
-        if kind in (".csv", ".tsv"):
+        if kind == ".parquet":
+            yield from _of_parquet(path)
+        elif kind in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
         elif kind == ".json":
@@ -72,7 +72,7 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
                         yield _object(path, number, _json(path, number, line))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:  # of JSON, of CSV, and of bytes that are no UTF-8
+    except (ValueError, csv.Error) as error:  # of JSON, CSV, Parquet, and of bytes that are no UTF-8
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
@@ -81,6 +81,20 @@ def _json(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except ValueError as error:
         raise DataError(f"{path}: line {number} is not JSON: {error}") from error
+
+
+def _of_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Some of the file's rows in memory at a time."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(
+            f"{path} is Parquet, which needs pyarrow: install ebbtide[parquet], or write it as JSON lines "
+            "elsewhere: pandas.read_parquet(FILE).to_json(OUTPUT, orient='records', lines=True)"
+        ) from error
+    with ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+            yield from batch.to_pylist()
 
 
 def _object(path: Path, number: int, row: Any) -> Mapping[str, Any]:

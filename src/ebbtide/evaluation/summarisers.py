@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,26 @@ from ebbtide.runtime.deployment import HUGGING_FACE, Deployment
 from ebbtide.runtime.errors import LoadFailure
 from ebbtide.runtime.extractive import split_sentences, summarise
 
-Summarise = Callable[[Sequence[str]], list[str]]
+Summarise = Callable[[Sequence[str]], Iterator[str]]
+"""Given all articles, yields their summaries in that order."""
+
+BATCH = 16
+"""Articles given to a model together."""
 
 
 def lead(sentences: int) -> Summarise:
     """The article's first sentences: what every summariser of news is held against."""
 
-    def first(articles: Sequence[str]) -> list[str]:
-        return [" ".join(islice(split_sentences(article), sentences)) for article in articles]
+    def first(articles: Sequence[str]) -> Iterator[str]:
+        for article in articles:
+            yield " ".join(islice(split_sentences(article), sentences))
 
     return first
 
 
 def extractive(max_words: int | None = None) -> Summarise:
     """The built-in one; max_words: as of `ebbtide.runtime.extractive.summarise`."""
-    return lambda articles: [summarise(article, max_words=max_words) for article in articles]
+    return lambda articles: (summarise(article, max_words=max_words) for article in articles)
 
 
 def model(
@@ -64,13 +69,16 @@ def model(
     if isinstance(served, Echo):
         raise LoadFailure(f"{name} summarises nothing")
 
-    def run(articles: Sequence[str]) -> list[str]:
-        body = json.dumps({"inputs": list(articles), "parameters": dict(parameters)}).encode()
-        answer = served.answer(body, {"Content-Type": "application/json"}, threading.Event())
-        found = json.loads(answer.body)
-        if answer.status != 200:
-            raise RefusedArticle(str(found.get("message", found)))
-        return [next(iter(item.values())) for item in found]
+    def run(articles: Sequence[str]) -> Iterator[str]:
+        for first in range(0, len(articles), BATCH):
+            group = list(articles[first : first + BATCH])
+            body = json.dumps({"inputs": group, "parameters": dict(parameters)}).encode()
+            answer = served.answer(body, {"Content-Type": "application/json"}, threading.Event())
+            found = json.loads(answer.body)
+            if answer.status != 200:
+                raise RefusedArticle(str(found.get("message", found)))
+            for item in found:
+                yield next(iter(item.values()))
 
     return run
 
