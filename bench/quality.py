@@ -2,8 +2,8 @@
 
 All choose from the same sentences, the article's prose as ebbtide splits it, and each takes those that it
 ranks highest as long as they fit the same number of words. Speeds are articles per second of processor time,
-of one process: ebbtide's with splitting, sumy's without. The articles (bench/quality_data.py) and the
-environment with sumy are made under build/ at the first run.
+of one process: ebbtide's with splitting, sumy's without. The articles (bench/quality_data.py), the RFCs
+(bench/quality_rfcs.py) and the environment with sumy are made under build/ at the first run.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.peers.environment import python_with
 from bench.quality_data import Article, articles
+from bench.quality_rfcs import rfcs
 from ebbtide.evaluation import rouge
 from ebbtide.runtime.extractive import DEFAULT_MAX_WORDS, WORD, prose, summarise
 
@@ -28,13 +29,22 @@ def measure() -> Iterator[tuple[str, str]]:
     held_out = [one.held_out for one in found]
     yield "articles with abstracts; in the held-out part", f"{len(found)}; {sum(held_out)}"
     yield "median words of an article; of an abstract", _words(found)
+    for what, scores, articles_per_s in _scored(found):
+        shown = f"{_shown(scores[held_out])} held out, {_shown(scores)} all"
+        yield what, f"{shown}; {articles_per_s:.1f} articles/s"
+    others = rfcs()
+    yield "RFCs with abstracts, all held out", f"{len(others)}"
+    yield "median words of an RFC; of an abstract", _words(others)
+    for what, scores, articles_per_s in _scored(others):
+        yield f"RFCs, {what}", f"{_shown(scores)}; {articles_per_s:.1f} RFCs/s"
+
+
+def _scored(found: Sequence[Article]) -> Iterator[tuple[str, Any, float]]:
+    """What it is, each article's scores, and articles per second."""
     for name, summarised in METHODS.items():
         summaries, took_s = summarised(found)
         scores = rouge.f1(summaries, [one.abstract for one in found])
-        figures = (
-            f"{_shown(scores[held_out])} held out, {_shown(scores)} all; {len(found) / took_s:.1f} articles/s"
-        )
-        yield f"{name}, {DEFAULT_MAX_WORDS} words: ROUGE-1 / 2 / L", figures
+        yield f"{name}, {DEFAULT_MAX_WORDS} words: ROUGE-1 / 2 / L", scores, len(found) / took_s
 
 
 def _words(found: Sequence[Article]) -> str:

@@ -154,7 +154,7 @@ def _article(file: Path) -> Article | None:
     except (pypdfium2.PdfiumError, BadRequest):
         return None
     divided = _divided(document.text)
-    if divided is None or not _is_kept(*divided):
+    if divided is None or not is_kept(*divided):
         return None
     abstract, text = divided
     if document.title:
@@ -183,7 +183,8 @@ def _divided(text: str) -> tuple[str, str] | None:
     return abstract, "\n\n".join(body)
 
 
-def _is_kept(abstract: str, body: str) -> bool:
+def is_kept(abstract: str, body: str) -> bool:
+    """Whether both have the lengths above and are English."""
     if len(WORD.findall(abstract)) not in ABSTRACT_WORDS or len(body.split()) > MOST_WORDS:
         return False
     words = WORD.findall(" ".join(prose(body)).lower())
