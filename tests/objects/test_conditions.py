@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebbtide.errors import ServiceError
 from ebbtide.objects.conditions import Conditions, byte_range, check_write
-from ebbtide.objects.errors import InvalidRange, PreconditionFailed
+from ebbtide.objects.errors import InvalidRange, NoSuchKey, PreconditionFailed
 
 ETAG, MODIFIED_AT = "abc", 1000.75
 
@@ -47,17 +48,48 @@ def test_what_may_not_be_read(conditions):
         pytest.param("abc", {"if_none_match": "*"}, False, id="create over another"),
         pytest.param("abc", {"if_match": '"abc"'}, True, id="replace what was read"),
         pytest.param("abc", {"if_match": '"x"'}, False, id="replace what has changed"),
-        pytest.param(None, {"if_match": '"abc"'}, False, id="replace what is gone"),
         pytest.param("abc", {}, True, id="no condition"),
     ],
 )
 def test_what_may_be_written(there, conditions, allowed):
     given = {"if_match": None, "if_none_match": None} | conditions
     if allowed:
-        check_write(there, **given)
+        check_write("k", there, **given)
     else:
         with pytest.raises(PreconditionFailed):
-            check_write(there, **given)
+            check_write("k", there, **given)
+
+
+def test_what_is_to_be_replaced_must_be_there():
+    with pytest.raises(NoSuchKey):
+        check_write("k", None, if_match='"abc"', if_none_match=None)
+
+
+def test_only_any_tag_can_be_excluded_from_a_write():
+    with pytest.raises(ServiceError) as refused:
+        check_write("k", "abc", if_match=None, if_none_match='"x"')
+
+    assert refused.value.code == "NotImplemented"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "failed"),
+    [
+        pytest.param({"if_match": "x"}, "If-Match", id="another tag"),
+        pytest.param({"if_none_match": ETAG}, "If-None-Match", id="that tag"),
+        pytest.param({"if_unmodified_since": MODIFIED_AT - 1}, "If-Unmodified-Since", id="changed"),
+        pytest.param({"if_modified_since": MODIFIED_AT}, "If-Modified-Since", id="unchanged"),
+        pytest.param({"if_modified_since": MODIFIED_AT + 9}, None, id="a time to come"),
+    ],
+)
+def test_a_copy_names_the_condition_that_failed(conditions, failed):
+    asked = Conditions(**conditions, prefix="x-")
+    if failed is None:
+        asked.check_copy(ETAG, MODIFIED_AT, now=MODIFIED_AT + 5)
+        return
+    with pytest.raises(PreconditionFailed) as refused:
+        asked.check_copy(ETAG, MODIFIED_AT, now=MODIFIED_AT + 5)
+    assert refused.value.members["Condition"] == f"x-{failed}"
 
 
 @given(size=st.integers(1, 50), start=st.integers(0, 60), end=st.integers(0, 60))

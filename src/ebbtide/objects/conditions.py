@@ -1,22 +1,27 @@
 """HTTP's conditional and range requests, as S3 answers them. Pure, no I/O."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ebbtide.objects.errors import InvalidRange, PreconditionFailed
+from ebbtide.errors import ServiceError
+from ebbtide.objects.errors import InvalidRange, NoSuchKey, PreconditionFailed
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What must hold of an object for it to be read; entity tags as the header has them, times in epoch s."""
+    """What must hold of an object for it to be read; entity tags as the header has them, times in epoch s.
+
+    prefix: of the headers' names, for the source of a copy.
+    """
 
     if_match: str | None = None
     if_none_match: str | None = None
     if_modified_since: float | None = None
     if_unmodified_since: float | None = None
+    prefix: str = ""
 
     def not_modified(self, etag: str, modified_at: float) -> bool:
-        """Whether the reader already has the object: the answer is then 304, for a copy's source a 412.
+        """Whether the reader already has the object: the answer is then 304.
 
         Raises PreconditionFailed. Source: RFC 9110, 13.2.2: an entity tag decides where both are given.
         """
@@ -24,23 +29,46 @@ class Conditions:
         modified_at = int(modified_at)
         if self.if_match is not None:
             if not _matches(self.if_match, etag):
-                raise PreconditionFailed("If-Match")
+                raise PreconditionFailed(f"{self.prefix}If-Match")
         elif self.if_unmodified_since is not None and modified_at > self.if_unmodified_since:
-            raise PreconditionFailed("If-Unmodified-Since")
+            raise PreconditionFailed(f"{self.prefix}If-Unmodified-Since")
         if self.if_none_match is not None:
             return _matches(self.if_none_match, etag)
         return self.if_modified_since is not None and modified_at <= self.if_modified_since
 
+    def check_copy(self, etag: str, modified_at: float, now: float) -> None:
+        """Check the conditions of a copy's source; a time that is still to come is none.
 
-def check_write(etag: str | None, *, if_match: str | None, if_none_match: str | None) -> None:
-    """Check a conditional write against the entity tag there now, None where no object is.
+        Raises PreconditionFailed. Source: CopyObject, S3 2006-03-01.
+        """
+        since = self.if_modified_since
+        asked = replace(self, if_modified_since=None) if since is not None and since > now else self
+        if asked.not_modified(etag, modified_at):
+            name = "If-Modified-Since" if self.if_none_match is None else "If-None-Match"
+            raise PreconditionFailed(f"{self.prefix}{name}")
 
-    Raises PreconditionFailed. Source: PutObject, S3 2006-03-01.
+
+def check_write(key: str, etag: str | None, *, if_match: str | None, if_none_match: str | None) -> None:
+    """Check a conditional write of the key against the entity tag there now, None where no object is.
+
+    Raises PreconditionFailed, NoSuchKey where what is to be replaced is not there, and NotImplemented as S3
+    does for an entity tag in If-None-Match, which takes "*" only. Source: PutObject, S3 2006-03-01.
     """
-    if if_none_match is not None and etag is not None and _matches(if_none_match, etag):
-        raise PreconditionFailed("If-None-Match")
-    if if_match is not None and (etag is None or not _matches(if_match, etag)):
-        raise PreconditionFailed("If-Match")
+    if if_none_match is not None:
+        if if_none_match != "*":
+            raise ServiceError(
+                "A header you provided implies functionality that is not implemented",
+                code="NotImplemented",
+                http_status=501,
+                members={"Header": "If-None-Match"},
+            )
+        if etag is not None:
+            raise PreconditionFailed("If-None-Match")
+    if if_match is not None:
+        if etag is None:
+            raise NoSuchKey(key)
+        if not _matches(if_match, etag):
+            raise PreconditionFailed("If-Match")
 
 
 def _matches(header: str, etag: str) -> bool:

@@ -278,7 +278,7 @@ def put_object(
     if destination is None:
         raise NoSuchBucket(record.bucket)
     watches, replaced, etag = destination
-    check_write(etag, if_match=if_match, if_none_match=if_none_match)
+    check_write(record.key, etag, if_match=if_match, if_none_match=if_none_match)
     values = _values(record)
     if replaced is None:
         connection.execute(_INSERT, values | {"bucket": record.bucket, "key": record.key})
@@ -424,7 +424,7 @@ def delete_object(
     watches, content_id, etag = found
     if content_id is None:
         return
-    check_write(etag, if_match=if_match, if_none_match=None)
+    check_write(key, etag, if_match=if_match, if_none_match=None)
     connection.execute(_REMOVE, place)
     discard_content(connection, content_id, at)
     events.record(connection, watches, [Happening(REMOVED, bucket, key, at, cause=cause)])

@@ -33,7 +33,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.objects import records
 from ebbtide.objects.buckets import Bucket, get_bucket
 from ebbtide.objects.conditions import Conditions, byte_range
-from ebbtide.objects.errors import InvalidArgument, InvalidRequest, PreconditionFailed
+from ebbtide.objects.errors import InvalidArgument, InvalidRequest
 from ebbtide.objects.records import ObjectRecord, Piece
 
 T = TypeVar("T")
@@ -274,9 +274,9 @@ async def find_source(params: Params, call: Call) -> Found:
         if_none_match=params.get("CopySourceIfNoneMatch"),
         if_modified_since=params.get("CopySourceIfModifiedSince"),
         if_unmodified_since=params.get("CopySourceIfUnmodifiedSince"),
+        prefix="x-amz-copy-source-",
     )
-    if conditions.not_modified(found.record.etag, found.record.modified_at):
-        raise PreconditionFailed("x-amz-copy-source-If-None-Match")
+    conditions.check_copy(found.record.etag, found.record.modified_at, call.now)
     return found
 
 
