@@ -43,6 +43,7 @@ from ebbtide.notifications.signing import Signer
 from ebbtide.notifications.subscriptions import Subscription
 from ebbtide.notifications.topics import Topic
 from ebbtide.settings import Settings
+from ebbtide.values import value
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -92,7 +93,7 @@ class Batch:
         return retries.default_delay_s(failed_count, now - delivery.owed_at)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parcel:
     """A delivery and what its receiver gets."""
 
@@ -113,7 +114,7 @@ class Outcome:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     """A delivery that was made or given up, and the attempt that did it."""
 

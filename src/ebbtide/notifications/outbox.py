@@ -5,19 +5,21 @@ the attempt failed, and `abandoned` when its policy allows no further attempt. M
 kept for a while: `history` shows them, owes them again when asked to, and forgets them in the end.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, insert, literal_column, select, text, update
 
+from ebbtide.database import Rows
 from ebbtide.identifiers import time_ordered_id
 from ebbtide.notifications.tables import attempts, deliveries, messages
+from ebbtide.values import value
 
 PENDING, DELIVERED, ABANDONED = "pending", "delivered", "abandoned"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """What was published. `attributes`: name -> {"Type": ..., "Value": ...}, as the envelope shows them.
 
@@ -35,7 +37,7 @@ class Message:
     invocation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivery:
     """One message owed to one subscription since `owed_at`; `attempt_count` attempts have failed since."""
 
@@ -45,7 +47,7 @@ class Delivery:
     owed_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempt:
     """An attempt that ended at `at` after `duration_s`; without an error it succeeded.
 
@@ -75,21 +77,15 @@ def add(connection: Connection, message: Message, subscription_arns: Iterable[st
 def add_many(connection: Connection, messages: Iterable[tuple[Message, Sequence[str]]]) -> None:
     """Owe each message to its subscriptions, due at once; one without any is not kept."""
     owed = [(message, arns) for message, arns in messages if arns]
-    if owed:
-        connection.execute(_ADD_MESSAGE, [_values(message) for message, _ in owed])
-        connection.execute(
-            _ADD_DELIVERY,
-            [
-                {
-                    "message_id": message.id,
-                    "subscription_arn": arn,
-                    "due_at": message.published_at,
-                    "owed_at": message.published_at,
-                }
-                for message, arns in owed
-                for arn in arns
-            ],
-        )
+    _ADD_MESSAGE.execute(connection, [_values(message) for message, _ in owed])
+    _ADD_DELIVERY.execute(
+        connection,
+        [
+            (message.id, arn, message.published_at, message.published_at)
+            for message, arns in owed
+            for arn in arns
+        ],
+    )
 
 
 def message(
@@ -125,15 +121,17 @@ def due(connection: Connection, subscription_arn: str, now: float, limit: int) -
 
 def still_owed(connection: Connection, found: Sequence[Delivery]) -> list[Delivery]:
     """Those that are owed at this moment: another server may have made some since they were read."""
-    pending = set(connection.execute(_STILL_OWED, {"ids": [delivery.id for delivery in found]}).scalars())
+    pending = {id_ for (id_,) in _STILL_OWED.execute(connection, [(delivery.id,) for delivery in found])}
     return [delivery for delivery in found if delivery.id in pending]
 
 
 def delivered(connection: Connection, made: Iterable[tuple[Delivery, Attempt]]) -> None:
     """Record deliveries that were made."""
-    rows = [_attempted(delivery, attempt) for delivery, attempt in made]
-    if rows:
-        connection.execute(_DELIVERED, rows)
+    rows = [
+        (delivery.id, attempt.at, attempt.duration_s, attempt.status_code, attempt.error)
+        for delivery, attempt in made
+    ]
+    _DELIVERED.execute(connection, rows)
 
 
 def put_off(connection: Connection, failed: Iterable[tuple[Delivery, Attempt, float]]) -> None:
@@ -161,18 +159,18 @@ def _attempted(delivery: Delivery, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _values(message: Message) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "topic_arn": message.topic_arn,
-        "type": message.type,
-        "subject": message.subject,
-        "attributes": message.attributes,
-        "structure": message.structure,
-        "published_at": message.published_at,
-        "invocation_id": message.invocation_id,
-        "message": message.message,
-    }
+def _values(message: Message) -> tuple[Any, ...]:
+    return (
+        message.id,
+        message.topic_arn,
+        message.type,
+        message.subject,
+        json.dumps(message.attributes),
+        message.structure,
+        message.published_at,
+        message.invocation_id,
+        message.message,
+    )
 
 
 def message_of(row: Mapping[str, Any] | RowMapping) -> Message:
@@ -190,8 +188,17 @@ def message_of(row: Mapping[str, Any] | RowMapping) -> Message:
     )
 
 
-_ADD_MESSAGE = insert(messages)
-_ADD_DELIVERY = insert(deliveries).values(state=PENDING, attempt_count=0)
+# Straight to the driver, what the message about every outcome passes.
+_ADD_MESSAGE = Rows(
+    "INSERT INTO sns_messages (id, topic_arn, type, subject, attributes, structure, published_at, "
+    "invocation_id, message) VALUES {}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+)
+_ADD_DELIVERY = Rows(
+    "INSERT INTO sns_deliveries (message_id, subscription_arn, state, attempt_count, due_at, owed_at) "
+    "VALUES {}",
+    "(?, ?, 'pending', 0, ?, ?)",
+)
 # One index seek for each subscription, however many deliveries a dead receiver has piled up.
 _NEXT_DUE = text("""
 SELECT arn, (SELECT MIN(due_at) FROM sns_deliveries
@@ -211,7 +218,18 @@ _DUE = (
     .order_by(deliveries.c.due_at, deliveries.c.id)
     .limit(bindparam("limit"))
 )
-_STILL_OWED = select(deliveries.c.id).where(deliveries.c.id.in_(bindparam("ids", expanding=True)), _PENDING)
+_STILL_OWED = Rows("SELECT id FROM sns_deliveries WHERE id IN ({}) AND state = 'pending'", "?")
+_DELIVERED = Rows(
+    """
+WITH made (id, at, took, status, error) AS (VALUES {})
+UPDATE sns_deliveries
+   SET state = 'delivered', attempt_count = attempt_count + 1, attempted_at = made.at,
+       duration_s = made.took, status_code = made.status, last_error = made.error
+  FROM made WHERE sns_deliveries.id = made.id
+""",
+    # PostgreSQL takes the types of such values for text otherwise.
+    "(CAST(? AS bigint), CAST(? AS double precision), CAST(? AS double precision), CAST(? AS integer), ?)",
+)
 _ADD_ATTEMPT = insert(attempts).values(
     delivery_id=bindparam("delivery"),
     attempted_at=bindparam("at"),
@@ -230,6 +248,5 @@ _ATTEMPTED = (
         last_error=bindparam("error"),
     )
 )
-_DELIVERED = _ATTEMPTED.values(state=DELIVERED)
 _PUT_OFF = _ATTEMPTED.values(due_at=bindparam("due"))
 _ABANDON = _ATTEMPTED.values(state=ABANDONED, dead_letter_arn=bindparam("dead_letter"))

@@ -30,9 +30,10 @@ from sqlalchemy import (
     update,
 )
 
-from ebbtide.database import metadata
+from ebbtide.database import Rows, metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
+from ebbtide.values import value
 
 queues = Table(
     "sqs_queues",
@@ -112,7 +113,7 @@ class Queue:
         return given["deadLetterTargetArn"], int(given["maxReceiveCount"])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Draft:
     """A message to send. `attributes` in SQS's form: name -> {DataType, StringValue or BinaryValue}, with
     binary values in base64.
@@ -233,22 +234,21 @@ def counts(connection: Connection, queue: Queue, now: float) -> Counts:
 def send(connection: Connection, queue: Queue, drafts: Iterable[Draft], at: float) -> list[str]:
     """Put messages into a queue, and their ids. Call `Arrivals.notify` after the commit."""
     rows = [
-        {
-            "id": time_ordered_id(at),
-            "queue_arn": queue.arn,
-            "sent_at": at,
-            "visible_at": at + (queue.seconds("DelaySeconds") if draft.delay_s is None else draft.delay_s),
-            "sender": draft.sender,
-            "dead_letter_source": draft.dead_letter_source,
-            "attributes": draft.attributes,
-            "system_attributes": draft.system_attributes or {},
-            "body": draft.body,
-        }
+        (
+            time_ordered_id(at),
+            queue.arn,
+            at,
+            at + (queue.seconds("DelaySeconds") if draft.delay_s is None else draft.delay_s),
+            draft.sender,
+            draft.dead_letter_source,
+            json.dumps(draft.attributes),
+            json.dumps(draft.system_attributes or {}),
+            draft.body,
+        )
         for draft in drafts
     ]
-    if rows:
-        connection.execute(_SEND, rows)
-    return [str(row["id"]) for row in rows]
+    _SEND.execute(connection, rows)
+    return [row[0] for row in rows]
 
 
 def receive(
@@ -368,7 +368,12 @@ def _move_dead_letters(connection: Connection, queue: Queue, now: float) -> str 
     return target_arn if connection.execute(_MOVE_DEAD_LETTERS, given).rowcount else None
 
 
-_SEND = insert(messages).values(receive_count=0)
+# Straight to the driver: every outcome may pass here.
+_SEND = Rows(
+    "INSERT INTO sqs_messages (id, queue_arn, sent_at, visible_at, sender, dead_letter_source, attributes, "
+    "system_attributes, body, receive_count) VALUES {}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+)
 # (PostgreSQL: FOR UPDATE SKIP LOCKED in the inner SELECT.)
 _RECEIVE = text("""
 UPDATE sqs_messages
