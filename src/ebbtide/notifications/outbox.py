@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, literal_column, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, text, update
 
-from ebbtide.database import Rows
+from ebbtide.database import Rows, Statement
 from ebbtide.identifiers import time_ordered_id
-from ebbtide.notifications.tables import attempts, deliveries, messages
+from ebbtide.notifications.tables import attempts, deliveries
 from ebbtide.values import value
 
 PENDING, DELIVERED, ABANDONED = "pending", "delivered", "abandoned"
@@ -113,9 +113,10 @@ def next_due(connection: Connection) -> dict[str, float]:
 
 def due(connection: Connection, subscription_arn: str, now: float, limit: int) -> list[Delivery]:
     """The deliveries to attempt now, the longest due first."""
-    rows = connection.execute(_DUE, {"arn": subscription_arn, "now": now, "limit": limit}).mappings()
+    rows = _DUE.execute(connection, (subscription_arn, now, limit))
     return [
-        Delivery(row["delivery_id"], message_of(row), row["attempt_count"], row["owed_at"]) for row in rows
+        Delivery(id_, _message_of(message), attempt_count, owed_at)
+        for id_, attempt_count, owed_at, *message in rows
     ]
 
 
@@ -165,11 +166,27 @@ def _values(message: Message) -> tuple[Any, ...]:
         message.topic_arn,
         message.type,
         message.subject,
-        json.dumps(message.attributes),
+        json.dumps(message.attributes) if message.attributes else "{}",
         message.structure,
         message.published_at,
         message.invocation_id,
         message.message,
+    )
+
+
+def _message_of(values: Sequence[Any]) -> Message:
+    """The message of a row that `_DUE` found."""
+    id_, topic_arn, kind, body, subject, attributes, structure, published_at, invocation_id = values
+    return Message(
+        id_,
+        topic_arn,
+        kind,
+        body,
+        subject,
+        json.loads(attributes),
+        structure,
+        published_at,
+        invocation_id,
     )
 
 
@@ -205,18 +222,15 @@ SELECT arn, (SELECT MIN(due_at) FROM sns_deliveries
               WHERE subscription_arn = sns_subscriptions.arn AND state = 'pending')
   FROM sns_subscriptions
 """)
-# Literal, not a parameter: the indexes of what is pending serve only a query that says so.
-_PENDING = deliveries.c.state == literal_column("'pending'")
-_DUE = (
-    select(deliveries.c.id.label("delivery_id"), deliveries.c.attempt_count, deliveries.c.owed_at, messages)
-    .join(messages, messages.c.id == deliveries.c.message_id)
-    .where(
-        deliveries.c.subscription_arn == bindparam("arn"),
-        _PENDING,
-        deliveries.c.due_at <= bindparam("now"),
-    )
-    .order_by(deliveries.c.due_at, deliveries.c.id)
-    .limit(bindparam("limit"))
+# What is pending by a literal, not a parameter: the indexes of it serve only a query that says so.
+_DUE = Statement(
+    """
+SELECT d.id, d.attempt_count, d.owed_at, m.id, m.topic_arn, m.type, m.message, m.subject,
+       CAST(m.attributes AS text), m.structure, m.published_at, m.invocation_id
+  FROM sns_deliveries d JOIN sns_messages m ON m.id = d.message_id
+ WHERE d.subscription_arn = ? AND d.state = 'pending' AND d.due_at <= ?
+ ORDER BY d.due_at, d.id LIMIT ?
+"""
 )
 _STILL_OWED = Rows("SELECT id FROM sns_deliveries WHERE id IN ({}) AND state = 'pending'", "?")
 _DELIVERED = Rows(

@@ -174,7 +174,7 @@ def get(connection: Connection, account: str, name: str) -> Queue:
 
 def find_arn(connection: Connection, arn: str) -> Queue | None:
     """The queue of that ARN, if there is one."""
-    row = connection.execute(select(queues).where(queues.c.arn == arn)).one_or_none()
+    row = connection.execute(_BY_ARN, {"of_arn": arn}).one_or_none()
     return None if row is None else Queue(**row._mapping)
 
 
@@ -241,8 +241,8 @@ def send(connection: Connection, queue: Queue, drafts: Iterable[Draft], at: floa
             at + (queue.seconds("DelaySeconds") if draft.delay_s is None else draft.delay_s),
             draft.sender,
             draft.dead_letter_source,
-            json.dumps(draft.attributes),
-            json.dumps(draft.system_attributes or {}),
+            json.dumps(draft.attributes) if draft.attributes else "{}",
+            json.dumps(draft.system_attributes) if draft.system_attributes else "{}",
             draft.body,
         )
         for draft in drafts
@@ -368,6 +368,7 @@ def _move_dead_letters(connection: Connection, queue: Queue, now: float) -> str 
     return target_arn if connection.execute(_MOVE_DEAD_LETTERS, given).rowcount else None
 
 
+_BY_ARN = select(queues).where(queues.c.arn == bindparam("of_arn"))
 # Straight to the driver: every outcome may pass here.
 _SEND = Rows(
     "INSERT INTO sqs_messages (id, queue_arn, sent_at, visible_at, sender, dead_letter_source, attributes, "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from ebbtide.errors import ServiceError
 from ebbtide.notifications.tables import subscriptions
@@ -51,6 +51,10 @@ class Subscription:
         return json.loads(policy)["deadLetterTargetArn"] if policy else None
 
 
+# Every batch of deliveries looks for its subscription so.
+_BY_ARN = select(subscriptions).where(subscriptions.c.arn == bindparam("of_arn"))
+
+
 def new_token() -> str:
     """A token that only the endpoint's owner will learn: knowing it is the confirmation."""
     return secrets.token_hex(64)
@@ -64,7 +68,8 @@ def add(connection: Connection, subscription: Subscription) -> None:
 
 def find(connection: Connection, arn: str) -> Subscription | None:
     """The subscription of that ARN, if there is one."""
-    return _one(connection, subscriptions.c.arn == arn)
+    row = connection.execute(_BY_ARN, {"of_arn": arn}).one_or_none()
+    return None if row is None else Subscription(**row._mapping)
 
 
 def get(connection: Connection, arn: str) -> Subscription:

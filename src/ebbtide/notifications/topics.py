@@ -46,7 +46,7 @@ def create(connection: Connection, topic: Topic) -> None:
 
 def find(connection: Connection, arn: str) -> Topic | None:
     """The topic of that ARN, if there is one."""
-    row = connection.execute(select(topics).where(topics.c.arn == arn)).one_or_none()
+    row = connection.execute(_BY_ARN, {"of_arn": arn}).one_or_none()
     return None if row is None else Topic(**row._mapping)
 
 
@@ -140,6 +140,7 @@ def _receivers(connection: Connection, topic_arn: str) -> list[tuple[str, Mappin
     return [(arn, settings) for arn, settings in rows if arn is not None]
 
 
+_BY_ARN = select(topics).where(topics.c.arn == bindparam("of_arn"))
 # A topic without receivers gives one row of nulls, a missing topic none.
 _RECEIVERS = (
     select(subscriptions.c.arn, subscriptions.c.attributes)
