@@ -166,6 +166,8 @@ class Application:
             )
         except sigv4.Refused as refused:
             raise sigv4.as_service_error(refused, target.protocol) from refused
+        # Before its parameters are looked at: that there is no such operation is what its caller must know.
+        function = self._function(operation, target.protocol)
         if operation.accepts_gzip and request.headers.get("content-encoding") == "gzip":
             request.body = unzipped(request.body)
         params = parse(operation, target.protocol, request, labels)
@@ -173,7 +175,7 @@ class Application:
             params[operation.streamed] = body
         if broken := validate(operation, params):
             raise ServiceError(broken, code=refusal_code(operation, broken))
-        result = await self._function(operation, target.protocol)(params, call_of(caller))
+        result = await function(params, call_of(caller))
         return serialise(operation, target.protocol, result, request_id)
 
     async def _serve_form(

@@ -183,6 +183,11 @@ def test_a_bucket_has_tags(s3, bucket):
         ),
         ("put_bucket_policy", {"Policy": "{}"}, "PutBucketPolicy is not an operation"),
         ("put_bucket_website", {"WebsiteConfiguration": {}}, "PutBucketWebsite is not an operation"),
+        (
+            "put_bucket_replication",
+            {"ReplicationConfiguration": {"Role": "", "Rules": []}},
+            "PutBucketReplication is not an operation",
+        ),
     ],
 )
 def test_what_the_store_does_not_do_is_refused_by_name(s3, bucket, operation, given, words):
