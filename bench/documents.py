@@ -1,9 +1,9 @@
 """How fast articles are read from files, and in how much memory: PDF, HTML and DOCX of 1 to 1,000 pages.
 
 The files are made here: pages of 500 words, a PDF's in two columns. A folder of real PDFs may be named
-instead: `python -m bench.documents FOLDER`. Each file is read in a process of its own, by whose processor
-time and peak of memory it is judged. Importing the libraries, once for each server, is left out; a PDF's
-reader is such a process anyway, and its start counts. Needs the extra `documents` and the test group.
+instead: `python -m bench.documents FOLDER`. Each file is read as servers do it, in a process apart, by whose
+processor time and peak of memory it is judged. Starting that one's parent, once for each server, is left out.
+Needs the extra `documents` and the test group.
 """
 
 import io
@@ -25,20 +25,27 @@ TYPES = {
     "HTML": "text/html",
     "DOCX": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
 }
+READINGS = 20
+"""Of files so short that one would be lost in the noise."""
+
 READ = """
-import json, resource, sys, time
+import json, resource, sys
 from pathlib import Path
-from ebbtide.runtime.documents import formats
-path, kind, small = sys.argv[1:]
-if kind != "application/pdf":
-    formats.read(Path(small).read_bytes(), kind)
-def taken():
-    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in each), max(one.ru_maxrss for one in each)
-before_s, before_kb = taken()
-document = formats.read(Path(path).read_bytes(), kind)
-after_s, after_kb = taken()
-print(json.dumps({"s": after_s - before_s, "peak_bytes": after_kb * 1024, "pages": document.pages}))
+from ebbtide.runtime.documents import apart, formats
+path, kind, small, times = sys.argv[1:]
+def taken(times):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The last is read for what came before it to be over and counted.
+    for file in (small, *[path] * times, small):
+        formats.read(Path(file).read_bytes(), kind)
+    apart.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss
+started_s, _ = taken(0)
+all_s, peak_kb = taken(int(times))
+pages = formats.read(Path(path).read_bytes(), kind).pages
+s = (all_s - started_s) / int(times)
+print(json.dumps({"s": s, "peak_bytes": peak_kb * 1024, "pages": pages}))
 """
 
 
@@ -51,7 +58,7 @@ def measure() -> Iterator[tuple[str, str]]:
                 file = Path(scratch) / f"{pages}.{name}"
                 file.write_bytes(write(pages))
                 files.append(file)
-                read = _read(file, TYPES[name], files[0])
+                read = _read(file, TYPES[name], files[0], times=max(1, READINGS // pages))
                 yield (
                     f"{name} of {pages:,} pages, {file.stat().st_size / MB:.1f} MB",
                     f"{pages / read['s']:,.0f} pages/s of one core; peak {read['peak_bytes'] / MB:.0f} MB",
@@ -62,7 +69,7 @@ def real(folder: Path) -> Iterator[tuple[str, str]]:
     """The same of the PDFs in a folder, together."""
     pages, taken_s, peak_bytes = 0, 0.0, 0
     for file in sorted(folder.rglob("*.pdf")):
-        read = _read(file, TYPES["PDF"], file)
+        read = _read(file, TYPES["PDF"], file, times=1)
         pages, taken_s = pages + read["pages"], taken_s + read["s"]
         peak_bytes = max(peak_bytes, read["peak_bytes"])
     yield (
@@ -125,8 +132,8 @@ def docx(pages: int) -> bytes:
     return file.getvalue()
 
 
-def _read(file: Path, kind: str, small: Path) -> dict[str, Any]:
-    command = [sys.executable, "-c", READ, str(file), kind, str(small)]
+def _read(file: Path, kind: str, small: Path, *, times: int) -> dict[str, Any]:
+    command = [sys.executable, "-c", READ, str(file), kind, str(small), str(times)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from tests.runtime import documents
 from tests.runtime.documents import prose
@@ -136,6 +137,17 @@ def test_pages_that_are_all_alike_are_no_running_heads() -> None:
     )
     assert formats.read(alike, formats.PDF).text.count("Nothing else.") == 4
     assert prose(1) in formats.read(body, formats.PDF).text
+
+
+def test_files_are_read_on_when_the_process_that_reads_them_was_killed() -> None:
+    body = documents.pdf([("Data", [prose(1)])])
+    formats.read(body, formats.PDF)
+    (reader,) = [
+        child for child in psutil.Process().children() if "ebbtide.runtime.documents.apart" in child.cmdline()
+    ]
+    reader.kill()
+    assert prose(1) in formats.read(body, formats.PDF).text
+    assert not reader.is_running()
 
 
 def test_an_encrypted_pdf_is_refused_by_name() -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from email.message import Message
 from typing import Any
 
-from ebbtide.runtime.documents import formats
+from ebbtide.runtime.documents import charset, formats
 from ebbtide.runtime.errors import BadRequest
 
 JSON = "application/json"
@@ -71,7 +71,7 @@ def chosen_accept(header: str | None) -> str:
 
 def text_of(body: bytes) -> str:
     """Decode UTF-8. Raises BadRequest when the bytes are something else, or no text at all."""
-    return formats.text_of(body, "utf-8-sig")
+    return charset.text_of(body, "utf-8-sig")
 
 
 def decode(body: bytes, content_type: str | None) -> Any:
@@ -145,8 +145,8 @@ def _json_lines(text: str) -> list[Any]:
     return found
 
 
-def _article(body: bytes, kind: str, charset: str | None) -> dict[str, Any]:
-    document = formats.read(body, kind, charset)
+def _article(body: bytes, kind: str, named_charset: str | None) -> dict[str, Any]:
+    document = formats.read(body, kind, named_charset)
     about = {name: value for name, value in asdict(document).items() if name != "text" and value}
     return {"inputs": document.text} | ({DOCUMENT: about} if about else {})
 

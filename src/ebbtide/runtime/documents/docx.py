@@ -41,7 +41,7 @@ def read(body: bytes) -> Document:
         found = [(style, text) for style, text in _paragraphs(opened.element.body, styles) if text]
         about = opened.core_properties
         created = about.created.date().isoformat() if about.created else None
-    except BadRequest:
+    except (BadRequest, MemoryError):
         raise
     except Exception as error:  # lxml, zipfile and the package reader each have their own
         raise BadRequest(f"The Word document cannot be read: {one_line(error)}") from error

@@ -1,5 +1,6 @@
 """The main text of a web page by trafilatura: without navigation, advertisements and comments."""
 
+from ebbtide.runtime.documents.charset import text_of
 from ebbtide.runtime.documents.document import Document, apart_from_references, tidy, written_date
 from ebbtide.runtime.errors import BadRequest
 
@@ -7,14 +8,14 @@ MAX_BYTES = 1 << 26
 """A page of a whole book has a twentieth of it. Parsed it takes several times its size in memory."""
 
 
-def read(body: bytes | str) -> Document:
-    """body: bytes where the charset is the page's own affair. Raises BadRequest for one without text."""
+def read(body: bytes, charset: str | None = None) -> Document:
+    """charset: None where it is the page's own affair. Raises BadRequest for one without text."""
     if len(body) > MAX_BYTES:
         raise BadRequest(f"The HTML page has more than {MAX_BYTES} bytes")
     import trafilatura
     from trafilatura.metadata import extract_metadata
 
-    tree = trafilatura.load_html(body)
+    tree = trafilatura.load_html(body if charset is None else text_of(body, charset))
     if tree is None:
         raise BadRequest("The body is no HTML page")
     about = extract_metadata(tree)
