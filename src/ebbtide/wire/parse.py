@@ -263,7 +263,13 @@ def _malformed(protocol: str) -> str:
     return "InvalidArgument" if protocol == "rest-xml" else "SerializationException"
 
 
+_IN_CAPITALS = frozenset(("x-amz-checksum-mode",))
+"""Headers whose value the SDK for C++, which Arrow reads by, writes in lower case against its own model."""
+
+
 def _header_value(member: Member, text: str) -> Any:
+    if member.wire_name in _IN_CAPITALS:
+        text = text.upper()
     if member.shape.kind == "list":
         return [from_text(member.shape.element, item) for item in _header_items(text)]
     if member.shape.kind == "timestamp" and member.timestamp_format is None:

@@ -492,3 +492,12 @@ def test_a_key_with_nul_is_refused(s3, bucket):
 
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
     assert "must not contain the character U+0000" in refused.value.response["Error"]["Message"]
+
+
+def test_checksums_are_given_to_readers_who_ask_in_small_letters(s3, bucket):
+    """As the SDK for C++ does, by which Arrow reads."""
+    s3.put_object(Bucket=bucket, Key="k", Body=b"hello", ChecksumAlgorithm="SHA256")
+
+    read = s3.get_object(Bucket=bucket, Key="k", ChecksumMode="enabled")
+
+    assert read["ChecksumSHA256"] == "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
