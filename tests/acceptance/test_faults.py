@@ -120,6 +120,9 @@ def test_on_a_full_disk_work_waits_says_why_and_goes_on_once_there_is_room(place
     until(lambda: place.began("first"))
 
     assert "disk is full" in refusal(place, endpoint)
+    place.disk.fill_up_names()
+    with pytest.raises(ClientError, match="disk is full"):
+        place.clients.s3.put_object(Bucket=endpoint.bucket, Key="large", Body=b"x" * 100_000)
     place.open()
     until(lambda: "not now" in place.log())
     place.disk.free()

@@ -94,6 +94,8 @@ class NewFile:
         return self._digests.staged(file_name=self.name)
 
     def abandon(self) -> None:
+        if "_file" not in self.__dict__:
+            return  # there was no room even for its name
         self._file.close()
         remove(self._directory, self.name)
 
