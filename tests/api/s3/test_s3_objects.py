@@ -501,3 +501,17 @@ def test_checksums_are_given_to_readers_who_ask_in_small_letters(s3, bucket):
     read = s3.get_object(Bucket=bucket, Key="k", ChecksumMode="enabled")
 
     assert read["ChecksumSHA256"] == "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
+
+
+@pytest.mark.parametrize("encoded", ["a+b%2B.txt", "a%20b%2B.txt"])
+def test_a_copys_source_is_named_with_either_encoding_of_a_space(ebbtide, bucket, encoded):
+    s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url)
+    s3.put_object(Bucket=bucket, Key="a b+.txt", Body=b"hello")
+
+    def name(params, **_):
+        params["headers"]["x-amz-copy-source"] = f"{bucket}/{encoded}"
+
+    s3.meta.events.register("before-call.s3.CopyObject", name)
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/replaced")
+
+    assert s3.get_object(Bucket=bucket, Key="copy")["Body"].read() == b"hello"

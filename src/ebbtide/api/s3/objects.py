@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 from sqlalchemy import Connection
 
@@ -336,9 +336,11 @@ def _look(connection: Connection, bucket: str, key: str) -> Found:
 
 
 def _copy_source(text: str) -> tuple[str, str]:
-    """The bucket and key of `[/]BUCKET/KEY[?versionId=null]`, percent-encoded. Raises InvalidArgument."""
+    """The bucket and key of `[/]BUCKET/KEY[?versionId=null]`, percent-encoded or as in a form, where a space
+    is a plus: clients do either. Raises InvalidArgument.
+    """
     path, _, version = text.partition("?versionId=")
-    bucket, _, key = unquote(path).removeprefix("/").partition("/")
+    bucket, _, key = unquote_plus(path).removeprefix("/").partition("/")
     if not bucket or not key or bucket.startswith("arn:"):
         raise InvalidArgument(
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
