@@ -9,7 +9,8 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,17 @@ IGNORED = -100
 
 class TrainingError(Exception):
     """The training cannot be done as asked. The message says why."""
+
+
+class TrainingStopped(Exception):
+    """It was asked to stop, and has kept its state: the same run goes on from there."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"stopped at step {step:,} of {steps:,}")
+
+
+Progress = Callable[[int, int, float | None], None]
+"""Told the steps done, how many there will be, and the loss of late; None before the first is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +100,26 @@ def divided(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pai
     ]
 
 
-def train(model: Path, pairs: Sequence[Pair], settings: Settings, work: Path, *, progress: bool) -> Trained:
+def train(
+    model: Path,
+    pairs: Sequence[Pair],
+    settings: Settings,
+    work: Path,
+    *,
+    progress: Progress = lambda *_: None,
+    stop: threading.Event | None = None,
+) -> Trained:
     """Train the checkpoint in `model` (the Hub's layout); the result is then in work / "model".
 
-    work: its folder, from which a run of the same model, pairs and settings goes on. Raises TrainingError for
-    a work folder of another run, and for a checkpoint that is no sequence-to-sequence model.
+    work: its folder, from which a run of the same model, pairs and settings goes on. stop: set to have it end
+    after the step at hand. Raises TrainingStopped then, TrainingError for a work folder of another run, and
+    for a checkpoint that is no sequence-to-sequence model.
     """
     import torch
-    from transformers import (
-        AutoModelForSeq2SeqLM,
-        PrinterCallback,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-        set_seed,
-    )
+    from transformers import AutoModelForSeq2SeqLM, PrinterCallback, Seq2SeqTrainer, set_seed
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # bars of loading and saving, not of training
 
     _check_identity(work, _identity(model, pairs, settings))
     set_seed(settings.seed)
@@ -114,30 +132,15 @@ def train(model: Path, pairs: Sequence[Pair], settings: Settings, work: Path, *,
     last = _last_checkpoint(work)
     trainer = Seq2SeqTrainer(
         model=network,
-        args=Seq2SeqTrainingArguments(
-            output_dir=str(work),
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.accumulation_steps,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            label_smoothing_factor=settings.label_smoothing,
-            optim=settings.optimizer,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            save_steps=settings.save_steps,
-            save_total_limit=2,
-            logging_steps=max(1, min(50, settings.save_steps)),
-            report_to="none",
-            disable_tqdm=not progress,
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        ),
+        args=_arguments(settings, work),
         data_collator=partial(_padded, network=network),
         train_dataset=rows,
+        callbacks=[_reporting(progress, stop or threading.Event())],
     )
     trainer.remove_callback(PrinterCallback)  # it prints on standard output, which is the command's own
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise TrainingStopped(trainer.state.global_step, trainer.state.max_steps)
     network.save_pretrained(work / "model")
     for pattern in TOKENIZER_FILES:
         for file in model.glob(pattern):
@@ -147,6 +150,55 @@ def train(model: Path, pairs: Sequence[Pair], settings: Settings, work: Path, *,
     ]
     resumed_at = _step(last) if last else 0
     return Trained(trainer.state.global_step, rows.cut_articles, rows.cut_references, history, resumed_at)
+
+
+def _arguments(settings: Settings, work: Path) -> Any:
+    """What transformers' trainer is told."""
+    import torch
+    from transformers import Seq2SeqTrainingArguments
+
+    return Seq2SeqTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation_steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        label_smoothing_factor=settings.label_smoothing,
+        optim=settings.optimizer,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=max(1, min(50, settings.save_steps)),
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _reporting(progress: Progress, stop: threading.Event) -> Any:
+    """The trainer's callback that tells how far it is, and ends it with its state kept."""
+    from transformers import TrainerCallback
+
+    class Reporting(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            self._tell(state)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            self._tell(state)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            self._tell(state)
+            if stop.is_set():
+                control.should_save = control.should_training_stop = True
+
+        def _tell(self, state: Any) -> None:
+            losses = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
+            progress(state.global_step, state.max_steps, next(losses, None))
+
+    return Reporting()
 
 
 def write_archive(folder: Path, output: Path) -> None:

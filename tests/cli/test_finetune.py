@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ebbtide.cli.errors import CommandError
 from ebbtide.cli.finetune import finetune
 from ebbtide.evaluation import pairs
 from ebbtide.evaluation.pairs import Pair
-from ebbtide.finetuning import Settings, TrainingError
+from ebbtide.finetuning import Settings, TrainingError, TrainingStopped
 from ebbtide.pytest_plugin import Ebbtide
 
 DEADLINE_S = 120.0
@@ -99,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Pa
     threads = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     training, _ = finetuning.divided(pairs.read(resumed.data), 0.05, 0)
-    whole = finetuning.train(resumed.model, training, SETTINGS, tmp_path, progress=False)
+    whole = finetuning.train(resumed.model, training, SETTINGS, tmp_path)
     torch.set_num_threads(threads)
 
     assert (whole.resumed_at, whole.steps) == (0, resumed.told["steps"])
@@ -108,6 +109,23 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Pa
     with safe_open(tmp_path / "model" / "model.safetensors", "numpy") as tensors:
         expected = {name: tensors.get_tensor(name).tobytes() for name in tensors.keys()}  # noqa: SIM118
     assert weights(resumed.archive, tmp_path / "again") == expected
+
+
+def test_a_run_that_is_asked_to_stop_keeps_the_step_at_hand(tmp_path: Path, trained: Trained) -> None:
+    stop, told = threading.Event(), list[int]()
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        told.append(step)
+        if step == 2:
+            stop.set()
+
+    training = pairs.read(written(tmp_path))
+    with pytest.raises(TrainingStopped, match="step 2 of 12"):
+        finetuning.train(trained("pegasus"), training, SETTINGS, tmp_path, progress=progress, stop=stop)
+    told.clear()
+    with pytest.raises(TrainingStopped, match="step 3 of 12"):
+        finetuning.train(trained("pegasus"), training, SETTINGS, tmp_path, progress=progress, stop=stop)
+    assert sorted(set(told)) == [2, 3]
 
 
 def test_the_table_at_the_end_has_the_model_before_and_after(resumed: Resumed) -> None:
@@ -128,7 +146,7 @@ def test_the_archive_has_the_user_s_own_tokenizer(resumed: Resumed) -> None:
 def test_a_work_folder_of_another_run_is_not_gone_on_with(resumed: Resumed) -> None:
     others, settings = [Pair("One text.", "Text.")], replace(SETTINGS, learning_rate=1.0)
     with pytest.raises(TrainingError, match="another data, learning_rate"):
-        finetuning.train(resumed.model, others, settings, resumed.work, progress=False)
+        finetuning.train(resumed.model, others, settings, resumed.work)
 
 
 def test_the_archive_answers_when_it_is_deployed(ebbtide: Ebbtide, resumed: Resumed) -> None:

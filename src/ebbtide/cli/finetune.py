@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +22,7 @@ from ebbtide.cli.options import Json
 if TYPE_CHECKING:
     from ebbtide.evaluation.pairs import Pair
     from ebbtide.evaluation.table import Row
-    from ebbtide.finetuning import Settings, Trained
+    from ebbtide.finetuning import Progress, Settings, Trained
 
 app = typer.Typer()
 
@@ -110,17 +113,61 @@ def _check_installed() -> None:
 
 
 def _trained(folder: Path, training: "Sequence[Pair]", settings: "Settings", work: Path) -> "Trained":
-    """The training on all cores, with a bar where standard error is a terminal."""
+    """The training on all cores. ^C ends it after the step at hand, a second one at once."""
     import torch
     import transformers
 
     from ebbtide import finetuning
 
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.logging.set_verbosity(logging.ERROR)  # its advice is for programmers
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return finetuning.train(folder, training, settings, work, progress=sys.stderr.isatty())
+    stop = threading.Event()
+
+    def ask_to_stop(*_: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    former = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        with _progress() as progress:
+            return finetuning.train(folder, training, settings, work, progress=progress, stop=stop)
+    except (finetuning.TrainingStopped, KeyboardInterrupt) as error:
+        told = str(error) or "interrupted; the steps since its last state are lost"
+        raise CommandError(f"{told}. The same command goes on from there") from None
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """What to tell of the training: a bar on a terminal, else a line at each loss that is known."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal, transient=True) as bar:
+        last_loss: float | None = None
+
+        def tell(step: int, steps: int, loss: float | None) -> None:
+            nonlocal last_loss
+            shown = "Training" if loss is None else f"Training, loss {loss:.2f}"
+            if not bar.tasks:  # at the step where a stopped run goes on
+                bar.add_task(shown, total=steps, completed=step)
+            bar.update(bar.tasks[0].id, completed=step, description=shown)
+            if not console.is_terminal and loss not in (None, last_loss):
+                print(f"step {step:,} of {steps:,}: loss {loss:.2f}", file=sys.stderr, flush=True)
+            last_loss = loss
+
+        yield tell
 
 
 def _compared(evaluation: "Sequence[Pair]", checkpoints: Mapping[str, Path], temporary: Path) -> "list[Row]":

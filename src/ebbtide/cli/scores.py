@@ -54,11 +54,13 @@ def print_rows(rows: Iterable[Row], pairs: int) -> None:
     for heading in (*MEASURES.values(), "words", "articles/s"):
         shown.add_column(heading, justify="right")
     for row in rows:
-        scores = [f"{score.mean:.2f} ({score.low:.2f}-{score.high:.2f})" for score in row.scores.values()]
+        # Half of the interval: both its ends, three times, are wider than a terminal.
+        scores = [f"{one.mean:.2f} ± {(one.high - one.low) / 2:.2f}" for one in row.scores.values()]
         speed = "-" if row.articles_per_s is None else f"{row.articles_per_s:,.1f}"
         shown.add_row(row.summariser, *scores, f"{row.words:.0f}", speed)
     out.print(shown)
-    out.print(f"F1 with stemming over {pairs:,} pairs, with 95 % intervals; words: the median summary.")
+    legend = f"F1 with stemming over {pairs:,} pairs ± half its 95 % interval; words: median summary."
+    out.print(legend, highlight=False)
 
 
 def check_writable(path: Path) -> None:
