@@ -333,6 +333,7 @@ def test_metric_data_of_a_range_that_ends_before_it_begins_is_refused(cloudwatch
         pytest.param([{"Id": "e1", "Expression": "1 + 1"}], "is a number", id="a number as result"),
         pytest.param([metric_stat("n", stat="median")], "median is not supported", id="an unknown statistic"),
         pytest.param([metric_stat("n", period=61)], "Period 61", id="an odd period"),
+        pytest.param([metric_stat("n", AccountId="333333333333")], "for account 333", id="another account"),
         pytest.param([metric_stat("n", period=60 * 2**70)], "eriod", id="a period beyond all integers"),
     ],
 )

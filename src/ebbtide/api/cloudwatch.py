@@ -118,6 +118,7 @@ async def get_metric_data(params: Params, call: Call) -> Result:
     limit = params.get("MaxDatapoints", MAX_DATA_POINTS)
     if not 0 < limit <= MAX_DATA_POINTS:
         raise InvalidValue(f"The parameter MaxDatapoints must be between 1 and {MAX_DATA_POINTS}.")
+    _check_accounts(queries, call)
     data.check(queries)
 
     def read(connection: Connection) -> list[data.Answer]:
@@ -169,6 +170,7 @@ async def put_metric_alarm(params: Params, call: Call) -> Result:
 
     Raises InvalidAlarm, InvalidQuery. Source: PutMetricAlarm.
     """
+    _check_accounts(params.get("Metrics", ()), call)
     definitions.check(params)
 
     def put(connection: Connection) -> None:
@@ -367,6 +369,16 @@ def _range(params: Params) -> float:
     if start >= datums.moment(params, "EndTime"):
         raise InvalidValue("The parameter StartTime must be less than the parameter EndTime.")
     return start
+
+
+def _check_accounts(queries: Iterable[Params], call: Call) -> None:
+    """Raises InvalidQuery for a metric of another account, of which nothing is told here."""
+    for asked in queries:
+        if asked.get("AccountId", call.account) != call.account:
+            raise InvalidQuery(
+                f"The query {asked['Id']} is for account {asked['AccountId']}; there are metrics of "
+                f"{call.account} only"
+            )
 
 
 def _check_period(period_s: int) -> None:
