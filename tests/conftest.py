@@ -10,15 +10,17 @@ The `ebbtide` fixture is the package's own (ebbtide.pytest_plugin), given its da
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from ebbtide.cli.running import started
+from ebbtide.cli.running import announce, started
 from ebbtide.database import Database
 from ebbtide.migrations import migrate
 from ebbtide.pytest_plugin import Ebbtide
+from tests.balancer import balanced
 from tests.checkpoints import trained  # noqa: F401 a fixture
 from tests.postgresql import NotInstalledError, PostgreSQL
 
@@ -146,8 +148,16 @@ def ebbtide_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebbt
 def ebbtide_on_postgresql(
     postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ebbtide]:
-    data = tmp_path_factory.mktemp("ebbtide")
-    with postgresql.database() as url, started(data, database=url) as server:
+    """Two servers behind a balancer: whichever is asked, the answer is the same."""
+    data, second, objects = (tmp_path_factory.mktemp(name) for name in ("ebbtide", "second", "objects"))
+    with (
+        postgresql.database() as url,
+        started(data, database=url, objects=objects) as leader,
+        started(second, database=url, objects=objects) as follower,
+        balanced([follower.url, leader.url]) as balancer,
+    ):
+        server = replace(leader, url=balancer)
+        announce(server, data)
         yield Ebbtide(server, data)
 
 

@@ -132,15 +132,19 @@ def sdk_config(server: RunningServer) -> str:
 
 
 @contextmanager
-def started(data: Path, *, database: str | None = None) -> Iterator[RunningServer]:
+def started(
+    data: Path, *, database: str | None = None, objects: Path | None = None
+) -> Iterator[RunningServer]:
     """A server in a process of its own, on a free port, its log in DATA/server.log; stopped at the end.
 
-    database: a postgresql:// URL, or None for SQLite in `data`.
+    database: a postgresql:// URL, else SQLite in `data`. objects: where their bytes lie, else in `data` too.
     Raises NotRunningError with the log's text when it does not start.
     """
     command = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", "0"]
     if database is not None:
         command += ["--database", database]
+    if objects is not None:
+        command += ["--objects", str(objects)]
     with (data / LOG_FILE).open("w") as log:
         process = subprocess.Popen(  # noqa: S603 - our own program
             command,
