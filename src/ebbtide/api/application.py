@@ -21,7 +21,7 @@ from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
-from ebbtide.api.targets import Target, bucket_of, find_operation, form_bucket, identify, unknown_operation
+from ebbtide.api.targets import Target, find_operation, form_bucket, identify, place_of, unknown_operation
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
@@ -100,7 +100,7 @@ class Application:
         if identify(request).service == "s3":
             with suppress(Unavailable):
                 response.headers |= await answer_headers(
-                    request.headers, request.method, bucket_of(request), self._parts.database
+                    request.headers, request.method, place_of(request)[0], self._parts.database
                 )
 
     async def _own(
@@ -150,7 +150,7 @@ class Application:
         if target.service == "s3" and request.method == "OPTIONS":
             from ebbtide.api.s3.cors import preflight
 
-            return await preflight(request.headers, bucket_of(request), self._parts.database)
+            return await preflight(request.headers, *place_of(request), self._parts.database)
         if target.service == "s3" and (bucket := form_bucket(request)) is not None:
             return await self._serve_form(request, body, bucket, call_of)
         if target.protocol == "query" and "Action" not in request.arguments:

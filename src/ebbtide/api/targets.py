@@ -66,9 +66,10 @@ def identify(request: Request) -> Target:
             return Target(QUERY_SERVICES.get(name), "query")
 
 
-def bucket_of(request: Request) -> str:
-    """The bucket that a request to S3 is about; "" for none."""
-    return unquote(path_with_bucket(request).lstrip("/").partition("/")[0])
+def place_of(request: Request) -> tuple[str, str]:
+    """The bucket and the key that a request to S3 is about; "" for none."""
+    bucket, _, key = unquote(path_with_bucket(request)).removeprefix("/").partition("/")
+    return bucket, key
 
 
 def form_bucket(request: Request) -> str | None:

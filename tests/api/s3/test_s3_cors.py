@@ -38,6 +38,7 @@ def test_a_browser_is_told_what_a_page_may_send(s3, open_bucket):
     assert ask(s3, open_bucket, PAGE, method="PATCH").status == 400
     assert ask(s3, open_bucket, None).status == 400
     assert ask(s3, "no-such-bucket", PAGE).status == 403
+    assert b"<Method>DELETE</Method><ResourceType>OBJECT" in ask(s3, open_bucket, PAGE, "DELETE").data
 
 
 def test_a_page_reads_the_answer_to_its_upload(s3, open_bucket):

@@ -47,42 +47,40 @@ async def delete_bucket_cors(params: Params, call: Call) -> Result:
     return {}
 
 
-async def preflight(headers: Mapping[str, str], bucket: str, database: Database) -> Response:
+async def preflight(headers: Mapping[str, str], bucket: str, key: str, database: Database) -> Response:
     """Answer a browser's question whether a page may send a request. It bears no signature.
 
     Raises ServiceError BadRequest, AccessForbidden.
     """
     origin, method = headers.get("origin"), headers.get("access-control-request-method")
     if origin is None:
-        raise ServiceError(
-            "Insufficient information. Origin request header needed.", code="BadRequest", http_status=400
-        )
+        raise ServiceError("Insufficient information. Origin request header needed.", code="BadRequest")
+    found = await database.read(lambda connection: buckets.find_bucket(connection, bucket))
+    about = {"Method": method or "OPTIONS", "ResourceType": "OBJECT" if key else "BUCKET"}
+    if found is None or not found.cors:
+        # Of a bucket without rules, nobody is told whether there is one.
+        raise _forbidden("CORS is not enabled for this bucket.", about | {"ResourceType": "BUCKET"})
     if method not in cors.METHODS:
-        raise ServiceError(
-            f"Invalid Access-Control-Request-Method: {method}", code="BadRequest", http_status=400
-        )
-    rules = await _rules(database, bucket)
+        raise ServiceError(f"Invalid Access-Control-Request-Method: {method}", code="BadRequest")
     asked = [name.strip() for name in headers.get("access-control-request-headers", "").split(",")]
-    allowed = cors.answer(rules, origin, method, [name for name in asked if name])
+    allowed = cors.answer(found.cors, origin, method, [name for name in asked if name])
     if allowed is None:
-        raise ServiceError(
-            "CORSResponse: This CORS request is not allowed: no rule of the bucket allows this origin to "
-            "send this method with these headers."
-            if rules
-            else "CORSResponse: CORS is not enabled for this bucket.",
-            code="AccessForbidden",
-            http_status=403,
+        raise _forbidden(
+            "This CORS request is not allowed: no rule of the bucket allows this origin to send this method "
+            "with these headers.",
+            about,
         )
     return Response(200, allowed)
+
+
+def _forbidden(message: str, about: dict[str, str]) -> ServiceError:
+    return ServiceError(f"CORSResponse: {message}", code="AccessForbidden", http_status=403, members=about)
 
 
 async def answer_headers(
     headers: Mapping[str, str], method: str, bucket: str, database: Database
 ) -> dict[str, str]:
     """What the answer to a page of another site says besides; nothing where no rule allows it."""
-    return cors.answer(await _rules(database, bucket), headers["origin"], method) or {}
-
-
-async def _rules(database: Database, bucket: str) -> list[cors.Rule]:
     found = await database.read(lambda connection: buckets.find_bucket(connection, bucket))
-    return [] if found is None else list(found.cors or ())
+    rules = () if found is None else found.cors or ()
+    return cors.answer(rules, headers["origin"], method) or {}
