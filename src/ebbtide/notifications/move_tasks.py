@@ -93,7 +93,7 @@ def start(
         raise ServiceError(
             "There is already a task running. Only one active task is allowed for a source queue arn at a "
             "given time.",
-            code="UnsupportedOperation",
+            code="InvalidParameterValue",
         )
     old = [task.id for task in earlier[KEPT - 1 :]]
     connection.execute(delete(tasks).where(tasks.c.id.in_(old)))

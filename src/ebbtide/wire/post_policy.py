@@ -6,7 +6,7 @@ Source: POST policy, Amazon S3 API Reference.
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,7 +102,7 @@ def _conditions(document: Mapping[str, Any]) -> tuple[list[_Condition], Sizes]:
         if isinstance(each, list) and len(each) == 3 and str(each[0]).lower() == "content-length-range":
             sizes = _sizes(each)
         else:
-            conditions += _fields(each)
+            conditions.append(_field(each))
     return conditions, sizes
 
 
@@ -114,20 +114,22 @@ def _sizes(condition: list[Any]) -> Sizes:
     return Sizes(least, min(most, LARGEST_BYTES))
 
 
-def _fields(condition: Any) -> Iterator[_Condition]:
-    """`{"acl": "private"}`, which may name several, or `["eq", "$acl", "private"]`."""
-    if isinstance(condition, dict) and condition:
-        for name, value in condition.items():
-            if not isinstance(value, str):
-                raise _not_simple(condition)
-            yield _Condition(name.lower(), value, False, json.dumps(["eq", f"${name}", value]))
-        return
+def _field(condition: Any) -> _Condition:
+    """`{"acl": "private"}` or `["eq", "$acl", "private"]`."""
+    if isinstance(condition, dict):
+        if len(condition) != 1:
+            raise _invalid(
+                "Invalid Simple-Condition: Simple-Conditions must have exactly one property specified."
+            )
+        [(name, value)] = condition.items()
+        if not isinstance(value, str):
+            raise _not_simple(condition)
+        return _Condition(name.lower(), value, False, json.dumps(["eq", f"${name}", value]))
     match condition:
         case [str(operator), str(name), str(value)]:
             kind = operator.lower()
             if kind in ("eq", "starts-with") and name.startswith("$"):
-                yield _Condition(name[1:].lower(), value, kind == "starts-with", json.dumps(condition))
-                return
+                return _Condition(name[1:].lower(), value, kind == "starts-with", json.dumps(condition))
     raise _not_simple(condition)
 
 
