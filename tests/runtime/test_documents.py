@@ -86,6 +86,23 @@ def drawn(draw: Callable[[Any], None]) -> bytes:
     return file.getvalue()
 
 
+def test_columns_below_a_title_and_authors_across_them_are_read_one_after_the_other() -> None:
+    """As on a paper's first page. The columns are drawn line by line, left and right in turn."""
+
+    def first_page(canvas: Any) -> None:
+        for row, line in enumerate(("Tides at Brest", "Ann Writer and Bo Other", "University of Tides")):
+            canvas.drawCentredString(300, 780 - 14 * row, line)
+        for row in range(20):
+            for column, left in enumerate((50, 310)):
+                canvas.drawString(
+                    left, 700 - 12 * row, f"Sentence{column}x{row} is of the tide and the moon."
+                )
+
+    text = formats.read(drawn(first_page), formats.PDF).text
+    expected = [f"Sentence{column}x{row}" for column in range(2) for row in range(20)]
+    assert sentence_order(text) == expected
+
+
 def test_letters_that_reach_into_each_other_are_read_once() -> None:
     """As LaTeX sets its name: a raised A over the L's foot, a lowered E."""
 
@@ -179,6 +196,22 @@ def test_the_main_text_of_a_web_page_is_read_with_its_headings_and_who_wrote_it(
     for absent in ("Home", "Copyright", "Someone"):
         assert absent not in document.text
     assert (document.title, document.authors, document.date) == ("On tides", "Ann Writer", "2020-05-01")
+
+
+def test_headings_that_link_to_themselves_are_read_without_their_signs_and_no_date_is_guessed() -> None:
+    """As Sphinx and DocBook write them, in pages that name no article."""
+    paragraph = f"<p>{prose(1)} In 1 2 2011 it rose.</p>"
+    page = (
+        "<html><body><div class='nav'><a href='/'>Home</a></div><div class='section'>"
+        "<h1>On tides<a class='headerlink' href='#tides'>¶</a></h1>" + paragraph + "<div class='section'>"
+        "<div class='titlepage'><div><h2 class='title'><a id='m'></a>Methods</h2></div></div>"
+        + paragraph
+        + "</div>"
+        "<div class='section'><h2><a href='#r'>Results</a></h2>" + paragraph + "</div></div></body></html>"
+    )
+    document = formats.read(page.encode(), "text/html")
+    assert re.findall(r"(?m)^#+ .*$", document.text) == ["# On tides", "## Methods", "## Results"]
+    assert document.date is None
 
 
 def test_a_web_page_s_own_charset_is_honoured() -> None:

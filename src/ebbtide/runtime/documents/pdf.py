@@ -24,7 +24,7 @@ RUNNING_PAGES = 3
 """Such a line that stands on so many pages, numbers aside, is a running head."""
 
 HEADING_SIZE = 1.12
-"""A line of a font this much higher than the body's median, and short, is a heading."""
+"""A line of a font this much higher than that of the median letter, and short, is a heading."""
 
 HEADING_WORDS = 15
 
@@ -39,6 +39,15 @@ FULL_WIDTH = 0.55
 
 COLUMN_LINES = 4
 """Fewer lines than this on either side of a gap are a table or a formula, not columns."""
+
+ACROSS = 0.35
+"""Of a page's narrow lines at most this share lies across its columns."""
+
+LETTERS = 0.5
+"""A line with a smaller share of them is a formula, whatever its size."""
+
+PROSE_WORDS, PROSE_LETTERS = 6, 0.75
+"""A line with fewer words, or a smaller share of letters in them and the spaces between, may be code."""
 
 LINES_SEEN = 50
 """How many lines back a paragraph's width is looked for: a book may be set as one."""
@@ -153,30 +162,38 @@ def _by_column(band: Sequence[Line], gutter: float) -> list[Line]:
 
 
 def _gutter(lines: Sequence[Line]) -> float | None:
-    """The middle of the widest white strip between columns; None when there are none."""
+    """Where the second of two columns, or of more the one with the fewest lines across its edge, begins: an
+    edge that lines share, with white before it and lines beside; None when there are no columns.
+
+    Some lines may lie across it: over the columns of a paper's first page stand its title and its authors.
+    """
     left, right = min(line.left for line in lines), max(line.right for line in lines)
     width = right - left
-    narrow = sorted(
-        (line for line in lines if line.right - line.left < FULL_WIDTH * width), key=lambda line: line.left
-    )
+    narrow = [line for line in lines if line.right - line.left < FULL_WIDTH * width]
     if len(narrow) < max(2 * COLUMN_LINES, len(lines) // 2):
         return None
-    best: tuple[float, float] | None = None
-    reached = narrow[0].right
-    for count, line in enumerate(narrow[1:], start=1):
-        gap = line.left - reached
-        enough = COLUMN_LINES <= count <= len(narrow) - COLUMN_LINES
-        if gap > GUTTER * width and enough and (best is None or gap > best[0]):
-            best = gap, (line.left + reached) / 2
-        reached = max(reached, line.right)
-    return best[1] if best else None
+    white = GUTTER * width
+    starts = Counter(round((line.left - left) / white) for line in narrow)
+    best: tuple[int, float] | None = None
+    for step, count in starts.items():
+        edge = min(line.left for line in narrow if round((line.left - left) / white) == step)
+        if count < COLUMN_LINES or edge - left < white:
+            continue
+        beside = [line for line in narrow if line.right <= edge - white]
+        across = sum(line.left < edge < line.right or edge - white < line.right <= edge for line in narrow)
+        after = len(narrow) - len(beside) - across
+        if min(len(beside), after) < COLUMN_LINES or across > ACROSS * len(narrow):
+            continue
+        if best is None or (across, edge) < best:
+            best = across, edge
+    return best[1] - white / 2 if best else None
 
 
 def _blocks(lines: Sequence[Line]) -> Iterator[str]:
     """Paragraphs, and headings marked as Markdown's are."""
     if not lines:
         return
-    usual = statistics.median(line.size for line in lines)
+    usual = _prose_size(lines)
     gaps = [above.bottom - line.bottom for above, line in pairwise(lines) if above.bottom > line.bottom]
     usual_gap = statistics.median(gaps) if gaps else usual
     words = Counter(word.lower() for line in lines for word in re.findall(r"[\w-]+", line.text))
@@ -192,8 +209,20 @@ def _blocks(lines: Sequence[Line]) -> Iterator[str]:
     yield _written(paragraph, words, heading=_is_heading(paragraph[-1], usual))
 
 
+def _prose_size(lines: Sequence[Line]) -> float:
+    """The median letter's, where there is prose; fonts of code are often higher at the same size."""
+    letters: Counter[float] = Counter()
+    for line in lines:
+        words = line.text.split()
+        if len(words) >= PROSE_WORDS and sum(map(str.isalpha, line.text)) >= PROSE_LETTERS * len(line.text):
+            letters[line.size] += len(line.text)
+    return statistics.median(letters.elements() if letters else (line.size for line in lines))
+
+
 def _is_heading(line: Line, usual: float) -> bool:
-    return line.size > HEADING_SIZE * usual and len(line.text.split()) <= HEADING_WORDS
+    if line.size <= HEADING_SIZE * usual or len(line.text.split()) > HEADING_WORDS or "://" in line.text:
+        return False
+    return sum(map(str.isalpha, line.text)) >= LETTERS * len(line.text)
 
 
 def _begins(paragraph: Sequence[Line], line: Line, usual_gap: float, usual: float) -> bool:

@@ -30,8 +30,8 @@ Box = tuple[float, float, float, float]
 class Line:
     """Text with its box, in points, as one sees it who turns the page so that the text is upright.
 
-    `size`: its highest font's height. `outermost`: whether it is one of the page's first or last two lines by
-    their place.
+    `size`: its font's height, of most letters. `outermost`: whether it is one of the page's first or last
+    two lines by their place.
     """
 
     text: str
@@ -165,10 +165,11 @@ def _joined(words: Sequence[_Word]) -> list[Line]:
     """Words that follow each other at one height, in whatever fonts, as lines."""
     made: list[Line] = []
     parts: list[str] = []
-    left = bottom = right = top = size = 0.0
+    left = bottom = right = top = 0.0
+    letters: Counter[float] = Counter()  # at each height
     for word in words:
         word_left, word_bottom, word_right, word_top = word.box
-        height = word_top - word_bottom
+        height = round(word_top - word_bottom, 2)
         gap = word_left - right
         if gap < 0 and _RIGHT_TO_LEFT.search(word.text):
             gap = left - word_right
@@ -180,12 +181,13 @@ def _joined(words: Sequence[_Word]) -> list[Line]:
             parts.append(word.text)
             left, bottom = min(left, word_left), min(bottom, word_bottom)
             right, top = max(right, word_right), max(top, word_top)
-            size = max(size, height)
+            letters[height] += len(word.text)
             continue
         if parts:
-            made.append(Line("".join(parts), left, bottom, right, top, size))
+            made.append(Line("".join(parts), left, bottom, right, top, max(letters, key=letters.__getitem__)))
         parts = [word.text]
-        left, bottom, right, top, size = word_left, word_bottom, word_right, word_top, height
+        left, bottom, right, top = word.box
+        letters = Counter({height: len(word.text)})
     if parts:
-        made.append(Line("".join(parts), left, bottom, right, top, size))
+        made.append(Line("".join(parts), left, bottom, right, top, max(letters, key=letters.__getitem__)))
     return made
