@@ -85,10 +85,11 @@ class Completion:
                 await asyncio.sleep(LINGER_S)
             group, self._gathering = self._gathering, []
             try:
-                committed = await self._database.write(partial(self._end, group=group))
-            except Exception as error:  # noqa: BLE001 - each caller raises it
-                committed = _Committed([error] * len(group), ())
-            self._answer(group, committed)
+                self._answer(group, await self._database.write(partial(self._end, group=group)))
+            except Exception as error:  # noqa: BLE001 - each caller raises it, even a defect of our own
+                for each in group:
+                    if not each.published.done():
+                        each.published.set_exception(error)
         self._committing = None
 
     def _end(self, connection: Connection, group: Sequence[_Ended]) -> _Committed:
@@ -124,7 +125,7 @@ class Completion:
             if error is None:
                 changes.append(change(each.outcome))
                 notifies = notifies or each.outcome.topic is not None
-            if each.published.cancelled():
+            if each.published.done():
                 continue
             if error is None:
                 each.published.set_result(None)
