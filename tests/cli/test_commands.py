@@ -204,11 +204,18 @@ def test_a_deployment_that_is_refused_leaves_nothing_behind(ebbtide, run_ebbtide
 
 def test_delete_leaves_no_endpoint_model_or_configuration(ebbtide, run_ebbtide):
     run_ebbtide("deploy", "ebbtide/extractive", "--name", "short-lived")
+    sagemaker = ebbtide.client("sagemaker")
+    given = sagemaker.describe_endpoint_config(EndpointConfigName="short-lived")
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="short-lived-2",
+        **{member: given[member] for member in ("ProductionVariants", "AsyncInferenceConfig")},
+    )
+    sagemaker.update_endpoint(EndpointName="short-lived", EndpointConfigName="short-lived-2")
+    sagemaker.delete_model(ModelName="short-lived")
 
     deleted = run_ebbtide("delete", "short-lived")
 
     assert deleted.returncode == 0, deleted.stderr
-    sagemaker = ebbtide.client("sagemaker")
     assert sagemaker.list_endpoints(NameContains="short-lived")["Endpoints"] == []
     assert sagemaker.list_endpoint_configs(NameContains="short-lived")["EndpointConfigs"] == []
     assert sagemaker.list_models(NameContains="short-lived")["Models"] == []

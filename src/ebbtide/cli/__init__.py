@@ -4,6 +4,7 @@ What a command needs is imported when it runs, so that `ebbtide serve` is ready 
 """
 
 import shlex
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,8 @@ class LogLevel(StrEnum):
 
 def main() -> None:
     """Run the command that sys.argv names. What a user can mend ends in one line and status 1."""
+    # Commands take away what they made for a while, as they do at Ctrl-C; `serve` has its own way to end.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(prog_name="ebbtide")
     except SystemExit:

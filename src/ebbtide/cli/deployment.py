@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,14 @@ def set_instance_count(server: RunningServer, name: str, count: int) -> None:
 
 
 def delete(server: RunningServer, name: str) -> Iterator[str]:
-    """Remove the endpoint, its scaling, configuration and model, and wait until it is gone.
+    """Remove the endpoint, its scaling, configurations and model, and wait until it is gone.
 
     Objects in storage stay, as on AWS. Yields each step in words. Raises ClientError when there is no such
     endpoint.
     """
     sagemaker = server.client("sagemaker")
     endpoint = sagemaker.describe_endpoint(EndpointName=name)
-    config_name = endpoint["EndpointConfigName"]
+    configured = endpoint["EndpointConfigName"]
     yield "removing the scaling target"
     autoscaling = server.client("application-autoscaling")
     for variant in endpoint.get("ProductionVariants", []):
@@ -142,10 +142,14 @@ def delete(server: RunningServer, name: str) -> Iterator[str]:
     sagemaker.delete_endpoint(EndpointName=name)
     await_gone(server, name)
     yield "deleting its configuration and model"
-    config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
-    sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
-    for variant in config["ProductionVariants"]:
-        sagemaker.delete_model(ModelName=variant["ModelName"])
+    # Another than the one of its name where `tune --apply` or UpdateEndpoint gave it one.
+    for config_name in dict.fromkeys((configured, name)):
+        with _missing_allowed():
+            config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
+            sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
+            for variant in config["ProductionVariants"]:
+                with _missing_allowed():
+                    sagemaker.delete_model(ModelName=variant["ModelName"])
 
 
 def await_gone(server: RunningServer, name: str) -> None:
@@ -155,13 +159,20 @@ def await_gone(server: RunningServer, name: str) -> None:
 
 
 def _exists(server: RunningServer, name: str) -> bool:
-    try:
+    with _missing_allowed():
         server.client("sagemaker").describe_endpoint(EndpointName=name)
+        return True
+    return False
+
+
+@contextmanager
+def _missing_allowed() -> Iterator[None]:
+    """What is left undone because SageMaker has nothing of that name is fine."""
+    try:
+        yield
     except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationException":  # what AWS answers for "not found"
-            return False
-        raise
-    return True
+        if error.response["Error"]["Code"] != "ValidationException":  # what AWS answers for "not found"
+            raise
 
 
 def _config(server: RunningServer, wanted: Deployment) -> dict[str, Any]:
