@@ -23,7 +23,7 @@ from ebbtide.instances.model_server import ModelServer
 from ebbtide.instances.reports import Reports
 from ebbtide.logs import LogStore
 from ebbtide.objects.records import ObjectRecord
-from ebbtide.objects.store import INLINE_BYTES, ObjectStore
+from ebbtide.objects.store import INLINE_BYTES, ObjectStore, Reader
 from ebbtide.queue import deduplication, invocations, reaper
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
@@ -382,7 +382,12 @@ class Agent:
         if record.size_bytes > INPUT_LIMIT_BYTES:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
         await self._check_digest(invocation, record)
-        return record.size_bytes, invocation.content_type or record.content_type, chunks
+        row = chunks.row if isinstance(chunks, Reader) else None
+        return (
+            record.size_bytes,
+            invocation.content_type or record.content_type,
+            chunks if row is None else row,
+        )
 
     async def _check_digest(self, invocation: Invocation, record: ObjectRecord | None) -> None:
         """Where what is worked on, or the model, is not what was accepted, nobody shares the outcome."""

@@ -96,7 +96,7 @@ class Staged:
     data: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ObjectRecord:
     """What is known of an object beside its bytes.
 
@@ -130,7 +130,7 @@ class Publication:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Piece:
     """A stretch of a content's bytes: `data`, or the file of that name."""
 
@@ -154,6 +154,21 @@ _DESTINATION = (
     .where(buckets.c.name == bindparam("in_bucket"))
 )
 _BUCKET = select(buckets.c.account, buckets.c.watches).where(buckets.c.name == bindparam("in_bucket"))
+# Straight to the driver, for what every invocation pays for.
+_OPEN = Rows(
+    """
+WITH wanted (bucket, key) AS (VALUES {})
+SELECT buckets.account, wanted.bucket, wanted.key, objects.content_id, objects.size_bytes, objects.etag,
+       objects.content_type, objects.modified_at, CAST(objects.metadata AS text),
+       CAST(objects.headers AS text), CAST(objects.checksums AS text), objects.checksum_type,
+       CAST(objects.tags AS text), pieces.size_bytes, pieces.file_name, pieces.data
+  FROM wanted JOIN buckets ON buckets.name = wanted.bucket
+  LEFT JOIN objects ON objects.bucket = wanted.bucket AND objects.key = wanted.key
+  LEFT JOIN object_pieces pieces ON pieces.content_id = objects.content_id
+ ORDER BY pieces.position
+""",
+    "(?, ?)",
+)
 _TAKEN = Rows(
     "WITH wanted (bucket, key) AS (VALUES {}) SELECT objects.key FROM wanted "
     "JOIN objects ON objects.bucket = wanted.bucket AND objects.key = wanted.key",
@@ -177,7 +192,6 @@ _REMOVE = delete(objects).where(
     objects.c.bucket == bindparam("in_bucket"), objects.c.key == bindparam("of_key")
 )
 _ADD_PIECE = insert(pieces)
-# Straight to the driver, for what every invocation pays for.
 _ADD_PUBLISHED = Rows(
     "INSERT INTO objects (bucket, key, content_id, size_bytes, etag, content_type, modified_at, checksums, "
     "checksum_type, metadata, headers, tags) VALUES {}",
@@ -208,6 +222,34 @@ def get_object(connection: Connection, bucket: str, key: str) -> ObjectRecord:
         _check_bucket(connection, bucket)
         raise NoSuchKey(key)
     return found
+
+
+def open_many(
+    connection: Connection, wanted: Sequence[tuple[str, str, str | None]]
+) -> list[tuple[ObjectRecord, Sequence[Piece]] | ServiceError]:
+    """Of each bucket, key and account that reads (None: whoever) the object and its pieces in order, or
+    NoSuchBucket, AccessDenied, NoSuchKey: by one statement for many.
+    """
+    owners: dict[str, str] = {}
+    found: dict[tuple[str, str], tuple[ObjectRecord, list[Piece]]] = {}
+    places = list(dict.fromkeys((bucket, key) for bucket, key, _ in wanted))
+    for owner, bucket, key, *about in _OPEN.execute(connection, places):
+        owners[bucket] = owner
+        if about[0] is None:
+            continue
+        if (bucket, key) not in found:
+            found[bucket, key] = _opened(bucket, key, *about[:10]), []
+        if about[10] is not None:
+            found[bucket, key][1].append(Piece(*about[10:]))
+    opened: list[tuple[ObjectRecord, Sequence[Piece]] | ServiceError] = []
+    for bucket, key, account in wanted:
+        if bucket not in owners:
+            opened.append(NoSuchBucket(bucket))
+        elif account is not None and owners[bucket] != account:
+            opened.append(AccessDenied())
+        else:
+            opened.append(found.get((bucket, key)) or NoSuchKey(key))
+    return opened
 
 
 def get_pieces(connection: Connection, content_id: str) -> Sequence[Piece]:
@@ -508,6 +550,36 @@ def known_files(connection: Connection, file_names: Sequence[str]) -> set[str]:
 def _check_bucket(connection: Connection, bucket: str) -> None:
     if connection.execute(_BUCKET, {"in_bucket": bucket}).first() is None:
         raise NoSuchBucket(bucket)
+
+
+def _opened(
+    bucket: str,
+    key: str,
+    content_id: str,
+    size_bytes: int,
+    etag: str,
+    content_type: str,
+    modified_at: float,
+    metadata: str,
+    headers: str,
+    checksums: str,
+    checksum_type: str,
+    tags: str,
+) -> ObjectRecord:
+    return ObjectRecord(
+        bucket=bucket,
+        key=key,
+        content_id=content_id,
+        size_bytes=size_bytes,
+        etag=etag,
+        content_type=content_type,
+        modified_at=modified_at,
+        metadata=json.loads(metadata),
+        headers=json.loads(headers),
+        checksums=json.loads(checksums),
+        checksum_type=checksum_type,
+        tags=json.loads(tags),
+    )
 
 
 def _record(row: Row[tuple[object, ...]]) -> ObjectRecord:

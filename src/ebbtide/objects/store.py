@@ -14,6 +14,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -56,6 +57,8 @@ SWEEP_FILES = 200
 SCAN = 1000
 """Records read at a time."""
 
+_Found = tuple[ObjectRecord, Sequence[Piece]]
+
 
 class ObjectStore:
     """Objects of all buckets, their files below `root`."""
@@ -72,6 +75,8 @@ class ObjectStore:
         # What is being staged, or was and may still be published by whoever holds it: by file name.
         self._staged: weakref.WeakValueDictionary[str, NewFile | Staged] = weakref.WeakValueDictionary()
         self._next_orphan_search_at = 0.0
+        self._asked: list[tuple[tuple[str, str, str | None], asyncio.Future[_Found]]] = []
+        self._looking: asyncio.Task[None] | None = None
 
     publish = staticmethod(records.publish)
 
@@ -244,16 +249,40 @@ class ObjectStore:
             if account is not None:
                 _check_operators(account)
             return await outside.open(key, start=start, length=length)
-
-        def look(connection: Connection) -> tuple[ObjectRecord, Sequence[Piece]]:
-            if account is not None:
-                get_bucket(connection, bucket, account)
-            record = records.get_object(connection, bucket, key)
-            return record, records.get_pieces(connection, record.content_id)
-
-        record, pieces = await self._database.read(look)
+        record, pieces = await self._look_up(bucket, key, account)
         length = record.size_bytes if length is None else length
         return record, await self.read(record.content_id, pieces, start, length)
+
+    async def _look_up(self, bucket: str, key: str, account: str | None) -> _Found:
+        """An object's record and pieces. Inputs that are claimed together are looked up together: what is
+        asked for during one look waits for the next.
+        """
+        found: asyncio.Future[tuple[ObjectRecord, Sequence[Piece]]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._asked.append(((bucket, key, account), found))
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        return await found
+
+    async def _look(self) -> None:
+        while asked := self._asked:
+            self._asked = []
+            answers: Sequence[_Found | Exception]
+            try:
+                answers = await self._database.read(
+                    partial(records.open_many, wanted=[wanted for wanted, _ in asked])
+                )
+            except Exception as error:  # noqa: BLE001 - each caller raises it
+                answers = [error] * len(asked)
+            for (_, found), answer in zip(asked, answers, strict=True):
+                if found.cancelled():
+                    continue
+                if isinstance(answer, Exception):
+                    found.set_exception(answer)
+                else:
+                    found.set_result(answer)
+        self._looking = None
 
     async def read(
         self, content_id: str, pieces: Sequence[Piece], start: int, length: int
@@ -332,6 +361,11 @@ class Reader:
         self.content_id = content_id
         self._blocks = blocks
         self._in_thread = in_thread
+
+    @property
+    def row(self) -> bytes | None:
+        """All of the bytes, where nothing has to be read for them: they lie in rows."""
+        return b"".join(iter(self._blocks.next_block, None)) if self._blocks.in_memory else None
 
     def __aiter__(self) -> "Reader":
         return self
