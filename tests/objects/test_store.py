@@ -275,3 +275,20 @@ async def test_checksums_are_computed_as_the_bytes_pass(store):
 
     assert staged.checksums == {"CRC32C": "4waSgw==", "CRC64NVME": "rosUhgp5mIg="}
     assert staged.etag == "25f9e794323b453885f5181f1b624d0b"
+
+
+async def test_of_objects_that_are_opened_together_each_gets_its_own_or_its_own_error(store):
+    written = {f"k{n}": b"%d" % n for n in range(40)} | {"large": LARGE}
+    expected = {key: await store.put("b", key, chunks(body), at=0.0) for key, body in written.items()}
+
+    opened = await asyncio.gather(
+        *(store.open("b", key) for key in written),
+        store.open("b", "none"),
+        store.open("nowhere", "k1"),
+        store.open("b", "k1", account="999999999999"),
+        return_exceptions=True,
+    )
+
+    found = [(record, b"".join([chunk async for chunk in body])) for record, body in opened[:-3]]
+    assert found == [(expected[key], body) for key, body in written.items()]
+    assert [type(each) for each in opened[-3:]] == [NoSuchKey, NoSuchBucket, AccessDenied]
