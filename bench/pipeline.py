@@ -36,13 +36,36 @@ def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
             f"pipeline, {kind}, one request at a time, 202 to stored result",
             f"p50 {percentile(lone_s, 50) * 1e3:.1f} ms, p99 {percentile(lone_s, 99) * 1e3:.1f} ms",
         )
-        cpu_before_s = _cpu_s(measured)
-        rates = [BURST / burst(measured, BURST, connections=CONNECTIONS, url=url) for _ in range(RUNS)]
-        cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * BURST) * 1e6
-        yield (
-            f"pipeline, {kind}, burst of {BURST:,} over 2 instances, first 202 to last stored result",
-            f"{statistics.median(rates):,.0f}/s, {cpu_us:.0f} us of the server's CPU each",
-        )
+        what = f"pipeline, {kind}, burst of {BURST:,} over 2 instances, first 202 to last stored result"
+        yield what, _bursts(measured, "pipeline", url)
+        s3.create_bucket(Bucket="pipeline-in")
+        s3.put_object(Bucket="pipeline-in", Key="input.json", Body=BODY)
+        yield f"{what}, inputs in a bucket", _bursts(measured, "pipeline", url, "s3://pipeline-in/input.json")
+        topic = _topic_with_queue(measured)
+        deploy(measured, "told", model="ebbtide/echo", instances=2, max_concurrent=16, success_topic=topic)
+        yield f"{what}, each told to a queue through a topic", _bursts(measured, "told", url)
+
+
+def _bursts(measured: Measured, endpoint: str, url: str | None, input_uri: str | None = None) -> str:
+    """The figures of some bursts one after the other."""
+    cpu_before_s = _cpu_s(measured)
+    rates = [
+        BURST
+        / burst(measured, BURST, connections=CONNECTIONS, url=url, endpoint=endpoint, input_uri=input_uri)
+        for _ in range(RUNS)
+    ]
+    cpu_us = (_cpu_s(measured) - cpu_before_s) / (RUNS * BURST) * 1e6
+    return f"{statistics.median(rates):,.0f}/s, {cpu_us:.0f} us of the server's CPU each"
+
+
+def _topic_with_queue(measured: Measured) -> str:
+    """The ARN of a topic to which a queue subscribes."""
+    sns, sqs = measured.client("sns"), measured.client("sqs")
+    topic = str(sns.create_topic(Name="successes")["TopicArn"])
+    url = sqs.create_queue(QueueName="successes")["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=attributes["QueueArn"])
+    return topic
 
 
 def lone(runtime: Any, s3: Any, run: int) -> tuple[float, float]:
@@ -68,10 +91,21 @@ def lone(runtime: Any, s3: Any, run: int) -> tuple[float, float]:
         time.sleep(ASK_AGAIN_S)
 
 
-def burst(measured: Measured, count: int, *, connections: int, url: str | None = None) -> float:
-    """Seconds from the first request of a burst to the last stored result. url: the PostgreSQL database's."""
+def burst(
+    measured: Measured,
+    count: int,
+    *,
+    connections: int,
+    url: str | None = None,
+    endpoint: str = "pipeline",
+    input_uri: str | None = None,
+) -> float:
+    """Seconds from the first request of a burst to the last stored result. url: the PostgreSQL database's.
+    input_uri: where the input lies that otherwise comes with each request.
+    """
     before = _completed(measured, url)
-    requests = signed_invocations(measured.running, "pipeline", BODY, count)
+    body = BODY if input_uri is None else b""
+    requests = signed_invocations(measured.running, endpoint, body, count, input_uri=input_uri)
     started_at = time.perf_counter()
     asyncio.run(send_all(measured.running, requests, connections))
     while _completed(measured, url) < before + count:

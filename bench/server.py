@@ -95,11 +95,12 @@ def deploy(
     instances: int,
     held: bool = True,
     max_concurrent: int = 4,
+    success_topic: str | None = None,
     **environment: str,
 ) -> None:
     """An asynchronous endpoint serving `model` (an HF_MODEL_ID), in service with so many instances.
 
-    held: without instances it also stays without, whatever arrives.
+    success_topic: the ARN of a topic. held: without instances it also stays without, whatever arrives.
     """
     sagemaker = measured.client("sagemaker")
     measured.client("s3").create_bucket(Bucket=f"{name}-out")
@@ -114,11 +115,14 @@ def deploy(
     variant = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.xlarge"}
     if instances:
         variant["InitialInstanceCount"] = instances  # type: ignore[assignment]
+    output: dict[str, Any] = {"S3OutputPath": f"s3://{name}-out/results"}
+    if success_topic is not None:
+        output["NotificationConfig"] = {"SuccessTopic": success_topic}
     sagemaker.create_endpoint_config(
         EndpointConfigName=name,
         ProductionVariants=[variant],
         AsyncInferenceConfig={
-            "OutputConfig": {"S3OutputPath": f"s3://{name}-out/results"},
+            "OutputConfig": output,
             "ClientConfig": {"MaxConcurrentInvocationsPerInstance": max_concurrent},
         },
     )
@@ -145,8 +149,14 @@ def hold_at_zero(client: Callable[[str], Any], endpoint: str) -> None:
     )
 
 
-def signed_invocations(running: RunningServer, endpoint: str, body: bytes, count: int) -> list[bytes]:
-    """Whole HTTP requests, signed beforehand: writing them is all the client does while it measures."""
+def signed_invocations(
+    running: RunningServer, endpoint: str, body: bytes, count: int, *, input_uri: str | None = None
+) -> list[bytes]:
+    """Whole HTTP requests, signed beforehand: writing them is all the client does while it measures.
+
+    input_uri: where the input lies of requests whose body is empty.
+    """
+    located = {} if input_uri is None else {"X-Amzn-SageMaker-InputLocation": input_uri}
     key = running.credentials
     host = urlsplit(running.url).netloc
     made = []
@@ -159,6 +169,7 @@ def signed_invocations(running: RunningServer, endpoint: str, body: bytes, count
             headers={
                 "X-Amzn-SageMaker-Content-Type": "application/json",
                 "X-Amzn-SageMaker-Inference-Id": f"bench-{n}",
+                **located,
             },
         )
         SigV4Auth(
