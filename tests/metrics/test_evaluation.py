@@ -70,3 +70,12 @@ def test_the_reason_tells_the_values_newest_first():
     assert verdict.reason == (
         "Threshold Crossed: 2 out of the last 2 datapoints were greater than the threshold (5): [8, 7]."
     )
+
+
+def test_the_reason_tells_what_missing_datapoints_count_as():
+    verdict = evaluate(definition(2, 2, TreatMissingData="notBreaching"), [None, None])
+
+    assert verdict.reason == (
+        "Threshold Crossed: no datapoints were received for 2 periods and 2 missing datapoints were treated "
+        "as [NonBreaching]."
+    )

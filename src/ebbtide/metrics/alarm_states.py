@@ -214,6 +214,7 @@ def _reason_data(alarm: Alarm, datapoints: Sequence[float | None], end: float) -
             "version": "1.0",
             "queryDate": _iso(end),
             "startDate": _iso(end - needed * alarm.period_s),
+            **({"unit": alarm.definition["Unit"]} if "Unit" in alarm.definition else {}),
             "statistic": alarm.definition.get("Statistic") or alarm.definition.get("ExtendedStatistic"),
             "period": alarm.period_s,
             "recentDatapoints": [value for value in datapoints if value is not None][-needed:][-50:],

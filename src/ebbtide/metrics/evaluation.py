@@ -69,10 +69,12 @@ def _without_data(needed: int, treatment: str) -> Verdict:
     if treatment == "missing":
         return Verdict(INSUFFICIENT_DATA, f"Insufficient Data: {needed} {points} unknown.")
     state = {"breaching": ALARM, "notBreaching": OK, "ignore": None}[treatment]
-    periods = "period and was" if needed == 1 else "periods and were"
+    periods = "period" if needed == 1 else "periods"
+    shown = {"breaching": "Breaching", "notBreaching": "NonBreaching", "ignore": "Ignore"}[treatment]
     return Verdict(
         state,
-        f"Threshold Crossed: no datapoints were received for {needed} {periods} treated as [{treatment}].",
+        f"Threshold Crossed: no datapoints were received for {needed} {periods} and {needed} missing "
+        f"{points} treated as [{shown}].",
     )
 
 
