@@ -3,6 +3,7 @@
 import base64
 import datetime
 import io
+import json
 from typing import Any
 
 import numpy
@@ -142,3 +143,54 @@ def test_an_image_in_an_answer_is_base64_of_png_or_the_image_itself():
 def test_an_answer_that_the_type_cannot_hold_is_refused(accept: str):
     with pytest.raises(BadRequest, match="written as"):
         content.encode(["x"], accept)
+
+
+RUSSIAN = (
+    "Прилив поднимается и опускается вместе с луной. В Бресте его измеряли два столетия. "
+    "Записи показывают, что уровень моря растёт."
+)
+CHINESE = "潮汐随着月亮涨落，人们在布雷斯特测量了两个世纪。港口的水位记录显示海平面正在上升。"
+FRENCH = (
+    "La marée monte et descend avec la lune, où qu’on la mesure. "
+    "Ç’a été mesuré à Brest pendant deux siècles – déjà."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "label"),
+    [
+        pytest.param(FRENCH, "cp1252", "iso-8859-1", id="Windows-1252 called Latin-1"),
+        pytest.param(FRENCH, "utf-8", "iso-8859-1", id="UTF-8 called Latin-1"),
+        pytest.param("鎔①", "cp932", "shift_jis", id="Windows' Shift-JIS"),
+        pytest.param("鎔①", "gb18030", "gb2312", id="GB18030 called GB2312"),
+        pytest.param(FRENCH, "cp1252", None, id="Windows-1252, guessed"),
+        pytest.param(CHINESE, "gb18030", None, id="GB18030, guessed"),
+        pytest.param(RUSSIAN, "koi8-r", None, id="KOI8-R, guessed"),
+        pytest.param(RUSSIAN, "utf-16-be", None, id="UTF-16 without a mark, not Western"),
+    ],
+)
+def test_a_text_is_read_in_the_charset_that_it_is_in(text: str, encoding: str, label: str | None):
+    content_type = "text/plain" + (f"; charset={label}" if label else "")
+    assert content.decode(text.encode(encoding), content_type) == {"inputs": text}
+
+
+def test_a_text_that_is_not_in_the_charset_it_names_is_refused():
+    with pytest.raises(BadRequest, match="not UTF-8 text: byte 2 is 0xe9"):
+        content.decode("Brésil".encode("latin-1"), "text/plain; charset=utf-8")
+
+
+def test_the_bad_ones_of_many_json_lines_are_named():
+    lines = [json.dumps(f"Text {number}.") for number in range(1, 1001)]
+    lines[6], lines[499] = "{bad", '{"title": "x"}'
+    with pytest.raises(
+        BadRequest, match=r"Line 7 is not JSON.*; Line 500 is neither a string nor has inputs"
+    ):
+        content.decode("\n".join(lines).encode(), "application/jsonlines")
+    with pytest.raises(BadRequest, match=r"; and 993 more lines$"):
+        content.decode(b"7\n" * 998, "application/jsonlines")
+
+
+def test_a_json_line_may_hold_line_separators_of_other_kinds():
+    lines = json.dumps("One\u2028two\u0085three", ensure_ascii=False) + "\r\n" + json.dumps("Four")
+    decoded = content.decode(lines.encode(), "application/jsonlines")
+    assert decoded == {"inputs": ["One\u2028two\u0085three", "Four"]}

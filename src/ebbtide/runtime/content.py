@@ -29,6 +29,9 @@ DOCUMENT = "document"
 
 TEXT_MEMBERS = ("inputs", "text", "article", "document")
 """Where the text stands in a line of JSON lines."""
+FAULTS_NAMED = 5
+"""Of JSON lines."""
+
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 
 IMAGE_FORMATS = {
@@ -131,18 +134,30 @@ def _json(text: str, what: str = "The body") -> Any:
 
 
 def _json_lines(text: str) -> list[Any]:
-    """The articles of JSON lines: strings, or objects with one of TEXT_MEMBERS."""
-    found = []
-    # Not splitlines(), which also ends a line at characters that JSON may hold as they are (U+2028).
+    """The articles of JSON lines: strings, or objects with one of TEXT_MEMBERS. Raises BadRequest naming the
+    first lines that are neither.
+    """
+    found, faults = [], []
+    # Not splitlines: JSON's strings may have line separators of other kinds as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row = _json(line, f"Line {number}")
-        member = next((name for name in TEXT_MEMBERS if name in row), None) if isinstance(row, dict) else None
-        if member is None and not isinstance(row, str):
-            raise BadRequest(f"Line {number} is neither a string nor has {' or '.join(TEXT_MEMBERS)}")
-        found.append(row if member is None else row[member])
+        try:
+            found.append(_json_line(line, f"Line {number}"))
+        except BadRequest as fault:
+            faults.append(str(fault))
+    if faults:
+        more = [f"and {len(faults) - FAULTS_NAMED} more lines"] if len(faults) > FAULTS_NAMED else []
+        raise BadRequest("; ".join(faults[:FAULTS_NAMED] + more))
     return found
+
+
+def _json_line(line: str, what: str) -> Any:
+    row = _json(line, what)
+    member = next((name for name in TEXT_MEMBERS if name in row), None) if isinstance(row, dict) else None
+    if member is None and not isinstance(row, str):
+        raise BadRequest(f"{what} is neither a string nor has {' or '.join(TEXT_MEMBERS)}")
+    return row if member is None else row[member]
 
 
 def _article(body: bytes, kind: str, named_charset: str | None) -> dict[str, Any]:
