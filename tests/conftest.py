@@ -149,7 +149,8 @@ def ebbtide_on_postgresql(
     postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ebbtide]:
     """Two servers behind a balancer: whichever is asked, the answer is the same."""
-    data, second, objects = (tmp_path_factory.mktemp(name) for name in ("ebbtide", "second", "objects"))
+    data, second = (tmp_path_factory.mktemp(name) for name in ("ebbtide", "second"))
+    objects = data / "objects"  # where a lone server has them, and tests look for an object's file
     with (
         postgresql.database() as url,
         started(data, database=url, objects=objects) as leader,
