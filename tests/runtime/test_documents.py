@@ -239,11 +239,14 @@ def test_a_word_document_is_read_with_headings_lists_and_tables_in_order() -> No
     )
     document = formats.read(body, formats.DOCX)
     assert document.text.split("\n\n") == ["# On tides", "# Data", prose(1), "- one thing", "a | b"]
-    assert (document.title, document.authors, document.set_aside) == (
-        "On tides",
-        "Ann Writer",
-        {"references": 2},
-    )
+    assert (document.title, document.authors) == ("On tides", "Ann Writer")
+    assert document.set_aside == {"references": 2, "footnotes": 0}
+
+
+def test_footnotes_of_a_word_document_are_set_aside_and_counted() -> None:
+    noted = "<w:p><w:r><w:t>Said</w:t></w:r><w:r><w:footnoteReference/></w:r><w:r><w:t> so.</w:t></w:r></w:p>"
+    document = formats.read(word_document(noted), formats.DOCX)
+    assert (document.text, document.set_aside["footnotes"]) == ("Said so.", 1)
 
 
 def word_document(body: str) -> bytes:

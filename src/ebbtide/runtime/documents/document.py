@@ -20,7 +20,7 @@ _UNTITLED = re.compile(
 class Document:
     """`text`: paragraphs apart by blank lines, headings on lines that begin with #. `authors`: as the file
     writes them. `date`: YYYY-MM-DD, or less of it. `set_aside`: what was left out on purpose -> how many of
-    it (references: blocks; running_heads: lines). `pages`: of a format that has them.
+    it (references: blocks; footnotes; running_heads: lines). `pages`: of a format that has them.
     """
 
     text: str

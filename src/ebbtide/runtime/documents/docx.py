@@ -39,6 +39,9 @@ def read(body: bytes) -> Document:
         opened = docx.Document(io.BytesIO(body))
         styles = {style.style_id: style.name or "" for style in opened.styles}
         found = [(style, text) for style, text in _paragraphs(opened.element.body, styles) if text]
+        footnotes = sum(
+            1 for _ in opened.element.body.iter(f"{_W}footnoteReference", f"{_W}endnoteReference")
+        )
         about = opened.core_properties
         created = about.created.date().isoformat() if about.created else None
     except (BadRequest, MemoryError):
@@ -53,7 +56,7 @@ def read(body: bytes) -> Document:
         title=tidy(about.title) or next((tidy(text) for style, text in found if style == "Title"), None),
         authors=tidy(about.author),
         date=created,
-        set_aside={"references": references},
+        set_aside={"references": references, "footnotes": footnotes},
     )
 
 
