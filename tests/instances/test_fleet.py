@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import create_engine, update
+from tests.instances.recorded import instances_of
 
 from ebbtide import endpoints, queue
 from ebbtide.database import Database, metadata
@@ -190,7 +191,7 @@ class Workplace:
         return found
 
     async def instances(self, endpoint: Endpoint) -> list[Instance]:
-        return await self.database.read(lambda connection: records.of_endpoint(connection, endpoint.id))
+        return await self.database.read(lambda connection: instances_of(connection, endpoint.id))
 
     async def until(self, true: Callable[[], Any]) -> Any:
         """Wait for what is bound to become true."""

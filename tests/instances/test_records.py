@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine
+from tests.instances.recorded import instances_of
 
 from ebbtide.database import metadata
 from ebbtide.instances import records
@@ -49,7 +50,7 @@ def walk(connection: Connection, name: str, *moves: tuple[State, float]) -> None
 
 
 def only(connection: Connection) -> Instance:
-    (instance,) = records.of_endpoint(connection, "endpoint")
+    (instance,) = instances_of(connection, "endpoint")
     return instance
 
 

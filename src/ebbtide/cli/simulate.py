@@ -82,9 +82,7 @@ def simulate(
     """
     from ebbtide.cli.endpoint_scaling import instance_type_of, own_scaling, slots_of
     from ebbtide.cli.running import choose
-    from ebbtide.instances.types import InstanceTypes
     from ebbtide.simulation import load as loads
-    from ebbtide.simulation.setting import Fleet
 
     if endpoint is not None and arrivals is not None:
         raise CommandError("Give a file or --endpoint, not both")
@@ -107,13 +105,17 @@ def simulate(
         made = loads.load(listed, service_s=service, seed=seed)
     except loads.LoadError as error:
         raise CommandError(str(error)) from error
-    own_types = os.environ.get("EBBTIDE_INSTANCE_TYPES_FILE")
-    types = InstanceTypes(Path(own_types) if own_types else None)
-    hourly = types.get(instance_type or "ml.m5.xlarge").price_per_hour
-    fleet = Fleet(
-        slots or 1, 1.0 if starting is None else starting, None if hourly is None else hourly / 3600
-    )
+    fleet = _fleet(slots or 1, 1.0 if starting is None else starting, instance_type or "ml.m5.xlarge")
     compare(made, fleet, scalings or [parse(each) for each in POLICIES], picture, as_json)
+
+
+def _fleet(slots: int, starting_s: float, instance_type: str) -> "Fleet":
+    from ebbtide.instances.types import InstanceTypes
+    from ebbtide.simulation.setting import Fleet
+
+    own_types = os.environ.get("EBBTIDE_INSTANCE_TYPES_FILE")
+    hourly = InstanceTypes(Path(own_types) if own_types else None).get(instance_type).price_per_hour
+    return Fleet(slots, starting_s, None if hourly is None else hourly / 3600)
 
 
 def compare(

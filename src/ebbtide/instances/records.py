@@ -230,16 +230,6 @@ def active(connection: Connection) -> list[Instance]:
     return [_instance(row) for row in rows]
 
 
-def of_endpoint(connection: Connection, endpoint_id: str) -> list[Instance]:
-    """All the endpoint ever had, oldest first."""
-    rows = connection.execute(
-        select(instances)
-        .where(instances.c.endpoint_id == endpoint_id)
-        .order_by(instances.c.created_at, instances.c.id)
-    )
-    return [_instance(row) for row in rows]
-
-
 def in_service_counts(connection: Connection, endpoint_id: str, generation: int) -> dict[str, int]:
     """How many instances of each variant of that generation are in service; a variant with none is absent."""
     rows = connection.execute(

@@ -227,70 +227,25 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
     """
     writer = _Writer(path, family, compute_type)
     graph = writer.graph
-    heads, width = family.heads("decoder"), family.head_width
-    inner = heads * width
+    layers, inner = family.layers("decoder"), family.heads("decoder") * family.head_width
     x = graph.input("x", "float32", ["rows", family.width])
-    grid = graph.input("grid", "int64", ["sources", "beams"])
-    places = graph.input("places", "int64", ["rows"])
-    self_mask = graph.input("self_mask", "float32", ["sources", 1, "beams", "keys"])
-    cross_mask = graph.input("cross_mask", "float32", ["sources", 1, 1, "positions"])
-    parts = graph.input("parts", "int64", [2])
+    attend = _DecoderAttention(writer, family, compute_type)
     best = graph.input("best", "int64", [1])
-    if family.buckets:
-        buckets = graph.input("buckets", "int64", ["sources", "beams", "keys"])
-        self_mask = graph.node("Add", self_mask, writer.relative_bias("decoder", buckets))
-
-    def to_grid(rows: str) -> str:
-        gathered = graph.node("Gather", rows, grid)
-        return graph.node("Transpose", writer.shaped(gathered, 0, 0, heads, width), perm=[0, 2, 1, 3])
-
-    def to_rows(attended: str) -> str:
-        at_places = writer.shaped(graph.node("Transpose", attended, perm=[0, 2, 1, 3]), -1, inner)
-        return graph.node("Gather", at_places, places)
-
-    def self_attention(layer: int, query: str, key: str, value: str) -> str:
-        shape: list[int | str] = ["sources", heads, "pool", width]
-        pool_keys = graph.input(f"pool_keys.{layer}", "float32", shape)
-        pool_values = graph.input(f"pool_values.{layer}", "float32", shape)
-        query, key, value = to_grid(query), to_grid(key), to_grid(value)
-        scores = [
-            graph.node("FusedMatMul", query, each, domain=CONTRIB, transB=1) for each in (pool_keys, key)
-        ]
-        shares = _shares(graph, graph.node("Concat", *scores, axis=-1), self_mask)
-        shares_of_pool, shares_of_newest = graph.nodes("Split", shares, parts, outputs=2, axis=-1)
-        of_pool = graph.node("MatMul", shares_of_pool, pool_values)
-        return to_rows(graph.node("Add", of_pool, graph.node("MatMul", shares_of_newest, value)))
-
-    def cross_attention(layer: int, query: str) -> str:
-        kept = {
-            name: graph.input(f"{name}.{layer}", dtype, ["sources", *shape])
-            for name, (dtype, shape) in cross_shapes(family, compute_type).items()
-        }
-        if not writer.is_int8:
-            scores = graph.node("FusedMatMul", to_grid(query), kept["keys"], domain=CONTRIB, transB=1)
-            return to_rows(graph.node("MatMul", _shares(graph, scores, cross_mask), kept["values"]))
-        rounded, scales = writer.quantised(to_grid(query))
-        scores = writer.integer_product(rounded, kept["keys"], kept["key_scales"], zero=128)
-        shares = _shares(graph, graph.node("Mul", scores, scales), cross_mask)
-        rounded, scales = writer.quantised_shares(shares)
-        attended = writer.integer_product(rounded, kept["values"], kept["value_scales"], zero=0)
-        return to_rows(graph.node("Mul", attended, scales))
-
     if norm := family.embedding_norm("decoder"):
         x = writer.norm(x, norm)
     newest = []
-    for layer in range(family.layers("decoder")):
+    for layer in range(layers):
         attention = family.self_attention("decoder", layer)
         read = writer.operand(writer.enter(x, attention))
         together = writer.product(read, attention.query, attention.key, attention.value)
         query, key, value = graph.nodes("Split", together, outputs=3, axis=1, num_outputs=3)
         newest += [key, value]
-        attended = writer.operand(self_attention(layer, query, key, value))
+        attended = writer.operand(attend.to_ancestors(layer, query, key, value))
         x = writer.leave(x, writer.product(attended, attention.output), attention)
 
         attention = family.cross_attention(layer)
         query = writer.product(writer.operand(writer.enter(x, attention)), attention.query)
-        attended = writer.operand(cross_attention(layer, query))
+        attended = writer.operand(attend.to_source(layer, query))
         x = writer.leave(x, writer.product(attended, attention.output), attention)
 
         x = _feed_forward(writer, x, family.feed_forward("decoder", layer))
@@ -298,6 +253,77 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
         x = writer.norm(x, norm)
     logits = writer.product(writer.operand(x), family.head())
     graph.output("logits", logits, "float32", ["rows", family.vocabulary])
+    _rank(writer, logits, best)
+    stacked = writer.shaped(graph.node("Concat", *newest, axis=1), 0, layers, 2, inner)
+    graph.output("newest", stacked, "float32", ["rows", layers, 2, inner])
+    graph.save()
+
+
+class _DecoderAttention:
+    """Attention in a step of the decoder, and its inputs. Rows lie in a grid of sources and beams."""
+
+    def __init__(self, writer: _Writer, family: Family, compute_type: str) -> None:
+        self._writer, self._family, self._compute_type = writer, family, compute_type
+        graph = self._graph = writer.graph
+        self._heads, self._width = family.heads("decoder"), family.head_width
+        self._grid = graph.input("grid", "int64", ["sources", "beams"])
+        self._places = graph.input("places", "int64", ["rows"])
+        self._self_mask = graph.input("self_mask", "float32", ["sources", 1, "beams", "keys"])
+        self._cross_mask = graph.input("cross_mask", "float32", ["sources", 1, 1, "positions"])
+        self._parts = graph.input("parts", "int64", [2])
+        if family.buckets:
+            buckets = graph.input("buckets", "int64", ["sources", "beams", "keys"])
+            self._self_mask = graph.node("Add", self._self_mask, writer.relative_bias("decoder", buckets))
+
+    def to_ancestors(self, layer: int, query: str, key: str, value: str) -> str:
+        """Of each row to its own pool of positions and to the newest."""
+        graph = self._graph
+        shape: list[int | str] = ["sources", self._heads, "pool", self._width]
+        pool_keys = graph.input(f"pool_keys.{layer}", "float32", shape)
+        pool_values = graph.input(f"pool_values.{layer}", "float32", shape)
+        query, key, value = self._in_grid(query), self._in_grid(key), self._in_grid(value)
+        scores = [
+            graph.node("FusedMatMul", query, each, domain=CONTRIB, transB=1) for each in (pool_keys, key)
+        ]
+        shares = _shares(graph, graph.node("Concat", *scores, axis=-1), self._self_mask)
+        shares_of_pool, shares_of_newest = graph.nodes("Split", shares, self._parts, outputs=2, axis=-1)
+        of_pool = graph.node("MatMul", shares_of_pool, pool_values)
+        return self._in_rows(graph.node("Add", of_pool, graph.node("MatMul", shares_of_newest, value)))
+
+    def to_source(self, layer: int, query: str) -> str:
+        """Of each row to what the encoder left of its text."""
+        graph, writer = self._graph, self._writer
+        kept = {
+            name: graph.input(f"{name}.{layer}", dtype, ["sources", *shape])
+            for name, (dtype, shape) in cross_shapes(self._family, self._compute_type).items()
+        }
+        if not writer.is_int8:
+            asked = self._in_grid(query)
+            scores = graph.node("FusedMatMul", asked, kept["keys"], domain=CONTRIB, transB=1)
+            return self._in_rows(
+                graph.node("MatMul", _shares(graph, scores, self._cross_mask), kept["values"])
+            )
+        rounded, scales = writer.quantised(self._in_grid(query))
+        scores = writer.integer_product(rounded, kept["keys"], kept["key_scales"], zero=128)
+        shares = _shares(graph, graph.node("Mul", scores, scales), self._cross_mask)
+        rounded, scales = writer.quantised_shares(shares)
+        attended = writer.integer_product(rounded, kept["values"], kept["value_scales"], zero=0)
+        return self._in_rows(graph.node("Mul", attended, scales))
+
+    def _in_grid(self, rows: str) -> str:
+        gathered = self._graph.node("Gather", rows, self._grid)
+        by_head = self._writer.shaped(gathered, 0, 0, self._heads, self._width)
+        return self._graph.node("Transpose", by_head, perm=[0, 2, 1, 3])
+
+    def _in_rows(self, attended: str) -> str:
+        together = self._graph.node("Transpose", attended, perm=[0, 2, 1, 3])
+        at_places = self._writer.shaped(together, -1, self._heads * self._width)
+        return self._graph.node("Gather", at_places, self._places)
+
+
+def _rank(writer: _Writer, logits: str, best: str) -> None:
+    """The outputs best_logits, best_tokens and total."""
+    graph = writer.graph
     best_logits, best_tokens = graph.nodes("TopK", logits, best, outputs=2, axis=-1)
     graph.output("best_logits", best_logits, "float32", ["rows", "best"])
     graph.output("best_tokens", best_tokens, "int64", ["rows", "best"])
@@ -307,9 +333,6 @@ def write_decoder(path: Path, family: Family, compute_type: str) -> None:
     share = graph.node("GatherElements", shares, graph.node("Slice", best_tokens, *first), axis=1)
     total = graph.node("Sub", graph.node("Slice", best_logits, *first), share)
     graph.output("total", writer.shaped(total, -1), "float32", ["rows"])
-    stacked = writer.shaped(graph.node("Concat", *newest, axis=1), 0, family.layers("decoder"), 2, inner)
-    graph.output("newest", stacked, "float32", ["rows", family.layers("decoder"), 2, inner])
-    graph.save()
 
 
 def _feed_forward(writer: _Writer, x: str, part: FeedForward) -> str:
