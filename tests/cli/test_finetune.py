@@ -25,7 +25,7 @@ from ebbtide.evaluation.pairs import Pair
 from ebbtide.finetuning import Settings, TrainingError, TrainingStopped
 from ebbtide.pytest_plugin import Ebbtide
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 SETTINGS = Settings(epochs=2, batch_size=4, learning_rate=0.003, save_steps=4)
 """A dozen steps, whose state is kept at every fourth."""
