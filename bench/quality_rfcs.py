@@ -80,6 +80,7 @@ def _extracted(archives: list[Path]) -> list[Path]:
         into = FOLDER / "files" / archive.stem
         if not into.exists():
             unfinished = into.with_suffix(".unfinished")
+            unfinished.mkdir(parents=True, exist_ok=True)
             subprocess.run(["dpkg-deb", "--extract", archive, unfinished], check=True)
             unfinished.rename(into)
         numbered |= {int(path.name[3:].split(".")[0]): path for path in into.rglob("rfc[0-9]*.txt.gz")}
