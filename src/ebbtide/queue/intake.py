@@ -105,16 +105,9 @@ class Intake:
         return partial(self._tell, [outcome])
 
     async def _commit(self) -> None:
-        """Commit group after group until none has gathered.
-
-        Each takes half of what was in the last one and has gathered since: while one half is committed the
-        other is answered and asks again. All that has gathered would be nearly everybody, in turns with the
-        few who came meanwhile, and commit and answers would wait for each other.
-        """
-        size = 0
-        while self._gathering:
-            size = (size + len(self._gathering) + 1) // 2
-            group, self._gathering = self._gathering[:size], self._gathering[size:]
+        """Commit group after group until none has gathered."""
+        while group := self._gathering:
+            self._gathering = []
             try:
                 await self._commit_group(group)
             except Exception as error:
