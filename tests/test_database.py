@@ -39,6 +39,19 @@ async def test_what_a_caller_was_told_is_on_disk_for_the_next_reader(database: D
     assert await database.read(rows) == [1]
 
 
+async def test_nothing_is_accepted_into_a_file_that_was_removed(tmp_path: Path) -> None:
+    path = tmp_path / "ebbtide.db"
+    database = Database(path)
+    await database.write(lambda connection: connection.execute(text("CREATE TABLE t (n INTEGER)")))
+    path.unlink()
+
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="removed or replaced"):
+            await database.write(put(1))
+
+    database.close()
+
+
 async def test_one_callers_failure_undoes_its_own_work_and_no_others(database: Database) -> None:
     def fails(connection: Connection) -> None:
         connection.execute(text("INSERT INTO t VALUES (100)"))

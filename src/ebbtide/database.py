@@ -303,6 +303,8 @@ class _SQLite:
     )
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: tuple[int, int] | None = None
         self.engine = create_engine(
             f"sqlite:///{path}",
             pool_size=self.readers + 1,
@@ -312,7 +314,9 @@ class _SQLite:
         event.listen(self.engine, "begin", self._begin)
 
     def open_writer(self) -> Connection:
-        return self.engine.connect().execution_options(ebbtide_writer=True)
+        connection = self.engine.connect().execution_options(ebbtide_writer=True)
+        self._file = self._file or _identity(self._path)
+        return connection
 
     def open_reader(self) -> Connection:
         return self.engine.connect()
@@ -329,8 +333,13 @@ class _SQLite:
     def is_lost(self, connection: Connection) -> bool:  # noqa: ARG002 - a file has no connection to lose
         return False
 
-    def check_before_commit(self, connection: Connection) -> None:
-        pass
+    def check_before_commit(self, connection: Connection) -> None:  # noqa: ARG002 - it is about the file
+        self._check_file()
+
+    def _check_file(self) -> None:
+        # SQLite goes on writing to a file that has no name any more, of which nothing would be left.
+        if _identity(self._path) != self._file:
+            raise Unavailable(f"{self._path} was removed or replaced: the server must be started anew")
 
     def _prepare(self, connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: reads would then see no snapshot.
@@ -345,7 +354,18 @@ class _SQLite:
 
     def _begin(self, connection: Connection) -> None:
         writer = connection.get_execution_options().get("ebbtide_writer")
+        if writer:
+            self._check_file()
         self.executor(connection)("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What file this is, by whatever name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _PostgreSQL:

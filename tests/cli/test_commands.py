@@ -202,6 +202,22 @@ def test_a_deployment_that_is_refused_leaves_nothing_behind(ebbtide, run_ebbtide
     assert sagemaker.list_models(NameContains="refused")["Models"] == []
 
 
+def test_delete_leaves_the_model_that_another_configuration_names(ebbtide, run_ebbtide):
+    run_ebbtide("deploy", "ebbtide/extractive", "--name", "first")
+    sagemaker = ebbtide.client("sagemaker")
+    given = sagemaker.describe_endpoint_config(EndpointConfigName="first")
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="second", ProductionVariants=given["ProductionVariants"]
+    )
+
+    deleted = run_ebbtide("delete", "first")
+
+    assert deleted.returncode == 0, deleted.stderr
+    assert [model["ModelName"] for model in sagemaker.list_models(NameContains="first")["Models"]] == [
+        "first"
+    ]
+
+
 def test_delete_leaves_no_endpoint_model_or_configuration(ebbtide, run_ebbtide):
     run_ebbtide("deploy", "ebbtide/extractive", "--name", "short-lived")
     sagemaker = ebbtide.client("sagemaker")

@@ -1,9 +1,14 @@
 """`ebbtide summarize`: any number of articles of any kind, whose summaries survive interruptions."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.runtime.documents import pdf, prose
+
+TRENDS = Path(__file__).parents[2] / "examples" / "trends.py"
 
 TEXT = (
     "The tide rises and the tide falls. Boats in the harbour rise and fall with it. Fishermen wait for the "
@@ -95,6 +100,28 @@ def test_each_row_of_a_data_set_is_an_article_and_keeps_its_fields(summarize, tm
         {"id": row["id"], "date": "2026-01-31"} for row in rows
     ]
     assert all(f"Sentence{summary['row'] - 1}x" in summary["summary"] for summary in summaries)
+
+
+def test_a_trend_is_followed_through_summaries_in_a_database(summarize, tmp_path):
+    dates = ("2026-01-31", "2026-02-01", "2026-02-28")
+    rows = [{"published": date, "article": prose(number)} for number, date in enumerate(dates)]
+    (tmp_path / "articles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summarize(tmp_path / "articles.jsonl", "-o", tmp_path / "summaries.jsonl")
+    given = ["summaries.jsonl", "summaries.db", "sentence1x", "--date", "published"]
+
+    # A second time, as after each run: nothing is counted twice.
+    first, second = (
+        subprocess.run(
+            [sys.executable, TRENDS, *given], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        for _ in range(2)
+    )
+
+    assert [line.split()[:4] for line in first.stdout.splitlines()] == [
+        ["2026-01", "0", "of", "1"],
+        ["2026-02", "1", "of", "2"],
+    ]
+    assert second.stdout == first.stdout
 
 
 def test_an_interrupted_run_goes_on_without_asking_twice(run_ebbtide, summarize, tmp_path):

@@ -184,8 +184,8 @@ def summarize(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Texts, Markdown, HTML, PDF and DOCX files; directories of them; .jsonl, .csv and .tsv "
-            "files with an article in each row.",
+            help="Texts, Markdown, HTML, PDF and DOCX files; directories of them; .jsonl, .csv, .tsv "
+            "and .parquet files with an article in each row.",
             exists=True,
         ),
     ],

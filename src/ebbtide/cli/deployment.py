@@ -123,8 +123,8 @@ def set_instance_count(server: RunningServer, name: str, count: int) -> None:
 def delete(server: RunningServer, name: str) -> Iterator[str]:
     """Remove the endpoint, its scaling, configurations and model, and wait until it is gone.
 
-    Objects in storage stay, as on AWS. Yields each step in words. Raises ClientError when there is no such
-    endpoint.
+    Objects in storage stay, as on AWS, and so does what another endpoint or configuration names. Yields each
+    step in words. Raises ClientError when there is no such endpoint.
     """
     sagemaker = server.client("sagemaker")
     endpoint = sagemaker.describe_endpoint(EndpointName=name)
@@ -143,13 +143,31 @@ def delete(server: RunningServer, name: str) -> Iterator[str]:
     await_gone(server, name)
     yield "deleting its configuration and model"
     # Another than the one of its name where `tune --apply` or UpdateEndpoint gave it one.
-    for config_name in dict.fromkeys((configured, name)):
+    models: set[str] = set()
+    for config_name in {configured, name} - _configs_of_endpoints(sagemaker):
         with _missing_allowed():
-            config = sagemaker.describe_endpoint_config(EndpointConfigName=config_name)
+            models |= _models_of_config(sagemaker, config_name)
             sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
-            for variant in config["ProductionVariants"]:
-                with _missing_allowed():
-                    sagemaker.delete_model(ModelName=variant["ModelName"])
+    for model_name in models - _models_of_configs(sagemaker):
+        with _missing_allowed():
+            sagemaker.delete_model(ModelName=model_name)
+
+
+def _configs_of_endpoints(sagemaker: Any) -> set[str]:
+    pages = sagemaker.get_paginator("list_endpoints").paginate()
+    names = [endpoint["EndpointName"] for page in pages for endpoint in page["Endpoints"]]
+    return {sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"] for name in names}
+
+
+def _models_of_configs(sagemaker: Any) -> set[str]:
+    pages = sagemaker.get_paginator("list_endpoint_configs").paginate()
+    names = [config["EndpointConfigName"] for page in pages for config in page["EndpointConfigs"]]
+    return {model for name in names for model in _models_of_config(sagemaker, name)}
+
+
+def _models_of_config(sagemaker: Any, name: str) -> set[str]:
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    return {variant["ModelName"] for variant in config["ProductionVariants"]}
 
 
 def await_gone(server: RunningServer, name: str) -> None:

@@ -20,7 +20,7 @@ CONTENT_TYPES = {
 }
 """By a file's suffix. A directory stands for its files with one of these."""
 
-DATA_SETS = (".jsonl", ".ndjson", ".csv", ".tsv")
+DATA_SETS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 """Suffixes of files in which each row is an article."""
 
 
