@@ -39,16 +39,21 @@ async def test_what_a_caller_was_told_is_on_disk_for_the_next_reader(database: D
     assert await database.read(rows) == [1]
 
 
-async def test_nothing_is_accepted_into_a_file_that_was_removed(tmp_path: Path) -> None:
+async def test_nothing_is_accepted_into_a_file_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "PATIENCE_S", 0.0)
     path = tmp_path / "ebbtide.db"
     database = Database(path)
     await database.write(lambda connection: connection.execute(text("CREATE TABLE t (n INTEGER)")))
     path.unlink()
 
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="removed or replaced"):
-            await database.write(put(1))
+    with pytest.raises(Unavailable, match="removed or replaced"):
+        await database.write(put(1))
+    with pytest.raises(Unavailable, match="unable to open"):
+        await database.write(put(1))
 
+    assert not path.exists()
     database.close()
 
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Text, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -305,11 +306,7 @@ class _SQLite:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: tuple[int, int] | None = None
-        self.engine = create_engine(
-            f"sqlite:///{path}",
-            pool_size=self.readers + 1,
-            connect_args={"check_same_thread": False, "cached_statements": KEPT_STATEMENTS},
-        )
+        self.engine = create_engine(f"sqlite:///{path}", creator=self._connect, pool_size=self.readers + 1)
         event.listen(self.engine, "connect", self._prepare)
         event.listen(self.engine, "begin", self._begin)
 
@@ -320,6 +317,16 @@ class _SQLite:
 
     def open_reader(self) -> Connection:
         return self.engine.connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        # Once there was a file, none is made in its place: an empty one would look like a database.
+        mode = "rwc" if self._file is None else "rw"
+        return sqlite3.connect(
+            f"file:{quote(str(self._path))}?mode={mode}",
+            uri=True,
+            check_same_thread=False,
+            cached_statements=KEPT_STATEMENTS,
+        )
 
     def executor(self, connection: Connection) -> Callable[[str], object]:
         return connection.connection.cursor().execute

@@ -103,11 +103,11 @@ def test_each_row_of_a_data_set_is_an_article_and_keeps_its_fields(summarize, tm
 
 
 def test_a_trend_is_followed_through_summaries_in_a_database(summarize, tmp_path):
-    dates = ("2026-01-31", "2026-02-01", "2026-02-28")
-    rows = [{"published": date, "article": prose(number)} for number, date in enumerate(dates)]
+    articles = {"2026-01-31": prose(1), "2026-02-01": TEXT, "2026-02-28": prose(2)}
+    rows = [{"published": date, "article": article} for date, article in articles.items()]
     (tmp_path / "articles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summarize(tmp_path / "articles.jsonl", "-o", tmp_path / "summaries.jsonl")
-    given = ["summaries.jsonl", "summaries.db", "sentence1x", "--date", "published"]
+    given = ["summaries.jsonl", "summaries.db", "falling", "--date", "published"]
 
     # A second time, as after each run: nothing is counted twice.
     first, second = (
