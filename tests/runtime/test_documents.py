@@ -185,7 +185,7 @@ def test_a_pdf_of_scanned_pages_is_refused_with_what_it_needs() -> None:
     canvas.rect(10, 10, 100, 100, fill=1)
     canvas.showPage()
     canvas.save()
-    with pytest.raises(BadRequest, match=r"no text on any of its pages \(1\): scans"):
+    with pytest.raises(BadRequest, match=r"no text on any of its pages \(1\): scanned"):
         formats.read(file.getvalue(), formats.PDF)
 
 

@@ -69,7 +69,8 @@ def read(body: bytes) -> Document:
     blocks = list(_blocks([line for page in kept for line in _in_reading_order(page)]))
     if not blocks:
         raise BadRequest(
-            f"The PDF has no text on any of its pages ({len(pages)}): scans need character recognition first"
+            f"The PDF has no text on any of its pages ({len(pages)}): scanned ones need character "
+            "recognition first"
         )
     body_blocks, references = apart_from_references(blocks)
     return Document(
