@@ -4,8 +4,8 @@ Those whose figures are medians take N runs for them: wake, simulation, storm_sc
 
 Apart are `python -m bench peers`, which installs other task queues to measure them beside ebbtide, and
 `python -m bench engines`, which needs the extra `transformers`, 6 GB of disk and 15 minutes; `bases`,
-`roofline`, `coldstart`, `articles` and `quality` run when they are named;
-`quality` fetches packages by apt-get.
+`roofline`, `coldstart`, `articles`, `quality` and `quality_merging` run when they are named; the last two
+fetch packages by apt-get, and the last trains a model for half an hour at its first run.
 """
 
 import argparse
