@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import create_engine, text
 
 from bench.server import Measured, database, deploy, percentile, send_all, server, signed_invocations
+from ebbtide.database import postgresql_url
 
 BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
@@ -122,7 +123,7 @@ def _cpu_s(measured: Measured) -> float:
 def _completed(measured: Measured, url: str | None) -> int:
     """Results there are, counted in the server's own database without asking the server."""
     where = (
-        url.replace("postgresql://", "postgresql+psycopg://", 1)
+        postgresql_url(url).set(drivername="postgresql+psycopg")
         if url is not None
         else f"sqlite:///file:{measured.data / 'ebbtide.db'}?mode=ro&uri=true"
     )

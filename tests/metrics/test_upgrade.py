@@ -1,13 +1,10 @@
 """Metrics of a database that an earlier version wrote, in which all accounts shared them."""
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
+from tests.earlier import fill_at
 
-import ebbtide.migrations
 from ebbtide.database import Database
 from ebbtide.identifiers import ACCOUNT
 from ebbtide.metrics import Point, query, record
@@ -36,13 +33,7 @@ async def test_each_metric_goes_to_the_account_that_has_its_endpoint(kind, tmp_p
             place = made.enter_context(request.getfixturevalue("postgresql").database())
         database = Database(place)
         made.callback(database.close)
-        with database.engine.begin() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(Path(ebbtide.migrations.__file__).parent))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "0005")
-            for statement in SHARED.split(";"):
-                connection.exec_driver_sql(statement)
+        fill_at(database.engine, "0005", SHARED)
         laws = Metric("AWS/SageMaker", "Load", (("EndpointName", "laws"), ("VariantName", "v")))
 
         migrate(database.engine)

@@ -1,11 +1,7 @@
 """Notifications of a database that an earlier version wrote."""
 
-from pathlib import Path
+from tests.earlier import fill_at
 
-from alembic import command
-from alembic.config import Config
-
-import ebbtide.migrations
 from ebbtide.database import Database
 from ebbtide.migrations import migrate
 from ebbtide.notifications import history, outbox
@@ -28,13 +24,7 @@ INSERT INTO sns_deliveries VALUES (2, 'm-2', 'arn:aws:sns:us-east-1:1:t:s',
 
 async def test_what_was_owed_and_given_up_by_the_first_version_is_still(tmp_path):
     database = Database(tmp_path / "ebbtide.db")
-    with database.engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(ebbtide.migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in FIRST.split(";"):
-            connection.exec_driver_sql(statement)
+    fill_at(database.engine, "0001", FIRST)
 
     migrate(database.engine)
 

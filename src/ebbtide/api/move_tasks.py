@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.errors import ServiceError
 from ebbtide.notifications import move_tasks, queues
 from ebbtide.notifications.move_tasks import KEPT, RUNNING, MoveTask
 from ebbtide.notifications.queue_messages import check_range, invalid_value
@@ -92,7 +91,7 @@ def _read_handle(handle: str) -> dict[str, Any]:
     except ValueError:
         given = None
     if not isinstance(given, dict):
-        raise ServiceError("Value for parameter TaskHandle is invalid.", code="InvalidParameterValue")
+        raise invalid_value("Value for parameter TaskHandle is invalid.")
     return given
 
 

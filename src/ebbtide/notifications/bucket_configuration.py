@@ -9,8 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ebbtide.errors import ServiceError
-from ebbtide.objects.errors import InvalidArgument
+from ebbtide.objects.errors import InvalidArgument, NotOffered
 from ebbtide.objects.events import CREATED, REMOVED, Watch
 
 CONSUMER = "notification"
@@ -44,10 +43,8 @@ def parse(given: Mapping[str, Any], *, region: str) -> list[Watch]:
     """
     for member in ("LambdaFunctionConfigurations", "EventBridgeConfiguration"):
         if given.get(member) is not None and given[member] != []:
-            raise ServiceError(
+            raise NotOffered(
                 f"Notifications can go to topics and queues; {member} is not implemented.",
-                code="NotImplemented",
-                http_status=501,
             )
     watches = [
         _watch(each, each[member], service, region)
@@ -112,10 +109,8 @@ def _event(name: str) -> str:
     if name in EVENTS:
         return EVENTS[name]
     if name.startswith("s3:"):
-        raise ServiceError(
+        raise NotOffered(
             f"The event {name} is not implemented; there are {', '.join(EVENTS)}.",
-            code="NotImplemented",
-            http_status=501,
         )
     raise InvalidArgument("A specified event is not supported for notifications.", "Event", name)
 

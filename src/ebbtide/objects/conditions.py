@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from ebbtide.errors import ServiceError
-from ebbtide.objects.errors import InvalidRange, NoSuchKey, PreconditionFailed
+from ebbtide.objects.errors import InvalidRange, NoSuchKey, NotOffered, PreconditionFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,8 @@ def check_write(key: str, etag: str | None, *, if_match: str | None, if_none_mat
     """
     if if_none_match is not None:
         if if_none_match != "*":
-            raise ServiceError(
+            raise NotOffered(
                 "A header you provided implies functionality that is not implemented",
-                code="NotImplemented",
-                http_status=501,
                 members={"Header": "If-None-Match"},
             )
         if etag is not None:

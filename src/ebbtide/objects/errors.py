@@ -3,6 +3,22 @@
 from ebbtide.errors import ServiceError
 
 
+class NotOffered(ServiceError):
+    """What S3 has and this store has not."""
+
+    code = "NotImplemented"
+    http_status = 501
+
+
+class NoSuchConfiguration(ServiceError):
+    """The bucket has no configuration of that kind, which has a code of its own."""
+
+    http_status = 404
+
+    def __init__(self, code: str, message: str, bucket: str) -> None:
+        super().__init__(message, code=code, members={"BucketName": bucket})
+
+
 class NoSuchBucket(ServiceError):
     code = "NoSuchBucket"
     http_status = 404

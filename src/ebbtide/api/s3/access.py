@@ -6,9 +6,8 @@ from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3.outside import refuse_outside
-from ebbtide.errors import ServiceError
 from ebbtide.objects.buckets import Bucket, get_bucket
-from ebbtide.objects.errors import InvalidArgument
+from ebbtide.objects.errors import InvalidArgument, NotOffered
 from ebbtide.objects.events import Cause
 
 _ONLY: dict[str, tuple[object, ...]] = {
@@ -59,11 +58,9 @@ def refuse_unsupported(params: Params) -> None:
     """
     for name, allowed in _ONLY.items():
         if name in params and params[name] not in allowed:
-            raise ServiceError(
+            raise NotOffered(
                 f"A parameter you provided implies functionality that is not implemented: {name} "
                 f"{params[name]!r}.",
-                code="NotImplemented",
-                http_status=501,
                 members={"Parameter": name},
             )
     if params.get("VersionId", "null") != "null":
@@ -73,10 +70,8 @@ def refuse_unsupported(params: Params) -> None:
 def refuse_access_list(params: Params) -> None:
     """Raises NotImplemented for any access list but that the owner may do all."""
     if "AccessControlPolicy" in params:
-        raise ServiceError(
+        raise NotOffered(
             "Access lists are not implemented: the owner of a bucket may do all, nobody else anything.",
-            code="NotImplemented",
-            http_status=501,
         )
     refuse_unsupported(params)
 

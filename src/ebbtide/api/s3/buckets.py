@@ -20,7 +20,13 @@ from ebbtide.api.s3.uploading import checked_tags
 from ebbtide.errors import ServiceError
 from ebbtide.objects import buckets, lifecycle, records, uploads
 from ebbtide.objects.buckets import Bucket
-from ebbtide.objects.errors import BucketAlreadyExists, BucketAlreadyOwnedByYou, BucketNotEmpty
+from ebbtide.objects.errors import (
+    BucketAlreadyExists,
+    BucketAlreadyOwnedByYou,
+    BucketNotEmpty,
+    NoSuchConfiguration,
+    NotOffered,
+)
 
 Operation = Callable[[Params, Call], Awaitable[Result]]
 
@@ -134,10 +140,8 @@ async def put_bucket_versioning(params: Params, call: Call) -> Result:
     await _owned(params, call)
     given = params["VersioningConfiguration"]
     if given.get("Status") == "Enabled" or given.get("MFADelete") == "Enabled":
-        raise ServiceError(
+        raise NotOffered(
             "Versioning is not implemented: this store keeps the newest version of each object only.",
-            code="NotImplemented",
-            http_status=501,
         )
     return {}
 
@@ -161,7 +165,7 @@ async def get_bucket_tagging(params: Params, call: Call) -> Result:
     """The bucket's tags. Raises ServiceError NoSuchTagSet where it has none."""
     bucket = await _owned(params, call)
     if not bucket.tags:
-        raise _missing("NoSuchTagSet", "The TagSet does not exist", bucket.name)
+        raise NoSuchConfiguration("NoSuchTagSet", "The TagSet does not exist", bucket.name)
     return {"TagSet": [{"Key": key, "Value": value} for key, value in bucket.tags.items()]}
 
 
@@ -180,10 +184,6 @@ async def _set_tags(params: Params, call: Call, tags: dict[str, str] | None) -> 
 
 def _checked_tags(given: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return checked_tags([(tag["Key"], tag["Value"]) for tag in given], most=MOST_TAGS, whose="Bucket")
-
-
-def _missing(code: str, message: str, bucket: str) -> ServiceError:
-    return ServiceError(message, code=code, http_status=404, members={"BucketName": bucket})
 
 
 async def _owned(params: Params, call: Call) -> Bucket:
@@ -205,7 +205,7 @@ def _never(code: str, message: str) -> Operation:
 
     async def operation(params: Params, call: Call) -> Result:
         await _owned(params, call)
-        raise _missing(code, message, params["Bucket"])
+        raise NoSuchConfiguration(code, message, params["Bucket"])
 
     return operation
 

@@ -9,6 +9,7 @@ from ebbtide.api.s3.access import owned_bucket
 from ebbtide.database import Database
 from ebbtide.errors import ServiceError
 from ebbtide.objects import buckets, cors
+from ebbtide.objects.errors import NoSuchConfiguration
 from ebbtide.wire.request import Response
 
 
@@ -28,11 +29,8 @@ async def get_bucket_cors(params: Params, call: Call) -> Result:
     """The bucket's rules. Raises ServiceError where it has none."""
     bucket = await call.parts.database.read(lambda connection: owned_bucket(connection, params, call))
     if not bucket.cors:
-        raise ServiceError(
-            "The CORS configuration does not exist",
-            code="NoSuchCORSConfiguration",
-            http_status=404,
-            members={"BucketName": bucket.name},
+        raise NoSuchConfiguration(
+            "NoSuchCORSConfiguration", "The CORS configuration does not exist", bucket.name
         )
     return {"CORSRules": [dict(rule) for rule in bucket.cors]}
 

@@ -9,7 +9,7 @@ from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3.access import owned_bucket
 from ebbtide.errors import ServiceError
 from ebbtide.objects import lifecycle
-from ebbtide.objects.errors import InvalidArgument, InvalidRequest
+from ebbtide.objects.errors import InvalidArgument, InvalidRequest, NotOffered
 from ebbtide.objects.lifecycle import DAY_S, Rule
 
 MOST_RULES = 1000
@@ -72,10 +72,8 @@ async def delete_bucket_lifecycle(params: Params, call: Call) -> Result:
 def _parse(given: dict[str, Any]) -> Rule:
     for member, lacking in _LACKING.items():
         if given.get(member):
-            raise ServiceError(
+            raise NotOffered(
                 f"{member} is not implemented: this store has no {lacking}.",
-                code="NotImplemented",
-                http_status=501,
             )
     if "Filter" not in given and "Prefix" not in given:
         raise _malformed()
@@ -107,10 +105,8 @@ def _check(rule: Rule, given: dict[str, Any]) -> None:
     if len(rule.id) > LONGEST_ID:
         raise InvalidArgument(f"ID length should not exceed allowed limit of {LONGEST_ID}", "ID", rule.id)
     if expiration is not None and "ExpiredObjectDeleteMarker" in expiration:
-        raise ServiceError(
+        raise NotOffered(
             "ExpiredObjectDeleteMarker is not implemented: this store has no versions of objects.",
-            code="NotImplemented",
-            http_status=501,
         )
     if expiration is not None and (rule.days is None) == (rule.date is None):
         raise _malformed()

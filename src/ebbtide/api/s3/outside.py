@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3.answers import quoted
 from ebbtide.api.s3.uploading import checked_key, checked_metadata, receive, stored_headers, tags_of_header
-from ebbtide.errors import ServiceError
 from ebbtide.identifiers import ACCOUNT
-from ebbtide.objects.errors import AccessDenied
+from ebbtide.objects.errors import AccessDenied, NotOffered
 from ebbtide.objects.outside import Outside
 from ebbtide.objects.records import DEFAULT_CONTENT_TYPE, ObjectRecord
 
@@ -70,11 +69,9 @@ async def read(outside: Outside, record: ObjectRecord, start: int, length: int) 
     return body
 
 
-def _does_not_pass(outside: Outside, why: str) -> ServiceError:
+def _does_not_pass(outside: Outside, why: str) -> NotOffered:
     bucket = outside.bucket
-    return ServiceError(
+    return NotOffered(
         f"The bucket {bucket.name} lies in {bucket.place}, and {why}.",
-        code="NotImplemented",
-        http_status=501,
         members={"BucketName": bucket.name},
     )

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 from ebbtide.api.call import Call, Params
 from ebbtide.errors import ServiceError
 from ebbtide.objects import checksums
-from ebbtide.objects.errors import BadDigest, InvalidArgument, InvalidRequest
+from ebbtide.objects.errors import BadDigest, InvalidArgument, InvalidRequest, NotOffered
 from ebbtide.objects.records import Staged
 from ebbtide.wire.numbers import whole_number
 
@@ -201,7 +201,7 @@ def _trailer(trailers: Mapping[str, str], algorithm: str) -> str:
     return trailers[name]
 
 
-def _unknown_algorithm(name: str) -> ServiceError:
-    return ServiceError(
-        f"The checksum algorithm {name} is not implemented.", code="NotImplemented", http_status=501
+def _unknown_algorithm(name: str) -> NotOffered:
+    return NotOffered(
+        f"The checksum algorithm {name} is not implemented.",
     )
