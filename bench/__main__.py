@@ -30,7 +30,7 @@ BENCHES = (
     "storm_scaling",
     "flapping",
 )
-PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
+PACKAGES = ("httptools", "sqlalchemy", "aiohttp", "botocore", "ctranslate2")
 
 
 def main(arguments: list[str]) -> None:

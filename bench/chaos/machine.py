@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("ebbtide", "granian", "sqlalchemy", "aiohttp", "botocore", "psycopg")
+PACKAGES = ("ebbtide", "httptools", "sqlalchemy", "aiohttp", "botocore", "psycopg")
 
 
 def machine() -> dict[str, str | int]:

@@ -27,7 +27,7 @@ from bench.peers.figures import LONE, TASKS, Figures, median
 from bench.peers.peer import Fastest, Peer
 from bench.peers.queues import PEERS, PEERS_ON_RAY
 
-PACKAGES = ("granian", "sqlalchemy", "aiohttp", "botocore")
+PACKAGES = ("httptools", "sqlalchemy", "aiohttp", "botocore")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,8 +22,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from granian.constants import Interfaces
-from granian.server.embed import Server as HTTPServer
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
@@ -33,6 +31,7 @@ from ebbtide.api.application import Application
 from ebbtide.api.call import Parts
 from ebbtide.api.sagemaker_runtime import invocation
 from ebbtide.database import Database, postgresql_url
+from ebbtide.http_server import HTTPServer
 from ebbtide.instances.fleet import Fleet
 from ebbtide.instances.types import InstanceTypes
 from ebbtide.logs import LogStore
@@ -66,11 +65,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 300.0
 CLOCK_KEPT_EVERY_S = 2.0
-
-LISTENING_ATTEMPTS, LISTENING_INTERVAL_S = 2000, 0.005
-
-BACKLOG = 1024
-"""Connections that wait to be accepted: a burst of clients is what we are for."""
 
 MOST_FILES, OWN_FILES = 65_536, 512
 """Files that the server wants to have open at most, and how many of them it leaves to all but connections."""
@@ -127,22 +121,20 @@ async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             following = asyncio.create_task(peers.run(leaving))
             term.begin_when(peers.leads)
         application = Application(parts)
-        http = _http_server(application, settings.host, settings.port)
-        serving = asyncio.create_task(http.serve())
-        await _listening(settings.host, settings.port)
+        http = HTTPServer(application, most_connections=_connection_count())
+        await http.listen(_bound(settings))
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
         on_ready(url)
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([serving, stopping, following], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, following], return_when=asyncio.FIRST_COMPLETED)
         asked_to_stop = stop.is_set()
         if following.done() and not asked_to_stop:
             hurry.set()  # whoever leads now has taken over what runs here
         stop.set()
         parts.stopping.set()
         parts.deliveries.arrivals.close()
-        http.stop()  # type: ignore[no-untyped-call]
-        await serving
+        await _close_http(http, settings.drain_timeout_s, hurry)
         await application.close()
         await term.end(hurry)
         await asyncio.gather(stopping, *own_loops)
@@ -344,6 +336,17 @@ async def _close(fleet: Fleet, timeout_s: float, hurry: asyncio.Event) -> None:
     await draining
 
 
+async def _close_http(http: HTTPServer, timeout_s: float, hurry: asyncio.Event) -> None:
+    """Have the requests in work answered; once hurried, or after so long, break them off."""
+    closing = asyncio.create_task(http.close())
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait([closing, hurried], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+
+
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
@@ -371,30 +374,6 @@ def _connection_count() -> int:
         return MOST_FILES - OWN_FILES
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return max(OWN_FILES, most - OWN_FILES)
-
-
-def _http_server(application: Application, host: str, port: int) -> HTTPServer:
-    return HTTPServer(
-        application,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        log_enabled=False,
-        websockets=False,
-        backlog=BACKLOG,
-        backpressure=_connection_count(),
-    )
-
-
-async def _listening(host: str, port: int) -> None:
-    """Return once the port takes connections: Granian tells when it begins to listen, which is earlier."""
-    for _ in range(LISTENING_ATTEMPTS):
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection(host, port)
-            writer.close()
-            return
-        await asyncio.sleep(LISTENING_INTERVAL_S)
-    raise StartError(f"The HTTP server does not listen on {_authority(host, port)}")
 
 
 def _make_data_directory(data: Path) -> None:
@@ -461,16 +440,23 @@ def _open_database(settings: Settings) -> Database:
 
 def _free_port(settings: Settings) -> int:
     """The port to listen on: the one asked for, or with 0 any that is free. Raises StartError."""
+    with _bound(settings) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """A socket at the server's address. Raises StartError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # Granian's own socket may share a port with another's; this one may not, and so tells.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            where = _authority(settings.host, settings.port)
-            raise StartError(f"Cannot listen on {where}: {error.strerror}") from error
-        return int(probe.getsockname()[1])
+    # By its protocol asyncio knows that small answers need not wait for company.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        where = _authority(settings.host, settings.port)
+        raise StartError(f"Cannot listen on {where}: {error.strerror}") from error
+    return listener
 
 
 def _authority(host: str, port: int) -> str:

@@ -176,7 +176,9 @@ def test_the_opening_of_a_text_has_the_tokens_of_the_whole_and_pieces_have_them_
     trained: Trained, paragraphs: list[str], family: str, data: st.DataObject
 ):
     ours = known_tokenizer(trained(family))
-    known = [*paragraphs[:40], *AWKWARD, "日本語" * 700, "\ue000 " * 300, " " * 5_000]
+    known = [*paragraphs[:40], *AWKWARD, "日本語" * 700, "\ue000 " * 300]
+    if family != "bart":  # to which spaces are text: where a run of them is cut it has more tokens
+        known.append(" " * 5_000)
     chosen = data.draw(st.lists(st.sampled_from(known) | st.text(), min_size=1, max_size=12))
     text = data.draw(st.sampled_from([" ", "\n\n", "\t", "\r\n", "  \n"])).join(chosen)
     tokens = data.draw(st.integers(1, 300))

@@ -72,10 +72,6 @@ class Application:
                 await self._tell_origin(request, response)
         if self._parts.peers is not None and response.status < 300 and _may_concern_loops(request):
             self._parts.peers.tell_leader(LOOK)
-        if request.headers.get("expect") and request.headers.get("content-length") == "0":
-            # No "100 Continue" goes out where there is no body to wait for. Then botocores of some years, the
-            # AWS command's among them, misread the next answer on the connection and hang.
-            response.headers["connection"] = "close"
         if logger.isEnabledFor(logging.DEBUG):
             elapsed_ms = (time.perf_counter() - started) * 1000
             logger.debug(
@@ -272,8 +268,8 @@ async def _send(response: Response, body: Body, send: Send, *, head: bool) -> No
 
 
 async def _stream(content: AsyncIterable[bytes], body: Body, send: Send) -> None:
-    # Granian swallows what is sent to a client that has gone: without a watch an object of any size
-    # would be read to its end for nobody.
+    # What is sent to a client that has gone is swallowed: without a watch an object of any size would be read
+    # to its end for nobody.
     gone = body.disconnected()
     try:
         async for block in content:

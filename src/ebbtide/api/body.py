@@ -25,10 +25,6 @@ MAX_DRAIN_BYTES = 16 * 1024 * 1024
 """How much of an unwanted body is read so that its sender, still writing, comes to read our answer."""
 
 
-SILENCE_S = 60.0
-"""How long a sender may be silent in the middle of a body."""
-
-
 class TooLarge(Exception):
     """The body is longer than the operation takes."""
 
@@ -36,15 +32,12 @@ class TooLarge(Exception):
 class Body:
     """One request's body. Iterate it, or `read` it, once."""
 
-    def __init__(self, receive: Receive, *, length_bytes: int | None, silence_s: float = SILENCE_S) -> None:
-        """length_bytes: the declared length of the data, after decoding, where it is declared.
-        silence_s: how long its sender may send nothing before it is given up.
-        """
+    def __init__(self, receive: Receive, *, length_bytes: int | None) -> None:
+        """length_bytes: the declared length of the data, after decoding, where it is declared."""
         self.trailers: dict[str, str] = {}
         """Trailing headers of an aws-chunked body, names in lower case; complete at the body's end."""
         self._receive = receive
         self._length_bytes = length_bytes
-        self._silence_s = silence_s
         self._expected_sha256: str | None = None
         self._decoder: ChunkedDecoder | None = None
         self._ended = False
@@ -140,8 +133,7 @@ class Body:
 
     async def _next(self) -> bytes:
         try:
-            async with asyncio.timeout(self._silence_s):
-                message = await self._receive()
+            message = await self._receive()
         except TimeoutError as error:
             self._ended = True
             raise ServiceError(
