@@ -120,7 +120,7 @@ class Agent:
         self._asked_meanwhile = False
         self._draining = asyncio.Event()
         self._changed = wakeups.subscribe(endpoint.id)
-        model_server.exchanges.on_end = self._changed.event.set
+        model_server.exchanges.on_end = self._exchange_ended
 
     @property
     def in_flight(self) -> int:
@@ -139,6 +139,11 @@ class Agent:
         """Claim no more; `run` returns when what is in flight is done."""
         self._draining.set()
         self._changed.event.set()
+
+    def _exchange_ended(self) -> None:
+        # Slots are freed by what is done with an answer; only who drains waits for exchanges themselves.
+        if self._draining.is_set():
+            self._changed.event.set()
 
     async def abort(self) -> None:
         """Hand every lease back at once: its instance is going without a drain."""
