@@ -34,7 +34,7 @@ class UnixConnection(http.client.HTTPConnection):
 @dataclass(frozen=True)
 class Reply:
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     @property
@@ -59,7 +59,7 @@ class ModelServerProcess:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, named)
         answer = connection.getresponse()
-        reply = Reply(answer.status, dict(answer.headers), answer.read())
+        reply = Reply(answer.status, answer.headers, answer.read())
         connection.close()
         return reply
 

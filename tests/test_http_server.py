@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.http_server import (
+    INTERIM,
     MAX_FORGOTTEN_BYTES,
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
@@ -606,3 +608,47 @@ async def test_a_server_that_is_not_to_wait_breaks_off_what_it_has() -> None:
         closing.cancel()
 
         assert await client.closed()
+
+
+async def test_interim_answers_go_out_until_the_answer_begins() -> None:
+    async def reporting(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await read_body(receive)
+        assert INTERIM in scope["extensions"]
+        await send({"type": INTERIM, "headers": [(b"x-far", b"half\r\nx-forged: 1")]})
+        await send({"type": INTERIM, "headers": [(b"x-far", b"whole")]})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ans", "more_body": True})
+        await send({"type": INTERIM, "headers": [(b"x-far", b"too far")]})
+        await send({"type": "http.response.body", "body": b"wer"})
+
+    async with serving(reporting) as (_, port), connected(port) as client:
+        client.writer.write(GET)
+        first = await client.reader.readuntil(b"\r\n\r\n")
+        second = await client.reader.readuntil(b"\r\n\r\n")
+        answered = await client.answer()
+        oldest = await client.ask(GET.replace(b"1.1", b"1.0"))
+
+    assert first == b"HTTP/1.1 100 Continue\r\nx-far: half  x-forged: 1\r\n\r\n"
+    assert second == b"HTTP/1.1 100 Continue\r\nx-far: whole\r\n\r\n"
+    assert answered.body == b"answer"
+    assert oldest.body == b"answer"
+
+
+async def test_on_a_unix_socket_the_server_s_address_is_a_path(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    addresses: list[Any] = []
+
+    async def telling(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        addresses.append((scope["client"], scope["server"]))
+        await echo(scope, receive, send)
+
+    server = HTTPServer(telling, most_connections=10)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    await server.listen(listener)
+    client = Client(*await asyncio.open_unix_connection(path))
+
+    assert (await client.ask(post("/", b"body"))).told["body"] == "body"
+    assert addresses == [(None, (path, None))]
+    client.writer.close()
+    await server.close()

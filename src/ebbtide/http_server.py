@@ -54,6 +54,11 @@ Application = Callable[
 ]
 """What ASGI calls one."""
 
+INTERIM = "ebbtide.response.interim"
+"""A message of ours beside ASGI's, named by the scope's extensions: an interim response with its `headers`.
+It is a 100, the one that every client reads past (RFC 9110, 15.2), and goes only before the answer begins."""
+
+_EXTENSIONS: dict[str, Any] = {INTERIM: {}}
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
@@ -177,7 +182,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self._addresses = peer[:2], own[:2]
+        # On a Unix socket the client has no address, and ours is a path.
+        self._addresses = (None, (own, None)) if isinstance(own, str) else (peer[:2], own[:2])
         # `full` as long as anything is left, so that nothing is when an answer counts as sent.
         transport.set_write_buffer_limits(high=0)
         self.server.opened(self)
@@ -333,6 +339,7 @@ class _Connection(asyncio.Protocol):
             "headers": self._headers,
             "client": client,
             "server": server,
+            "extensions": _EXTENSIONS,
         }
 
     def _stay(self) -> None:
@@ -408,6 +415,7 @@ class _Exchange:
         self._news: asyncio.Future[None] | None = None
         # The answer's: its status and headers until they are sent, and how its end is told.
         self._start: Message | None = None
+        self._has_begun = False
         self._is_bodiless = False
         self._is_chunked = False
         self._left_bytes: int | None = None
@@ -461,12 +469,18 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._start = message
             return
+        if message["type"] == INTERIM:
+            if not self._has_begun and self.scope["http_version"] == "1.1":
+                lines = [b"%b: %b\r\n" % header for header in message["headers"]]
+                self._connection.write(_head([_STATUS_LINES[100], *lines]))
+            return
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
         head = b""
         if self._start is not None:
             head = self._head(self._start, None if more else len(body))
             self._start = None
+            self._has_begun = True
         body = self._framed(body, more=more)
         connection = self._connection
         if head or body:
@@ -519,11 +533,16 @@ class _Exchange:
             lines.append(b"connection: close\r\n")
         elif not is_newest:
             lines.append(b"connection: keep-alive\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-            # Nothing that a header holds may begin another, or another answer.
-            head = b"".join(line[:-2].translate(_LINE_BREAKS) + b"\r\n" for line in lines)
-        return head + b"\r\n"
+        return _head(lines)
+
+
+def _head(lines: list[bytes]) -> bytes:
+    """Lines with their ends, and what ends them all."""
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        # Nothing that a header holds may begin another, or another answer.
+        head = b"".join(line[:-2].translate(_LINE_BREAKS) + b"\r\n" for line in lines)
+    return head + b"\r\n"
 
 
 def _without_authority(target: bytes) -> bytes:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.model_servers import PYTORCH, Start
+from tests.model_servers import PYTORCH, ModelServerProcess, Start
 
 Archive = Callable[[str], Path]
 
@@ -70,14 +71,86 @@ def model_fn(model_dir, context):
     return context.system_properties["model_dir"] == model_dir
 def predict_fn(data, model, context):
     context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", "seen")
-    return [model, context.get_request_header(0, "X-Amzn-SageMaker-Inference-Id")]
+    name = "X-Amzn-SageMaker-Inference-Id"
+    headers = context.get_all_request_header(0)
+    return [model, context.get_request_header(0, name), headers[name.upper()], headers.get("X-None")]
 """
     server = start(model_dir=archive(code)).ready()
 
     reply = server.invoke({"inputs": ""}, X_Amzn_SageMaker_Inference_Id="inference-7")
 
-    assert reply.json == [True, "inference-7"]
+    assert reply.json == [True, "inference-7", "inference-7", None]
     assert reply.headers["X-Amzn-SageMaker-Custom-Attributes"] == "seen"
+
+
+@pytest.fixture(scope="module")
+def marking(start_module: Start, tmp_path_factory: pytest.TempPathFactory) -> ModelServerProcess:
+    """Its handler sets the status and headers that it is asked for."""
+    code = """
+def model_fn(model_dir):
+    return None
+def predict_fn(data, model, context):
+    context.set_response_status(data["status"])
+    for name, value in data["headers"].items():
+        context.set_response_header(0, name, value)
+    return "done"
+"""
+    folder = tmp_path_factory.mktemp("marking")
+    (folder / "code").mkdir()
+    (folder / "code" / "inference.py").write_text(code)
+    return start_module(model_dir=folder).ready()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seen"),
+    [
+        pytest.param(201, {"X-Note": "grüße"}, {"X-Note": "grüße"}, id="letters beyond ASCII"),
+        pytest.param("202", {"X-Note": ""}, {"X-Note": ""}, id="an empty value, a status in words"),
+        pytest.param(
+            200, {"content-type": "text/x"}, {"Content-Type": "text/x"}, id="the type in lower case"
+        ),
+        pytest.param(
+            200,
+            {"content-length": "1", "Transfer-Encoding": "chunked", "Connection": "close"},
+            {"Content-Length": "6", "Transfer-Encoding": None, "Connection": None},
+            id="what says how it is sent",
+        ),
+    ],
+)
+def test_the_answer_has_the_status_and_headers_that_a_handler_set(
+    marking: ModelServerProcess, status: Any, headers: dict[str, str], seen: dict[str, str | None]
+):
+    reply = marking.invoke({"status": status, "headers": headers})
+
+    found = {name: reply.headers.get_all(name) for name in seen}
+    expected = {name: None if value is None else [value] for name, value in seen.items()}
+    as_text = {
+        name: values and [each.encode("latin-1").decode() for each in values]
+        for name, values in found.items()
+    }
+    assert (reply.status, reply.json) == (int(status), "done")
+    assert as_text == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        pytest.param(99, {}, id="no status"),
+        pytest.param(100, {}, id="an interim status"),
+        pytest.param(200, {"X-Note": "a\r\nb"}, id="a value of two lines"),
+        pytest.param(200, {"X-Note": 5}, id="a value that is no text"),
+        pytest.param(200, {"X Note": "a"}, id="a name with a space"),
+        pytest.param(200, {"X-Note:": "a"}, id="a name with a colon"),
+        pytest.param(200, {"": "a"}, id="no name"),
+    ],
+)
+def test_a_handler_is_told_what_no_answer_can_have(
+    marking: ModelServerProcess, status: int, headers: dict[str, Any]
+):
+    reply = marking.invoke({"status": status, "headers": headers})
+
+    assert reply.status == 400
+    assert "cannot be" in reply.json["message"]
 
 
 @pytest.mark.parametrize(

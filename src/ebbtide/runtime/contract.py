@@ -8,17 +8,22 @@ stopped: what holds the processor counts, whether or not anybody wants its resul
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from aiohttp import web
-
+from ebbtide.http_server import INTERIM, HTTPServer, Message, Scope
+from ebbtide.runtime import content
 from ebbtide.runtime.errors import exit_status
+from ebbtide.runtime.handlers import Headers
 from ebbtide.runtime.status import StatusFile
 from ebbtide.runtime.toolkit import Answer, Service, failure
 
@@ -27,29 +32,39 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1 << 30
 """The most that asynchronous inference accepts, AWS's figure; echo alone is not bound by it."""
 
-CHUNK_BYTES = 1 << 18
-RUNNING_HEADER = "X-Ebbtide-Running"
-PROGRESS_HEADER = "X-Ebbtide-Progress"
+RUNNING_HEADER = b"x-ebbtide-running"
+PROGRESS_HEADER = b"x-ebbtide-progress"
+
+METHODS = {"/ping": ("GET", "HEAD"), "/invocations": ("POST",)}
+FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
+"""Headers that say how an answer is sent, which is not for those to say who only know what it is."""
 
 Loader = Callable[[], "Service | Echo"]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Echo:
     """`HF_MODEL_ID=ebbtide/echo`: answers the body it gets, streamed, in flat memory. For benches, tests."""
 
-    async def respond(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": request.content_type})
-        # With its length known an answer need not be chunked, which SageMaker refuses of models.
-        response.content_length = request.content_length
-        await response.prepare(request)
-        async for chunk in request.content.iter_chunked(CHUNK_BYTES):
-            await response.write(chunk)
-        await response.write_eof()
-        return response
+    async def respond(self, headers: Headers, receive: Receive, send: Send) -> None:
+        kind = content.media_type(headers.get("content-type")) or "application/octet-stream"
+        answered = [(b"content-type", kind.encode())]
+        if "content-length" in headers:
+            # With its length known an answer need not be chunked, which SageMaker refuses of models.
+            answered.append((b"content-length", headers["content-length"].encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": answered})
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            more = message["more_body"]
+            await send({"type": "http.response.body", "body": message["body"], "more_body": more})
 
 
 class ModelServer:
-    """The contract's two routes around a model that may still be loading."""
+    """The contract's two routes around a model that may still be loading: an ASGI application."""
 
     def __init__(self, concurrency: int, status: StatusFile) -> None:
         self._status = status
@@ -58,64 +73,93 @@ class ModelServer:
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="model")
         self._running = 0
 
-    def application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY_BYTES)
-        application.add_routes([web.get("/ping", self._ping), web.post("/invocations", self._invoke)])
-        return application
-
     def serve(self, model: Service | Echo) -> None:
         """Take requests from now on."""
         self._model = model
 
-    async def _ping(self, _request: web.Request) -> web.Response:
-        status = 200 if self._model else 503
-        return web.Response(status=status, headers={RUNNING_HEADER: str(self._running)})
-
-    async def _invoke(self, request: web.Request) -> web.StreamResponse:
-        if self._model is None:
-            return _response(failure(503, "The model is still loading"))
-        if isinstance(self._model, Echo):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods = METHODS.get(scope["path"], ())
+        if scope["method"] not in methods:
+            allowed = [(b"allow", ", ".join(methods).encode())] if methods else []
+            await _send(send, 405 if methods else 404, allowed)
+        elif scope["path"] == "/ping":
+            running = (RUNNING_HEADER, b"%d" % self._running)
+            await _send(send, 503 if self._model is None else 200, [running])
+        elif isinstance(self._model, Echo):
             self._running += 1
             try:
-                return await self._model.respond(request)
+                await self._model.respond(Headers.received(scope["headers"]), receive, send)
             finally:
                 self._running -= 1
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return _response(failure(413, f"The body is over {MAX_BODY_BYTES} bytes"))
-        return _response(await self._compute(self._model, body, request))
+        else:
+            await self._invoke(Headers.received(scope["headers"]), receive, send)
 
-    async def _compute(self, model: Service, body: bytes, request: web.Request) -> Answer:
+    async def _invoke(self, headers: Headers, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answer(headers, receive, send)
+            if answer is None:
+                return
+            lines = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+        except Exception:  # a broken connection would count as the whole model server's end
+            logger.exception("The request failed")
+            answer, lines = failure(500, "Internal Server Error"), [(b"content-type", content.JSON.encode())]
+        await _send(send, answer.status, [line for line in lines if line[0] not in FRAMING], answer.body)
+
+    async def _answer(self, headers: Headers, receive: Receive, send: Send) -> Answer | None:
+        """The answer to an invocation; None if its client has gone."""
+        if self._model is None:
+            return failure(503, "The model is still loading")
+        assert isinstance(self._model, Service)
+        try:
+            body = await _read(headers, receive)
+        except _TooLarge:
+            return failure(413, f"The body is over {MAX_BODY_BYTES} bytes")
+        return None if body is None else await self._compute(self._model, body, headers, receive, send)
+
+    async def _compute(
+        self, model: Service, body: bytes, headers: Headers, receive: Receive, send: Send
+    ) -> Answer | None:
         loop = asyncio.get_running_loop()
         cancelled = threading.Event()
-        transport = request.transport
+
+        async def tell(progress: Mapping[str, int]) -> None:
+            header = (PROGRESS_HEADER, json.dumps(progress).encode())
+            await send({"type": INTERIM, "headers": [header]})
 
         def report(progress: Mapping[str, int]) -> None:
             # The loop takes what it is given in order: no report comes behind the answer.
-            loop.call_soon_threadsafe(_send_progress, transport, json.dumps(progress))
+            asyncio.run_coroutine_threadsafe(tell(progress), loop)
 
-        computation = self._threads.submit(_answer_or_exit, model, body, request, cancelled, report)
+        computation = self._threads.submit(_answer_or_exit, model, body, headers, cancelled, report)
         self._running += 1
         began_at = loop.time()
         computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
+        answer = asyncio.wrap_future(computation)
+        # The body has been read: all that can come is that the client has gone.
+        gone = asyncio.ensure_future(receive())
+        gone.add_done_callback(lambda _: answer.cancel())
         try:
-            answer = await asyncio.wrap_future(computation)
-            if not self._answered:
-                self._answered = True
-                self._status.answered_first(loop.time() - began_at)
-            return answer
+            await answer
+        except asyncio.CancelledError:
+            if not gone.done():
+                raise
+            return None
         finally:
+            gone.cancel()
             cancelled.set()  # the client has gone, or has its answer
+        if not self._answered:
+            self._answered = True
+            self._status.answered_first(loop.time() - began_at)
+        return answer.result()
 
     def _finished(self) -> None:
         self._running -= 1
 
 
 async def run(
-    socket: Path, load: Loader, status: StatusFile, *, concurrency: int, stop_timeout_s: float = 3600.0
+    path: Path, load: Loader, status: StatusFile, *, concurrency: int, stop_timeout_s: float = 3600.0
 ) -> int:
-    """Serve on the socket from now, a model once it is loaded, until SIGTERM; the process's exit code.
+    """Serve on a socket at the path from now, a model once it is loaded, until SIGTERM; the exit code.
 
     SIGTERM while loading ends it at once; later, requests under way are finished first, within stop_timeout_s
     (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives `exit_status`,
@@ -126,11 +170,11 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = ModelServer(concurrency, status)
-    runner = web.AppRunner(
-        server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=stop_timeout_s
-    )
-    await runner.setup()
-    await web.UnixSite(runner, str(socket)).start()
+    # Its agent alone connects, keeps connections as long as it likes, and sends bodies as they come to it.
+    http = HTTPServer(server, most_connections=sys.maxsize, idle_s=math.inf, silence_s=math.inf)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    await http.listen(listener)
 
     loading = loop.run_in_executor(None, load)
     stopping = asyncio.ensure_future(stop.wait())
@@ -147,7 +191,8 @@ async def run(
     logger.info("The model is ready")
     await stopping
     logger.info("Stopping once the requests under way are finished")
-    await runner.cleanup()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(http.close(), stop_timeout_s)
     return 0
 
 
@@ -158,26 +203,43 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
-def _send_progress(transport: asyncio.Transport | None, progress: str) -> None:
-    """Write an interim response. 100 is the one that every client reads past: RFC 9110, 15.2."""
-    if transport is not None and not transport.is_closing():
-        transport.write(f"HTTP/1.1 100 Continue\r\n{PROGRESS_HEADER}: {progress}\r\n\r\n".encode())
-
-
 def _answer_or_exit(
     model: Service,
     body: bytes,
-    request: web.Request,
+    headers: Headers,
     cancelled: threading.Event,
     report: Callable[[Mapping[str, int]], None],
 ) -> Answer:
     try:
-        return model.answer(body, request.headers, cancelled, report)
+        return model.answer(body, headers, cancelled, report)
     except SystemExit as ending:  # user code that calls sys.exit() means the process, not this thread
         logger.error("The model ended the process: exit(%s)", ending.code)
         exit_now(1)
         raise
 
 
-def _response(answer: Answer) -> web.Response:
-    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+class _TooLarge(Exception):
+    pass
+
+
+async def _read(headers: Headers, receive: Receive) -> bytes | None:
+    """The body; None if its client went before the end. Raises _TooLarge, at once where its length tells."""
+    if int(headers.get("content-length", "0")) > MAX_BODY_BYTES:
+        raise _TooLarge
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message["body"])
+        size += len(message["body"])
+        if size > MAX_BODY_BYTES:
+            raise _TooLarge
+        if not message["more_body"]:
+            return b"".join(parts)
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

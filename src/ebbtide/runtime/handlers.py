@@ -6,9 +6,10 @@ handler_service; sagemaker-inference 1.10.1, transformer.
 
 import importlib.util
 import inspect
+import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,33 @@ ARGUMENTS = {
     "transform_fn": ("model", "body", "content_type", "accept"),
 }
 """What each handler takes before the context."""
+
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The name of a header. Source: RFC 9110, 5.6.2."""
+
+MAX_STATUS = 599
+
+
+class Headers(dict[str, str]):
+    """A request's headers, found by names in any case; listed in lower case."""
+
+    @classmethod
+    def received(cls, lines: Iterable[tuple[bytes, bytes]]) -> "Headers":
+        """lines: names in lower case and values, as ASGI has them. Of several of one name, the first."""
+        headers = cls()
+        for name, value in lines:
+            headers.setdefault(name.decode("latin-1"), value.decode(errors="surrogateescape"))
+        return headers
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
 
 
 @dataclass(slots=True)
@@ -46,12 +74,16 @@ class Context:
         return self.request_headers.get(name)
 
     def get_all_request_header(self, _index: int) -> dict[str, str]:
-        return dict(self.request_headers)
+        return Headers({name.lower(): value for name, value in self.request_headers.items()})
 
     def set_response_header(self, _index: int, name: str, value: str) -> None:
         """Raises ValueError for what no header can hold: sent all the same, it would break the connection."""
-        if not (isinstance(name, str) and isinstance(value, str) and name and (name + value).isprintable()):
+        if not (
+            isinstance(name, str) and TOKEN.fullmatch(name) and isinstance(value, str) and value.isprintable()
+        ):
             raise ValueError(f"The response header {name!r} cannot be {value!r}")
+        for known in [each for each in self.response_headers if each.lower() == name.lower()]:
+            del self.response_headers[known]
         self.response_headers[name] = value
 
     def set_response_content_type(self, _index: int, value: str) -> None:
@@ -59,8 +91,13 @@ class Context:
         self.set_response_header(_index, "Content-Type", value)
 
     def set_response_status(self, code: int = 200, *_: object, **__: object) -> None:
-        """Further arguments, the reason phrase and the index in a batch, make no difference here."""
-        self.response_status = code
+        """Further arguments, the reason phrase and the index in a batch, make no difference here.
+
+        Raises ValueError for what is no status of an answer.
+        """
+        if not 200 <= int(code) <= MAX_STATUS:
+            raise ValueError(f"The response status cannot be {code!r}")
+        self.response_status = int(code)
 
 
 Handler = Callable[..., Any]
