@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,15 @@ Send = Callable[[Message], Awaitable[None]]
 class Echo:
     """`HF_MODEL_ID=ebbtide/echo`: answers the body it gets, streamed, in flat memory. For benches, tests."""
 
-    async def respond(self, headers: Headers, receive: Receive, send: Send) -> None:
-        kind = content.media_type(headers.get("content-type")) or "application/octet-stream"
-        answered = [(b"content-type", kind.encode())]
-        if "content-length" in headers:
-            # With its length known an answer need not be chunked, which SageMaker refuses of models.
-            answered.append((b"content-length", headers["content-length"].encode()))
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind, answered = b"", []
+        for line in scope["headers"]:
+            if line[0] == b"content-type":
+                kind = line[1].partition(b";")[0].strip().lower()
+            elif line[0] == b"content-length":
+                # With its length known an answer need not be chunked, which SageMaker refuses of models.
+                answered.append(line)
+        answered.append((b"content-type", kind or b"application/octet-stream"))
         await send({"type": "http.response.start", "status": 200, "headers": answered})
         more = True
         while more:
@@ -88,7 +91,7 @@ class ModelServer:
         elif isinstance(self._model, Echo):
             self._running += 1
             try:
-                await self._model.respond(Headers.received(scope["headers"]), receive, send)
+                await self._model.respond(scope, receive, send)
             finally:
                 self._running -= 1
         else:
@@ -130,14 +133,14 @@ class ModelServer:
             # The loop takes what it is given in order: no report comes behind the answer.
             asyncio.run_coroutine_threadsafe(tell(progress), loop)
 
-        computation = self._threads.submit(_answer_or_exit, model, body, headers, cancelled, report)
-        self._running += 1
+        answer: asyncio.Future[Answer] = loop.create_future()
         began_at = loop.time()
-        computation.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
-        answer = asyncio.wrap_future(computation)
+        self._running += 1
+        computation = self._threads.submit(_answer_or_exit, model, body, headers, cancelled, report)
+        computation.add_done_callback(lambda it: loop.call_soon_threadsafe(self._finished, it, answer))
         # The body has been read: all that can come is that the client has gone.
         gone = asyncio.ensure_future(receive())
-        gone.add_done_callback(lambda _: answer.cancel())
+        gone.add_done_callback(lambda _: (computation.cancel(), answer.cancel()))
         try:
             await answer
         except asyncio.CancelledError:
@@ -152,8 +155,16 @@ class ModelServer:
             self._status.answered_first(loop.time() - began_at)
         return answer.result()
 
-    def _finished(self) -> None:
+    def _finished(self, computation: Future[Answer], answer: asyncio.Future[Answer]) -> None:
         self._running -= 1
+        if answer.done():
+            return  # nobody waits for it
+        if computation.cancelled():
+            answer.cancel()
+        elif (error := computation.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(computation.result())
 
 
 async def run(
