@@ -4,6 +4,7 @@ import asyncio
 import json
 import select
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -21,6 +22,7 @@ from ebbtide.http_server import (
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
     MAX_UNREAD_BYTES,
+    ClientGone,
     HTTPServer,
 )
 
@@ -175,7 +177,7 @@ REQUESTS = (
         b"5\r\nhello\r\n3;ext=1\r\n yo\r\n0\r\nTrailer: t\r\n\r\n"
     ),
     b"GET http://elsewhere.example/path?q HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"DELETE /d HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nX-Bytes: \xff\xfe\r\n\r\n",
+    b"DELETE /d HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nX-Spaces: \t a b \t \r\nX-Bytes: \xff\xfe\r\n\r\n",
     post("/offer", b"z" * 20, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMA"),
 )
 
@@ -263,6 +265,18 @@ async def test_an_old_client_that_asks_for_it_keeps_its_connection() -> None:
         b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chun\r\n ked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: h\n\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+        b"GET /\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
@@ -366,6 +380,30 @@ async def test_a_body_that_is_not_wanted_is_not_asked_for() -> None:
         assert await client.closed()
 
 
+async def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
+    head = b"PUT / HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    async with serving(echo) as (_, port), connected(port) as client:
+        client.writer.write(head)
+        await client.writer.drain()
+        client.writer.write(b"body")
+
+        assert (await client.reader.read(9)) == b"HTTP/1.1 "
+        assert (await client.reader.read(3)) == b"200"
+
+
+async def test_a_body_is_not_asked_for_in_the_middle_of_an_answer() -> None:
+    async def watchful(_scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await receive()
+        await send({"type": "http.response.body", "body": b"half"})
+
+    request = b"GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n"
+    async with serving(watchful) as (_, port), connected(port) as client:
+        assert (await client.ask(request)).body == b"halfhalf"
+        assert await client.closed()
+
+
 async def test_a_sender_waits_while_nobody_reads_its_body() -> None:
     reads = asyncio.Event()
 
@@ -452,6 +490,89 @@ async def test_a_long_body_that_nobody_read_costs_the_connection_but_not_the_ans
         answered = await client.ask(post("/", bytes(3 * MAX_FORGOTTEN_BYTES)))
 
         assert answered.body == b"read nothing"
+        assert await client.closed()
+
+
+async def test_a_rest_that_nobody_wants_and_that_is_nonsense_costs_the_connection() -> None:
+    async def deaf(_scope: Any, _receive: Any, send: Any) -> None:
+        await answer(send, b"read nothing")
+
+    head = b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
+    async with serving(deaf) as (_, port), connected(port) as client:
+        assert (await client.ask(head)).body == b"read nothing"
+        client.writer.write(b"nonsense")
+        assert await client.closed()
+
+
+async def test_a_rest_that_nobody_wants_and_that_does_not_come_is_not_waited_for() -> None:
+    async def deaf(_scope: Any, _receive: Any, send: Any) -> None:
+        await answer(send, b"read nothing")
+
+    async with serving(deaf, idle_s=0.05) as (_, port), connected(port) as client:
+        assert (await client.ask(post("/", b"whole")[:-2])).body == b"read nothing"
+        assert await client.closed()
+
+
+async def test_what_comes_after_the_last_request_does_not_touch_its_answer() -> None:
+    async def watchful(_scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        gone = asyncio.ensure_future(receive())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await answer(send, str(gone.done()).encode())
+        gone.cancel()
+
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with serving(watchful) as (_, port), connected(port) as client:
+        assert (await client.ask(last + b"nonsense" * 1000)).body == b"False"
+        assert await client.closed()
+
+
+async def test_who_breaks_off_in_the_middle_of_a_body_gets_an_answer_and_leaves_nothing_behind() -> None:
+    async def refuse(_scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] == "http.request":
+            pass
+        await answer(send, b"not whole", status=400)
+
+    async with serving(refuse) as (_, port), connected(port) as client:
+        client.writer.write(post("/", b"whole")[:-2])
+        client.writer.write_eof()
+
+        assert (await client.answer()).body == b"not whole"
+        assert await client.closed()
+
+
+async def test_the_application_is_told_when_what_it_sends_reaches_nobody() -> None:
+    told = asyncio.get_running_loop().create_future()
+
+    async def generous(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        except ClientGone as error:
+            told.set_result(error)
+            raise
+
+    async with serving(generous, idle_s=0.05) as (_, port):
+        async with connected(port) as client:
+            client.writer.write(GET)
+            await client.reader.read(1)
+        await told
+        told = asyncio.get_running_loop().create_future()
+        async with connected(port) as client:  # which reads nothing
+            client.reader._limit = 1  # type: ignore[attr-defined]
+            client.writer.write(GET)
+            await told
+
+
+async def test_an_application_that_does_not_answer_breaks_off() -> None:
+    async def silent(_scope: Any, receive: Any, _send: Any) -> None:
+        await read_body(receive)
+
+    async with serving(silent) as (_, port), connected(port) as client:
+        client.writer.write(GET)
+
         assert await client.closed()
 
 
@@ -562,6 +683,47 @@ async def test_with_too_many_connections_the_longest_idle_one_makes_room() -> No
                 assert (await third.ask(GET)).status == 200
                 assert await second.closed()
                 assert (await first.ask(GET)).status == 200
+
+
+async def test_a_burst_of_connections_leaves_no_more_than_there_may_be() -> None:
+    async with serving(echo, most_connections=3) as (_, port):
+        burst = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        clients = [Client(*await asyncio.open_connection(sock=each)) for each in burst]
+
+        assert all([await client.closed() for client in clients[:-3]])
+        assert [(await client.ask(GET)).status for client in clients[-3:]] == [200] * 3
+        for client in clients:
+            client.writer.close()
+
+
+async def test_with_all_connections_in_work_another_is_not_taken() -> None:
+    goes_on = asyncio.Event()
+
+    async def patient(_scope: Any, _receive: Any, send: Any) -> None:
+        await goes_on.wait()
+        await answer(send, b"at last")
+
+    async with serving(patient, most_connections=1) as (_, port), connected(port) as busy:
+        busy.writer.write(GET)
+        await busy.writer.drain()
+        async with connected(port) as other:
+            assert await other.closed()
+        goes_on.set()
+        assert (await busy.answer()).body == b"at last"
+
+
+async def test_clients_that_have_gone_before_they_are_looked_at_are_nothing_to_speak_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(echo) as (_, port):
+        for _ in range(5):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()  # with a reset
+        async with connected(port) as client:
+            assert (await client.ask(GET)).status == 200
+
+    assert not caplog.records
 
 
 async def test_a_server_that_closes_answers_what_it_has_and_takes_no_more() -> None:

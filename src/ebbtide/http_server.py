@@ -27,20 +27,22 @@ is 8 KB; ours carry tags and submissions too."""
 MAX_UNREAD_BYTES = 1024 * 1024
 """Of a body that the application does not read yet; its sender waits then."""
 
-MAX_FORGOTTEN_BYTES = 1024 * 1024
+MAX_FORGOTTEN_BYTES = 16 * 1024 * 1024
 """Of a body that is not wanted any more, its answer being out. The connection of a longer one is closed."""
 
 MAX_PIPELINED = 100
 """Requests of one connection that have come and are not answered: each waits for the one before."""
 
 IDLE_S = 300.0
-"""How long a connection may be without a request: until the whole of a head has come."""
+"""How long a connection may be without a request: until the whole of a head has come. Also how long a client
+may take nothing of its answer."""
 
 SILENCE_S = 60.0
 """How long nothing may come in the middle of a body."""
 
-LINGER_S = 2.0
-"""How long a connection that is to be closed is read for nothing, so that its client comes to our answer."""
+LINGER_S, MAX_LINGER_S = 2.0, 30.0
+"""How long a connection that is to be closed is read for nothing, so that its client comes to our answer:
+until nothing has come for so long, and at most."""
 
 SWEEP_S = 10.0
 
@@ -66,6 +68,10 @@ _WITHOUT_BODY = frozenset((204, 304))
 _LINE_BREAKS = bytes.maketrans(b"\r\n\0", b"   ")
 
 
+class ClientGone(ConnectionError):
+    """What is sent reaches nobody."""
+
+
 class HTTPServer:
     """Serves one application at one address."""
 
@@ -77,11 +83,14 @@ class HTTPServer:
         idle_s: float = IDLE_S,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """most_connections: with more, the one that has been idle longest makes room."""
+        """most_connections: with more, the one that has been idle longest makes room; the new one, where all
+        are in work.
+        """
         self.application = application
+        self.idle_s = idle_s
         self.silence_s = silence_s
         self._most_connections = most_connections
-        self._idle_s = idle_s
+        self._closes = False
         self._listener: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._connections: set[_Connection] = set()
@@ -98,6 +107,7 @@ class HTTPServer:
 
     async def close(self) -> None:
         """Take no more requests; returns when those in work are answered. Cancelled, it breaks them off."""
+        self._closes = True
         if self._listener is not None:
             self._listener.close()
         if self._sweeping is not None:
@@ -114,10 +124,13 @@ class HTTPServer:
     # What connections tell and ask.
 
     def opened(self, connection: "_Connection") -> None:
-        if len(self._connections) >= self._most_connections and self._idle:
-            next(iter(self._idle)).abort()
         self._connections.add(connection)
-        self.rests(connection)
+        if self._closes:  # it was accepted just before
+            connection.abort()
+        elif len(self._connections) > self._most_connections:
+            next(iter(self._idle), connection).abort()
+        if connection in self._connections:
+            self.rests(connection)
 
     def closed(self, connection: "_Connection") -> None:
         self._connections.discard(connection)
@@ -125,6 +138,7 @@ class HTTPServer:
 
     def rests(self, connection: "_Connection") -> None:
         """The connection is without a request from now on."""
+        self._idle.pop(connection, None)
         self._idle[connection] = time.monotonic()
 
     def begin(self, connection: "_Connection", exchange: "_Exchange") -> None:
@@ -142,8 +156,8 @@ class HTTPServer:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(SWEEP_S, self._idle_s))
-            long_ago = time.monotonic() - self._idle_s
+            await asyncio.sleep(min(SWEEP_S, self.idle_s))
+            long_ago = time.monotonic() - self.idle_s
             for connection, since in list(self._idle.items()):
                 if since > long_ago:
                     break
@@ -173,6 +187,7 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
+        # Of the body that is not wanted, or since the connection is to be closed.
         self._forgotten_bytes = 0
         self._takes_more = True
         self._drained: asyncio.Future[None] | None = None
@@ -182,6 +197,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if peer is None:  # its client has gone before it was accepted
+            self.abort()
+            return
         # On a Unix socket the client has no address, and ours is a path.
         self._addresses = (None, (own, None)) if isinstance(own, str) else (peer[:2], own[:2])
         # `full` as long as anything is left, so that nothing is when an answer counts as sent.
@@ -189,20 +207,23 @@ class _Connection(asyncio.Protocol):
         self.server.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        while data and (self._takes_more or self._receiving is not None):
-            self._head_bytes += len(data)
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as error:
-                data = data[error.args[0] :]
-                self._stay()
-                continue
-            except httptools.HttpParserError as error:
-                self._refuse(400, f"{error.__context__ or error}")
-            else:
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse(431, f"a head of more than {MAX_HEAD_BYTES} bytes")
+        if not self._takes_more and self._receiving is None:
+            self._forgotten_bytes += len(data)
             return
+        self._head_bytes += len(data)
+        try:
+            while data:
+                try:
+                    self._parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as offer:
+                    data = data[offer.args[0] :]
+                    self._stay()
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"{error.__context__ or error}")
+        else:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"a head of more than {MAX_HEAD_BYTES} bytes")
 
     def eof_received(self) -> bool:
         self._end()
@@ -233,7 +254,7 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come here too, after a body in chunks, and are seen by nobody.
-        self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self._stays:
@@ -244,6 +265,8 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         if not self._takes_more:
             return
+        if fault := _fault(self._parser.get_http_version(), self._headers):
+            raise ValueError(fault)
         exchange = _Exchange(self, self._scope(), keeps_alive=self._parser.should_keep_alive())
         self._headers = []
         self._receiving = exchange
@@ -283,10 +306,18 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def drained(self) -> None:
-        """Return once the system has taken all that was written, or the client has gone."""
-        if self.full:
+        """Return once the system has taken all that was written, or the client has gone: who takes nothing
+        for too long is taken for gone.
+        """
+        while self.full:
             self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
+            left_bytes = self._transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(self.server.idle_s):
+                    await self._drained
+            except TimeoutError:
+                if self._transport.get_write_buffer_size() == left_bytes:
+                    self.abort()
 
     def pause_reading(self) -> None:
         if self._transport.is_reading():
@@ -302,22 +333,25 @@ class _Connection(asyncio.Protocol):
         """Its answer is out; what may be left of the request is not wanted."""
         if exchange.complete:
             self._rest(exchange)
-        elif not exchange.keeps_alive:
+        elif not exchange.keeps_alive or exchange.gone:
             self._close()
         else:
             exchange.forgets = True
             self._forgotten_bytes = 0
+            self.server.rests(self)
             self.resume_reading()
 
     def finish(self) -> None:
         """Have the one in work answered, and close."""
         self._takes_more = False
-        if self._exchanges:
+        if self._exchanges and not self._exchanges[0].forgets:
             self._exchanges[0].keeps_alive = False
         else:
             self._transport.close()
 
     def abort(self) -> None:
+        # Counted no more at once: in a burst of new connections each has to find another that makes room.
+        self.server.closed(self)
         self._transport.abort()
 
     def _scope(self) -> Scope:
@@ -356,7 +390,7 @@ class _Connection(asyncio.Protocol):
     def _rest(self, exchange: "_Exchange") -> None:
         """The first exchange is over: go on with the next."""
         self._exchanges.popleft()
-        if not exchange.keeps_alive or (self.ended and not self._exchanges):
+        if not exchange.keeps_alive or self.lost or (self.ended and not self._exchanges):
             self._close()
         elif self._exchanges:
             self.server.begin(self, self._exchanges[0])
@@ -367,10 +401,15 @@ class _Connection(asyncio.Protocol):
     def _refuse(self, status: int, reason: str) -> None:
         """What came is no request that is served. Those that came before it are answered first."""
         log.debug("%s: %s", self._addresses[0], reason)
-        self._takes_more, self._receiving = False, None
-        if self._exchanges:
+        broken, self._receiving = self._receiving, None
+        self._takes_more = False
+        if broken is not None and broken.forgets:
+            self._close()
+        elif broken is not None:
+            broken.keeps_alive = False
+            broken.lose()
+        elif self._exchanges:
             self._exchanges[-1].keeps_alive = False
-            self._end()
         else:
             self.write(_STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self._close()
@@ -378,7 +417,7 @@ class _Connection(asyncio.Protocol):
     def _end(self) -> None:
         self.ended = True
         for exchange in self._exchanges:
-            exchange.wake()
+            exchange.lose()
 
     def _close(self) -> None:
         """Close. What still comes is read for a while and thrown away: the system would break off a
@@ -390,8 +429,20 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             return
         self.resume_reading()
-        self._transport.write_eof()
-        asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has gone, which we are about to be told
+            self.abort()
+        else:
+            self._linger(asyncio.get_running_loop().time() + MAX_LINGER_S)
+
+    def _linger(self, until: float, seen_bytes: int = -1) -> None:
+        """Read for nothing as long as something comes. until: by the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._forgotten_bytes == seen_bytes or loop.time() > until:
+            self.abort()
+        else:
+            loop.call_later(LINGER_S, self._linger, until, self._forgotten_bytes)
 
 
 class _Exchange:
@@ -404,9 +455,12 @@ class _Exchange:
         """All of the request has come."""
         self.forgets = False
         """What still comes of it is thrown away."""
+        self.gone = False
+        """Nothing more comes of it: its client has gone, or sends what nobody can read."""
         self._connection = connection
         self.scope = scope
-        self._awaits_continue = any(
+        # Clients of HTTP/1.0 do not know what 100 means.
+        self._awaits_continue = scope["http_version"] == "1.1" and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"]
         )
         self._unread: list[bytes] = []
@@ -419,14 +473,18 @@ class _Exchange:
         self._is_bodiless = False
         self._is_chunked = False
         self._left_bytes: int | None = None
+        self._is_answered = False
 
     async def run(self, application: Application) -> None:
         try:
             await application(self.scope, self.receive, self.send)
+        except ClientGone:
+            pass
         except Exception:
             log.exception("%s %s", self.scope["method"], self.scope["path"])
-            # Its client learns so that this is not all.
-            self._connection.abort()
+        finally:
+            if not self._is_answered:
+                self._connection.abort()  # which is how the client learns that it did not get all
 
     def feed(self, body: bytes) -> None:
         self._awaits_continue = False
@@ -434,6 +492,10 @@ class _Exchange:
         self._unread_bytes += len(body)
         if self._unread_bytes > MAX_UNREAD_BYTES:
             self._connection.pause_reading()
+        self.wake()
+
+    def lose(self) -> None:
+        self.gone = True
         self.wake()
 
     def wake(self) -> None:
@@ -450,10 +512,14 @@ class _Exchange:
             # Even where no body is to come: botocores of some years misread the next answer otherwise.
             self._awaits_continue = False
             connection.write(_CONTINUE)
-        while not (self._unread or connection.ended or (self.complete and not self._read_to_end)):
+        while not (self._unread or self.gone or (self.complete and not self._read_to_end)):
             self._news = asyncio.get_running_loop().create_future()
-            async with asyncio.timeout(None if self.complete else connection.server.silence_s):
-                await self._news
+            try:
+                async with asyncio.timeout(None if self.complete else connection.server.silence_s):
+                    await self._news
+            except TimeoutError:
+                self.keeps_alive = False
+                raise
         if not self._unread and (self._read_to_end or not self.complete):
             return {"type": "http.disconnect"}
         body = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
@@ -465,14 +531,21 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.complete}
 
     async def send(self, message: Message) -> None:
-        """Send the answer's next part. Raises RuntimeError for a body of another length than was declared."""
+        """Send the answer's next part.
+
+        Raises ClientGone; RuntimeError for a body of another length than was declared.
+        """
+        connection = self._connection
+        if connection.lost:
+            raise ClientGone
         if message["type"] == "http.response.start":
             self._start = message
             return
         if message["type"] == INTERIM:
             if not self._has_begun and self.scope["http_version"] == "1.1":
+                self._awaits_continue = False
                 lines = [b"%b: %b\r\n" % header for header in message["headers"]]
-                self._connection.write(_head([_STATUS_LINES[100], *lines]))
+                connection.write(_head([_STATUS_LINES[100], *lines]))
             return
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
@@ -482,12 +555,12 @@ class _Exchange:
             self._start = None
             self._has_begun = True
         body = self._framed(body, more=more)
-        connection = self._connection
         if head or body:
             connection.write(head + body)
         if connection.full:
             await connection.drained()
         if not more:
+            self._is_answered = True
             connection.answered(self)
 
     def _framed(self, body: bytes, *, more: bool) -> bytes:
@@ -498,7 +571,7 @@ class _Exchange:
             return chunk if more else chunk + b"0\r\n\r\n"
         if self._left_bytes is not None:
             self._left_bytes -= len(body)
-            if self._left_bytes < 0 or (self._left_bytes and not more and not self._connection.ended):
+            if self._left_bytes < 0 or (self._left_bytes and not more):
                 raise RuntimeError("a body of another length than was declared")
         return body
 
@@ -528,6 +601,7 @@ class _Exchange:
             else:
                 self.keeps_alive = False  # which is how its end is told
         if self._awaits_continue:
+            self._awaits_continue = False
             self.keeps_alive = False  # whether its body comes after all, only the client knows
         if not self.keeps_alive:
             lines.append(b"connection: close\r\n")
@@ -543,6 +617,24 @@ def _head(lines: list[bytes]) -> bytes:
         # Nothing that a header holds may begin another, or another answer.
         head = b"".join(line[:-2].translate(_LINE_BREAKS) + b"\r\n" for line in lines)
     return head + b"\r\n"
+
+
+def _fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
+    """What the parser lets pass and leaves in doubt where a request goes or ends.
+
+    Source: RFC 9112 3.2 (Host), 6.1 (Transfer-Encoding).
+    """
+    if version not in ("1.0", "1.1"):
+        return f"HTTP/{version}"
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and version == "1.1"):
+        return f"{hosts} Host headers"
+    if b"transfer-encoding" in names:
+        codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"] or version == "1.0":
+            return f"Transfer-Encoding {codings} in HTTP/{version}"
+    return None
 
 
 def _without_authority(target: bytes) -> bytes:

@@ -10,7 +10,7 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -82,12 +82,7 @@ class Application:
                 elapsed_ms,
                 request_id,
             )
-        try:
-            await _send(response, body, send, head=request.method == "HEAD")
-        except Exception:
-            # The status is out: breaking off is how the client learns that it did not get all.
-            logger.exception("%s %s broke off (%s)", request.method, request.path, request_id)
-            raise
+        await _send(response, send, head=request.method == "HEAD")
 
     async def _tell_origin(self, request: Request, response: Response) -> None:
         """Have a browser let another site's page read the answer, where a bucket's rules allow it."""
@@ -129,7 +124,6 @@ class Application:
                 code="InternalError" if target.protocol == "rest-xml" else "InternalFailure",
                 http_status=500,
             )
-        await body.drain()
         service = models.load(target.service) if target.service is not None else None
         return serialise_error(failure, target.protocol, request_id, service=service, resource=request.path)
 
@@ -247,7 +241,7 @@ def _data_length(request: Request) -> int | None:
     return whole_number(length)
 
 
-async def _send(response: Response, body: Body, send: Send, *, head: bool) -> None:
+async def _send(response: Response, send: Send, *, head: bool) -> None:
     """Send an answer. A HEAD's has the headers of a GET's, its length included, and no body."""
     content = response.body
     bodiless = response.status in (204, 304)
@@ -260,24 +254,12 @@ async def _send(response: Response, body: Body, send: Send, *, head: bool) -> No
         return
     try:
         if not head:
-            await _stream(content, body, send)
+            async for block in content:
+                await _send_block(send, block, last=False)
         await _send_block(send, b"", last=True)
     finally:
         if isinstance(content, AsyncGenerator):
             await content.aclose()
-
-
-async def _stream(content: AsyncIterable[bytes], body: Body, send: Send) -> None:
-    # What is sent to a client that has gone is swallowed: without a watch an object of any size would be read
-    # to its end for nobody.
-    gone = body.disconnected()
-    try:
-        async for block in content:
-            if gone.done():
-                return
-            await _send_block(send, block, last=False)
-    finally:
-        gone.cancel()
 
 
 async def _send_block(send: Send, block: bytes, *, last: bool) -> None:

@@ -21,9 +21,6 @@ BLOCK_BYTES = 512 * 1024
 THREAD_HASH_BYTES = 64 * 1024
 """From here a hash takes longer (0.4 to 2 GB/s) than the way to a thread and back: it leaves the loop."""
 
-MAX_DRAIN_BYTES = 16 * 1024 * 1024
-"""How much of an unwanted body is read so that its sender, still writing, comes to read our answer."""
-
 
 class TooLarge(Exception):
     """The body is longer than the operation takes."""
@@ -117,19 +114,6 @@ class Body:
                 pieces, size = [], 0
         if size:
             yield b"".join(pieces)
-
-    async def drain(self) -> None:
-        """Read and forget what is left, up to MAX_DRAIN_BYTES."""
-        size = 0
-        while not self._ended and size < MAX_DRAIN_BYTES:
-            try:
-                size += len(await self._next())
-            except ServiceError:
-                return
-
-    def disconnected(self) -> "asyncio.Future[dict[str, Any]]":
-        """Done when the client has gone. To be asked for once, when the body was read to its end."""
-        return asyncio.ensure_future(self._receive())
 
     async def _next(self) -> bytes:
         try:

@@ -46,10 +46,8 @@ class OwnAPI:
             if request.path not in UNSIGNED:
                 caller = await authenticate(request, body, self._parts.keyring.find, wall_clock=time.time())
         except ServiceError as error:
-            await body.drain()
             return failure(error)
         except TooLarge:
-            await body.drain()
             return failure(_too_large())
         application = await self._application()
         # Every body here is JSON, whatever its sender calls it: curl, say, calls all it sends a form.

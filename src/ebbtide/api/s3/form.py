@@ -111,7 +111,6 @@ async def post_object(
     params, headers = _as_put(fields, bucket)
     params["Body"] = _File(form, sizes)
     result = await put_object(params, replace(call, headers=headers))
-    await body.drain()
     return _answer(fields, bucket, result, call)
 
 
