@@ -513,6 +513,16 @@ async def test_a_rest_that_nobody_wants_and_that_does_not_come_is_not_waited_for
         assert await client.closed()
 
 
+async def test_a_rest_that_nobody_wants_and_whose_sender_has_gone_is_not_waited_for() -> None:
+    async def deaf(_scope: Any, _receive: Any, send: Any) -> None:
+        await answer(send, b"read nothing")
+
+    async with serving(deaf) as (_, port), connected(port) as client:
+        assert (await client.ask(post("/", b"whole")[:-2])).body == b"read nothing"
+        client.writer.write_eof()
+        assert await client.closed()
+
+
 async def test_what_comes_after_the_last_request_does_not_touch_its_answer() -> None:
     async def watchful(_scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive)

@@ -227,7 +227,8 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end()
-        return bool(self._exchanges)  # an answer may still be wanted
+        # An answer may still be wanted.
+        return bool(self._exchanges) and not self._exchanges[0].forgets
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.lost = True
