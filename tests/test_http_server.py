@@ -46,13 +46,13 @@ async def serving(application: Application, **options: Any) -> AsyncIterator[tup
 
 
 async def read_body(receive: Any) -> bytes:
-    body = b""
+    pieces = []
     while True:
         message = await receive()
         assert message["type"] == "http.request", message
-        body += message["body"]
+        pieces.append(message["body"])
         if not message["more_body"]:
-            return body
+            return b"".join(pieces)
 
 
 async def answer(send: Any, body: bytes, *, status: int = 200, headers: Sequence[Any] = ()) -> None:
