@@ -30,7 +30,7 @@ RUNS = 3
 def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     with database(kind) as url, server(options=[] if url is None else ["--database", url]) as measured:
-        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=16)
+        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=32)
         runtime, s3 = measured.client("sagemaker-runtime"), measured.client("s3")
         lone_s = [lone(runtime, s3, run)[1] for run in range(WARM_UP + LONE)][WARM_UP:]
         yield (
@@ -43,7 +43,7 @@ def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
         s3.put_object(Bucket="pipeline-in", Key="input.json", Body=BODY)
         yield f"{what}, inputs in a bucket", _bursts(measured, "pipeline", url, "s3://pipeline-in/input.json")
         topic = _topic_with_queue(measured)
-        deploy(measured, "told", model="ebbtide/echo", instances=2, max_concurrent=16, success_topic=topic)
+        deploy(measured, "told", model="ebbtide/echo", instances=2, max_concurrent=32, success_topic=topic)
         yield f"{what}, each told to a queue through a topic", _bursts(measured, "told", url)
 
 

@@ -16,15 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.http_server import (
-    INTERIM,
-    MAX_FORGOTTEN_BYTES,
-    MAX_HEAD_BYTES,
-    MAX_PIPELINED,
-    MAX_UNREAD_BYTES,
-    ClientGone,
-    HTTPServer,
-)
+from ebbtide.http_server import HTTPServer
+from ebbtide.http_server.connection import MAX_FORGOTTEN_BYTES, MAX_HEAD_BYTES, MAX_PIPELINED
+from ebbtide.http_server.exchange import INTERIM, MAX_UNREAD_BYTES, ClientGone
 
 Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
@@ -36,7 +30,6 @@ async def serving(application: Application, **options: Any) -> AsyncIterator[tup
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     await server.listen(listener)
-    closing = None
     try:
         yield server, listener.getsockname()[1]
     finally:

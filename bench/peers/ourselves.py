@@ -20,7 +20,7 @@ def measure() -> Figures:
     """Take the three figures once, each on a fresh server."""
     rate, latencies_s = _accept()
     with server() as measured:
-        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=16)
+        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=32)
         pipeline.burst(measured, WARM_UP, connections=CONNECTIONS)
         took_s = pipeline.burst(measured, TASKS, connections=CONNECTIONS)
         _check(measured, WARM_UP + TASKS)

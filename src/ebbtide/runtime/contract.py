@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ebbtide.http_server import INTERIM, HTTPServer, Message, Scope
+from ebbtide.http_server import HTTPServer
+from ebbtide.http_server.exchange import INTERIM, Message, Scope
 from ebbtide.runtime import content
 from ebbtide.runtime.errors import exit_status
 from ebbtide.runtime.handlers import Headers
