@@ -1,8 +1,8 @@
 """HTTP/1.1 on the event loop: connections, requests, answers. What is asked goes to an ASGI application.
 
-Every request of every service passes here, and a small one costs little else: servers made for any
-application take two to three times as long for it (docs/benchmarks.md). The parser is httptools', which is
-Node's llhttp. Source: RFC 9112; ASGI 3.0, its HTTP part.
+Every request of every service passes here, and what it costs is a good part of what a small one costs in all:
+servers made for any application take up to twice as long for it (docs/benchmarks.md). The parser is
+httptools', which is Node's llhttp. Source: RFC 9112; ASGI 3.0, its HTTP part.
 """
 
 import asyncio

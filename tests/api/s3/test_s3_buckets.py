@@ -197,6 +197,15 @@ def test_what_the_store_does_not_do_is_refused_by_name(s3, bucket, operation, gi
     assert (code(failure), status(failure)) == ("NotImplemented", 501)
 
 
+def test_an_empty_header_says_nothing(s3, bucket):
+    """s3fs of 2021 makes its buckets with one."""
+    s3.put_bucket_acl(Bucket=bucket, ACL="")
+    s3.put_object(Bucket=bucket, Key="k", Body=b"text", ACL="", ContentType="", StorageClass="", Tagging="")
+
+    answered = s3.get_object(Bucket=bucket, Key="k")
+    assert (answered["Body"].read(), answered["ContentType"]) == (b"text", "binary/octet-stream")
+
+
 def test_what_the_store_does_anyway_may_be_asked_for(s3, bucket):
     owned = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
