@@ -24,13 +24,14 @@ BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
 ASK_AGAIN_S = 0.001
 BURST, CONNECTIONS = 10_000, 64
+INSTANCES, SLOTS = 2, 32
 RUNS = 3
 
 
 def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
     """Yields (what, figure) pairs."""
     with database(kind) as url, server(options=[] if url is None else ["--database", url]) as measured:
-        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=32)
+        deploy(measured, "pipeline", model="ebbtide/echo", instances=INSTANCES, max_concurrent=SLOTS)
         runtime, s3 = measured.client("sagemaker-runtime"), measured.client("s3")
         lone_s = [lone(runtime, s3, run)[1] for run in range(WARM_UP + LONE)][WARM_UP:]
         yield (
@@ -43,7 +44,14 @@ def measure(kind: str = "sqlite") -> Iterator[tuple[str, str]]:
         s3.put_object(Bucket="pipeline-in", Key="input.json", Body=BODY)
         yield f"{what}, inputs in a bucket", _bursts(measured, "pipeline", url, "s3://pipeline-in/input.json")
         topic = _topic_with_queue(measured)
-        deploy(measured, "told", model="ebbtide/echo", instances=2, max_concurrent=32, success_topic=topic)
+        deploy(
+            measured,
+            "told",
+            model="ebbtide/echo",
+            instances=INSTANCES,
+            max_concurrent=SLOTS,
+            success_topic=topic,
+        )
         yield f"{what}, each told to a queue through a topic", _bursts(measured, "told", url)
 
 

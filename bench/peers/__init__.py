@@ -129,7 +129,7 @@ def _table(medians: Mapping[str, Figures], how: Mapping[str, tuple[Peer, Fastest
             peer, fastest = how[name]
             means = f"{peer.concurrency}; {fastest.alone}, {fastest.beside_workers}"
         else:
-            means = f"2 model servers with 32 slots; {ourselves.CONNECTIONS} connections"
+            means = ourselves.HOW
         lines.append(f"| {name} | {_row(figures)} | {means} |")
     durabilities: dict[str, list[str]] = {}
     for name in medians:

@@ -12,6 +12,7 @@ from bench.server import Measured, deploy, send_all, server, signed_invocations
 NAME = "ebbtide"
 DURABILITY = "SQLite, synchronous FULL: on disk before the answer"
 CONNECTIONS = 64
+HOW = f"{pipeline.INSTANCES} model servers with {pipeline.SLOTS} slots; {CONNECTIONS} connections"
 WARM_UP = 200
 CHECKED = 100
 
@@ -20,7 +21,13 @@ def measure() -> Figures:
     """Take the three figures once, each on a fresh server."""
     rate, latencies_s = _accept()
     with server() as measured:
-        deploy(measured, "pipeline", model="ebbtide/echo", instances=2, max_concurrent=32)
+        deploy(
+            measured,
+            "pipeline",
+            model="ebbtide/echo",
+            instances=pipeline.INSTANCES,
+            max_concurrent=pipeline.SLOTS,
+        )
         pipeline.burst(measured, WARM_UP, connections=CONNECTIONS)
         took_s = pipeline.burst(measured, TASKS, connections=CONNECTIONS)
         _check(measured, WARM_UP + TASKS)

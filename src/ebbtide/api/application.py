@@ -17,12 +17,13 @@ from typing import Any
 from ebbtide import clock
 from ebbtide.api import SERVICES
 from ebbtide.api.authentication import Caller, authenticate
-from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge, unzipped
+from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
 from ebbtide.api.targets import Target, find_operation, form_bucket, identify, place_of, unknown_operation
 from ebbtide.errors import ServiceError, Unavailable
+from ebbtide.http_server.exchange import Receive, Send
 from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
 from ebbtide.wire import models, sigv4
@@ -34,7 +35,6 @@ from ebbtide.wire.validate import refusal_code, validate
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Function = Callable[[Params, Call], Awaitable[Result | None]]
 
 

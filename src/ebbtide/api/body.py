@@ -3,14 +3,12 @@
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 from ebbtide.errors import ServiceError
+from ebbtide.http_server.exchange import Receive
 from ebbtide.wire.chunked import ChunkedDecoder, incomplete_body
 from ebbtide.wire.sigv4 import payload_mismatch
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """For what is read whole and has no limit in its model: 1 MiB of SQS message, form-encoded, fits."""

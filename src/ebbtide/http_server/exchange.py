@@ -16,9 +16,9 @@ MAX_UNREAD_BYTES = 1024 * 1024
 
 Scope = dict[str, Any]
 Message = Mapping[str, Any]
-Application = Callable[
-    [Scope, Callable[[], Awaitable[dict[str, Any]]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 """What ASGI calls one."""
 
 INTERIM = "ebbtide.response.interim"

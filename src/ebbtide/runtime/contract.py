@@ -14,14 +14,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ebbtide.http_server import HTTPServer
-from ebbtide.http_server.exchange import INTERIM, Message, Scope
+from ebbtide.http_server.exchange import INTERIM, Receive, Scope, Send
 from ebbtide.runtime import content
 from ebbtide.runtime.errors import exit_status
 from ebbtide.runtime.handlers import Headers
@@ -44,8 +43,6 @@ FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 """Headers that say how an answer is sent, which is not for those to say who only know what it is."""
 
 Loader = Callable[[], "Service | Echo"]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 class Echo:

@@ -8,21 +8,20 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ebbtide.api.authentication import Caller, Lookup, known_key
-from ebbtide.api.body import MAX_BODY_BYTES, Body, Receive, TooLarge
+from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge
 from ebbtide.api.call import Parts
 from ebbtide.errors import ServiceError
+from ebbtide.http_server.exchange import Receive, Send
 from ebbtide.wire import sigv4
 from ebbtide.wire.request import Request, Response
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-Send = Callable[[Any], Awaitable[None]]
 
 SIGNING_NAMES = ("ebbtide", "sagemaker", "execute-api")
 """Signatures may be scoped to any of these: the last two are what signers for AWS know."""
