@@ -240,6 +240,7 @@ class Server:
         process = self._process
         assert process is not None
         self._ending.set()
+        self.up.clear()  # here already: the supervisor may learn of the end after our caller awaits the next start
         process.send_signal(number)
         if hurry_after_s is not None:
             with suppress(subprocess.TimeoutExpired):
@@ -268,7 +269,8 @@ class Server:
                 )
                 self._process = process
                 assert process.stdout is not None
-                if ready := process.stdout.readline():
+                ready = process.stdout.readline()
+                if ready and not self._ending.is_set():
                     _note(log, f"process {process.pid} is up")
                     self.up.set()
                 status = process.wait()
