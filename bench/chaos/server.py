@@ -240,7 +240,7 @@ class Server:
         process = self._process
         assert process is not None
         self._ending.set()
-        self.up.clear()  # here already: the supervisor may learn of the end after our caller awaits the next start
+        self.up.clear()  # the supervisor may learn of the end only after our caller awaits the next start
         process.send_signal(number)
         if hurry_after_s is not None:
             with suppress(subprocess.TimeoutExpired):

@@ -554,6 +554,28 @@ def test_clients_that_go_while_an_object_is_sent_harm_nobody(ebbtide, bucket):
     assert send(ebbtide, {}, method="GET", path="/_ebbtide/health")[0] == 200
 
 
+def test_a_long_poll_whose_client_has_gone_takes_no_message(ebbtide):
+    sqs = client(ebbtide, "sqs")
+    dead = sqs.create_queue(QueueName="told-of-the-poll")["QueueUrl"]
+    dead_arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 1})
+    queue = sqs.create_queue(QueueName="polled", Attributes={"RedrivePolicy": policy})["QueueUrl"]
+    sqs.send_message(QueueUrl=queue, MessageBody="tells of the poll")
+    sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)
+    body = json.dumps({"QueueUrl": queue, "WaitTimeSeconds": 20}).encode()
+    poll = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
+    connection = http.client.HTTPConnection(urlsplit(ebbtide.url).netloc, timeout=20)
+    connection.request("POST", "/", body, signed(ebbtide, "sqs", body, poll))
+    # It came too often: the poll has moved it, and found nothing else.
+    assert "Messages" in sqs.receive_message(QueueUrl=dead, WaitTimeSeconds=20)
+
+    connection.close()
+    sqs.send_message(QueueUrl=queue, MessageBody="for who is there")
+
+    [got] = sqs.receive_message(QueueUrl=queue)["Messages"]
+    assert got["Body"] == "for who is there"
+
+
 @pytest.mark.parametrize("trailers", [False, True])
 def test_bodies_in_signed_chunks_are_checked_chunk_by_chunk(ebbtide, bucket, trailers):
     path = f"/{bucket}/signed-chunks"

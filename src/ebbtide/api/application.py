@@ -135,7 +135,7 @@ class Application:
         now = clock.now()
 
         def call_of(caller: Caller) -> Call:
-            return self._call(caller, request, scope, request_id, now)
+            return self._call(caller, request, body, scope, request_id, now)
 
         if target.service == "s3" and request.method == "OPTIONS":
             from ebbtide.api.s3.cors import preflight
@@ -181,7 +181,13 @@ class Application:
             raise sigv4.as_service_error(refused, "rest-xml") from refused
 
     def _call(
-        self, caller: Caller, request: Request, scope: dict[str, Any], request_id: str, now: float
+        self,
+        caller: Caller,
+        request: Request,
+        body: Body,
+        scope: dict[str, Any],
+        request_id: str,
+        now: float,
     ) -> Call:
         return Call(
             parts=self._parts,
@@ -194,6 +200,7 @@ class Application:
             now=now,
             headers=request.headers,
             source_ip=scope["client"][0],
+            client_gone=body.client_gone,
         )
 
     def _function(self, operation: models.Operation, protocol: str) -> Function:

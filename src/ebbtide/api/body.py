@@ -45,6 +45,14 @@ class Body:
         """Take the body for aws-chunked."""
         self._decoder = decoder
 
+    async def client_gone(self) -> None:
+        """Return once the client has closed its side: who waits for something then waits for nobody.
+
+        Only after the body has been read, and one at a time.
+        """
+        while (await self._receive())["type"] != "http.disconnect":
+            pass  # an end that was known before it was told
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises TooLarge, and ServiceError as iterating does."""
         if self._length_bytes is not None and self._length_bytes > limit_bytes:

@@ -1,7 +1,7 @@
 """What an operation is given beside its parameters."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,8 @@ class Parts:
 class Call:
     """One request's circumstances. `account` is whose resources it uses, `submitter` the key's own account,
     for which its invocations are counted. `base_url` is the scheme and host by which the client reached us.
-    `source_ip` is the address that it, or a proxy before us, has.
+    `source_ip` is the address that it, or a proxy before us, has. `client_gone` returns once the client has
+    closed its side, for operations whose body is not streamed.
     """
 
     parts: Parts
@@ -74,6 +75,7 @@ class Call:
     now: float
     headers: Mapping[str, str]
     source_ip: str
+    client_gone: Callable[[], Awaitable[None]]
 
     @property
     def logs(self) -> "AccountLogs":

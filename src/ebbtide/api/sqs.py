@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,7 +200,7 @@ async def send_message_batch(params: Params, call: Call) -> Result:
 
 
 async def receive_message(params: Params, call: Call) -> Result:
-    """Take up to ten messages; with WaitTimeSeconds, wait that long for the first.
+    """Take up to ten messages; with WaitTimeSeconds, wait that long for the first, or until the client goes.
 
     Raises QueueDoesNotExist.
     """
@@ -329,20 +330,25 @@ async def _take(queue: Queue, call: Call, *, limit: int, visibility_s: float, un
         taken, moved_to = queues.receive(connection, queue, limit, visibility_s, now)
         return taken, moved_to, None if taken else queues.next_visible_at(connection, queue, now)
 
-    with arrivals.watch(queue.arn) as arrived:
-        while True:
-            arrived.clear()
-            now = clock.now()
-            taken, moved_to, visible_at = await database.write(partial(receive, now=now))
-            if moved_to is not None:
-                arrivals.notify(moved_to)
-            if taken or now >= until or arrivals.closed:
-                return taken
-            wait_until = until if visible_at is None else min(until, visible_at)
-            try:
-                await asyncio.wait_for(arrived.wait(), max(0.0, wait_until - now))
-            except TimeoutError:
-                continue
+    gone = asyncio.ensure_future(call.client_gone())
+    try:
+        with arrivals.watch(queue.arn) as arrived:
+            gone.add_done_callback(lambda _: arrived.set())
+            while True:
+                arrived.clear()
+                if gone.done():
+                    return []  # a message that arrives must not be hidden for nobody
+                now = clock.now()
+                taken, moved_to, visible_at = await database.write(partial(receive, now=now))
+                if moved_to is not None:
+                    arrivals.notify(moved_to)
+                if taken or now >= until or arrivals.closed:
+                    return taken
+                wait_until = until if visible_at is None else min(until, visible_at)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(arrived.wait(), max(0.0, wait_until - now))
+    finally:
+        gone.cancel()
 
 
 def _each_entry(

@@ -14,7 +14,16 @@ from ebbtide import clock, endpoints
 from ebbtide.api.authentication import Caller
 from ebbtide.api.call import Parts
 from ebbtide.api.own.capacity import Capacity, capacity
-from ebbtide.api.own.requests import Asking, Invalid, NotFound, Server, Time, moment, moment_or_none
+from ebbtide.api.own.requests import (
+    Asking,
+    ClientGone,
+    Invalid,
+    NotFound,
+    Server,
+    Time,
+    moment,
+    moment_or_none,
+)
 from ebbtide.endpoints import Endpoint
 from ebbtide.instances import records
 from ebbtide.notifications import history
@@ -246,6 +255,7 @@ async def list_invocations(
 async def get_invocation(
     server: Server,
     caller: Asking,
+    client_gone: ClientGone,
     invocation_id: Id,
     wait: Annotated[
         float,
@@ -255,7 +265,7 @@ async def get_invocation(
     """One invocation with its place in the queue, the expected times, its attempts and its timeline."""
     seen, found = await _find(server, caller, invocation_id)
     if wait and found.state in UNFINISHED:
-        await _outcome(server, found.id, until=clock.now() + wait)
+        await _outcome(server, found.id, client_gone, until=clock.now() + wait)
     return await server.database.read(lambda connection: _whole(connection, seen, found.id, clock.now()))
 
 
@@ -340,19 +350,20 @@ async def _find(server: Parts, caller: Caller, id_: str) -> tuple[Seen, Shown]:
     return seen, found
 
 
-async def _outcome(server: Parts, id_: str, *, until: float) -> None:
-    """Return once the invocation has its outcome, the time is over or the server stops."""
+async def _outcome(server: Parts, id_: str, client_gone: ClientGone, *, until: float) -> None:
+    """Return once the invocation has its outcome, time is over, the client has gone or the server stops."""
     stopping = asyncio.ensure_future(server.stopping.wait())
+    gone = asyncio.ensure_future(client_gone())
     try:
         with server.changes.follow(id_) as follower:
-            while (left_s := until - clock.now()) > 0 and not stopping.done():
+            while (left_s := until - clock.now()) > 0 and not (stopping.done() or gone.done()):
                 # It may have ended before we followed, or at another server.
                 if await server.database.read(lambda connection: listing.has_outcome(connection, id_)):
                     return
                 told = asyncio.ensure_future(follower.next())
                 try:
                     await asyncio.wait(
-                        [told, stopping],
+                        [told, stopping, gone],
                         timeout=min(left_s, LOOK_AGAIN_S),
                         return_when=asyncio.FIRST_COMPLETED,
                     )
@@ -360,6 +371,7 @@ async def _outcome(server: Parts, id_: str, *, until: float) -> None:
                     told.cancel()
     finally:
         stopping.cancel()
+        gone.cancel()
 
 
 async def _target(server: Parts, caller: Caller, name: str | None) -> Endpoint | None:

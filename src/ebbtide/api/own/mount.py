@@ -53,7 +53,7 @@ class OwnAPI:
         headers = [header for header in scope["headers"] if header[0] != b"content-type"]
         headers.append((b"content-type", b"application/json"))
         own = scope | {"headers": headers, "root_path": "", "path": _stepwise(scope["raw_path"])}
-        own["state"] = {"caller": caller}
+        own["state"] = {"caller": caller, "client_gone": body.client_gone}
         await application(own, _replayed(request.body, receive), send)
         return None
 

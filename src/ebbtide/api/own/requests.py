@@ -1,6 +1,7 @@
 """What routes are given beside their parameters, and the types that parameters and answers share."""
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from typing import Annotated
 
@@ -57,6 +58,11 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
+def _client_gone(request: Request) -> Callable[[], Awaitable[None]]:
+    gone: Callable[[], Awaitable[None]] = request.state.client_gone
+    return gone
+
+
 def _operator(request: Request) -> Caller:
     caller = _caller(request)
     if not caller.operator:
@@ -68,4 +74,6 @@ def _operator(request: Request) -> Caller:
 
 Server = Annotated[Parts, Depends(_parts)]
 Asking = Annotated[Caller, Depends(_caller)]
+ClientGone = Annotated[Callable[[], Awaitable[None]], Depends(_client_gone)]
+"""Returns once the client has closed its side."""
 Operator = Annotated[Caller, Depends(_operator)]
