@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -26,8 +27,9 @@ from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from ebbtide.cli.running import LOG_FILE
 from ebbtide.pytest_plugin import Ebbtide
 from ebbtide.wire.sigv4 import EMPTY_SHA256, sign, signing_key
 
@@ -76,6 +78,10 @@ def error(call: Any, **params: Any) -> tuple[str, int]:
         call(**params)
     response = raised.value.response
     return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def log_lines(ebbtide: Ebbtide) -> list[str]:
+    return (ebbtide.data / LOG_FILE).read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -552,6 +558,20 @@ def test_clients_that_go_while_an_object_is_sent_harm_nobody(ebbtide, bucket):
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
     assert send(ebbtide, {}, method="GET", path="/_ebbtide/health")[0] == 200
+
+
+def test_an_answer_that_breaks_off_is_logged_with_the_id_that_its_client_has(ebbtide, bucket):
+    before = set((ebbtide.data / "objects").iterdir())
+    ebbtide.client("s3").put_object(Bucket=bucket, Key="cut short", Body=bytes(32 * 1024 * 1024))
+    [file] = set((ebbtide.data / "objects").iterdir()) - before
+
+    answer = ebbtide.client("s3").get_object(Bucket=bucket, Key="cut short")
+    os.truncate(file, 1)  # while the most of it waits to be read
+
+    with pytest.raises(BotoCoreError):
+        answer["Body"].read()
+    [line] = [line for line in log_lines(ebbtide) if answer["ResponseMetadata"]["RequestId"] in line]
+    assert f"/{bucket}/cut%20short: its answer broke off" in line
 
 
 def test_a_long_poll_whose_client_has_gone_takes_no_message(ebbtide):

@@ -23,7 +23,7 @@ from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
 from ebbtide.api.targets import Target, find_operation, form_bucket, identify, place_of, unknown_operation
 from ebbtide.errors import ServiceError, Unavailable
-from ebbtide.http_server.exchange import Receive, Send
+from ebbtide.http_server.exchange import ClientGone, Receive, Send
 from ebbtide.identifiers import ACCOUNT, random_id
 from ebbtide.peers import LOOK
 from ebbtide.wire import models, sigv4
@@ -82,7 +82,13 @@ class Application:
                 elapsed_ms,
                 request_id,
             )
-        await _send(response, send, head=request.method == "HEAD")
+        try:
+            await _send(response, send, head=request.method == "HEAD")
+        except ClientGone:
+            raise
+        except Exception:
+            # Its status is out: that it ends early is all that its client can still be told.
+            logger.exception("%s %s: its answer broke off (%s)", request.method, request.path, request_id)
 
     async def _tell_origin(self, request: Request, response: Response) -> None:
         """Have a browser let another site's page read the answer, where a bucket's rules allow it."""
