@@ -148,8 +148,9 @@ class WallClock:
 class Server:
     """`ebbtide serve` under a supervisor that starts it again, whyever it has ended.
 
-    `up` is set while it answers. `broken` names what it did that no server may: end by itself, or leave a
-    SIGTERM with another status than 0.
+    `up` is set from its readiness to the signal that is to end it, or its end. `ends` counts processes that
+    have ended, `failed_starts` those that ended by themselves before they were ready. `broken` names what it
+    did that no server may: end by itself, or leave a SIGTERM with another status than 0.
     """
 
     def __init__(
@@ -168,8 +169,12 @@ class Server:
             if beside
             else Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
         )
-        with socket.create_server(("127.0.0.1", 0)) as holder:
-            port = holder.getsockname()[1]
+        # Bound and not listening, as long as we are here: a server takes its port again at each start, and
+        # meanwhile nobody else may get it, a client's own end of a connection included.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        port = self._holder.getsockname()[1]
         self.running = RunningServer(f"http://127.0.0.1:{port}", "us-east-1", key)
         self.up = threading.Event()
         self.broken: list[str] = []
@@ -185,9 +190,11 @@ class Server:
             "EBBTIDE_ACCESS_KEY_ID": key.access_key_id,
             "EBBTIDE_SECRET_ACCESS_KEY": key.secret_access_key,
         }
+        self._changing = threading.Lock()
+        """Held by whoever looks at the fields below and acts on what they say."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._ending = threading.Event()
-        self._stopping = threading.Event()
+        self._ending = False
+        self._stopping = False
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor")
         self._supervisor.start()
 
@@ -210,11 +217,8 @@ class Server:
 
     def send(self, number: signal.Signals) -> None:
         """A signal that is not waited for; to nobody when it is not up."""
-        if number is signal.SIGTERM:
-            self._ending.set()
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        with self._changing:
+            self._signal(number, ends=number is signal.SIGTERM)
 
     def model_servers(self) -> list[psutil.Process]:
         """Its model servers and whatever else runs for it, the server itself aside."""
@@ -228,20 +232,22 @@ class Server:
         ]
 
     def close(self) -> None:
-        """End it by a SIGTERM, for good."""
-        self._stopping.set()
-        if self.up.is_set():
+        """End it by a SIGTERM, for good; one that is not up, at once."""
+        with self._changing:
+            self._stopping = True
+            up = self.up.is_set()
+            if not up:
+                self._signal(signal.SIGKILL, ends=True)
+        if up:
             self.terminate()
-        elif self._process is not None:
-            self._process.kill()
         self._supervisor.join()
+        self._holder.close()
 
     def _end(self, number: signal.Signals, hurry_after_s: float | None = None) -> None:
-        process = self._process
-        assert process is not None
-        self._ending.set()
-        self.up.clear()  # the supervisor may learn of the end only after our caller awaits the next start
-        process.send_signal(number)
+        with self._changing:
+            process = self._process
+            assert process is not None
+            self._signal(number, ends=True)
         if hurry_after_s is not None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(hurry_after_s)
@@ -255,34 +261,52 @@ class Server:
         if number is signal.SIGTERM and status != 0:
             self.broken.append(f"the server ended with status {status} after SIGTERM")
 
+    def _signal(self, number: signal.Signals, *, ends: bool) -> None:
+        """To the process there is. One that it `ends` counts as not up from here on, not from when the
+        supervisor learns of its end: our caller may await the next start before that.
+        """
+        if ends:
+            self._ending = True
+            self.up.clear()
+        if self._process is not None:
+            self._process.send_signal(number)  # to nobody, if it has ended
+
     def _supervise(self) -> None:
         with self._log.open("wb") as log:
-            while not self._stopping.is_set():
-                self._ending.clear()
-                _note(log, "the server is started")
-                process = subprocess.Popen(
-                    self._command,
-                    env=self._environment,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    preexec_fn=die_with_parent,
-                )
-                self._process = process
+            while (process := self._start(log)) is not None:
                 assert process.stdout is not None
                 ready = process.stdout.readline()
-                if ready and not self._ending.is_set():
-                    _note(log, f"process {process.pid} is up")
-                    self.up.set()
+                with self._changing:
+                    if ready and not self._ending:
+                        _note(log, f"process {process.pid} is up")
+                        self.up.set()
                 status = process.wait()
                 _note(log, f"process {process.pid} has ended with status {status}")
-                self.up.clear()
-                self.ends += 1
                 process.stdout.close()
-                if not ready:
-                    self.failed_starts += 1  # on a full disk, say
-                elif not self._ending.is_set():
-                    self.broken.append(f"the server ended by itself, with status {status}")
+                with self._changing:
+                    self.up.clear()
+                    if not self._ending and ready:
+                        self.broken.append(f"the server ended by itself, with status {status}")
+                    elif not self._ending:
+                        self.failed_starts += 1  # on a full disk, say
+                    self.ends += 1
                 time.sleep(RESTART_PAUSE_S)
+
+    def _start(self, log: BinaryIO) -> subprocess.Popen[bytes] | None:
+        """The next process, unless there is to be none any more."""
+        with self._changing:
+            if self._stopping:
+                return None
+            _note(log, "the server is started")
+            self._ending = False
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+            return self._process
 
 
 def _note(log: BinaryIO, words: str) -> None:

@@ -88,13 +88,16 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     _make_data_directory(settings.data)
     with _sole_holder(settings.data):
         clock.resume(settings.data)
-        settings = replace(settings, port=_free_port(settings))
-        while True:
-            try:
-                await _serve(settings, on_ready)
-                return
-            except LeadershipLost as error:
-                log.warning("%s: this server begins anew as a follower", error)
+        # Bound as long as we are here, and not listening: nobody else gets the port before we listen on it,
+        # or while we begin anew.
+        with _bound(settings) as place:
+            settings = replace(settings, port=place.getsockname()[1])
+            while True:
+                try:
+                    await _serve(settings, on_ready)
+                    return
+                except LeadershipLost as error:
+                    log.warning("%s: this server begins anew as a follower", error)
 
 
 async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -436,12 +439,6 @@ def _open_database(settings: Settings) -> Database:
         cause = error.orig if isinstance(error, DatabaseError) else error
         raise StartError(f"The database {shown} cannot be used: {cause}") from error
     return database
-
-
-def _free_port(settings: Settings) -> int:
-    """The port to listen on: the one asked for, or with 0 any that is free. Raises StartError."""
-    with _bound(settings) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _bound(settings: Settings) -> socket.socket:
