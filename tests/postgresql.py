@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -17,7 +17,7 @@ import psycopg
 from ebbtide.runtime.lifeline import die_with_parent
 
 ADMINISTRATOR = "ebbtide"
-START_TIMEOUT_S = 60.0
+PATIENCE_S = 120.0
 
 
 class NotInstalledError(Exception):
@@ -79,29 +79,21 @@ class PostgreSQL:
             options |= {"shared_buffers": "32MB", "fsync": "off", "full_page_writes": "off"}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self._server = self._run("postgres", "-D", str(self.directory / "data"), *arguments)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                psycopg.connect(self.url("postgres")).close()
-            except psycopg.OperationalError:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"postgres did not start:\n{(self.directory / 'log').read_text()}"
-                    ) from None
-                time.sleep(0.02)
-            else:
-                return
+        _await(self._takes_connections)
 
     def kill(self) -> None:
         """End it and its backends at once, with nothing written that was not yet."""
-        backends = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+        self._server.send_signal(signal.SIGSTOP)
+        _await(lambda: _state(self._server.pid) == "T")  # it starts no further backend
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
+        backends = [int(pid) for pid in children.split()]
         self._server.kill()
         for pid in backends:
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._server.wait()
+        # The next would not start beside one that has not let go of the shared memory yet.
+        _await(lambda: all(_state(pid) in (None, "Z") for pid in backends))
 
     def stop(self) -> None:
         self._server.send_signal(signal.SIGINT)  # without waiting for clients
@@ -111,6 +103,17 @@ class PostgreSQL:
         if self._server.poll() is None:
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _takes_connections(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres")).close()
+        except psycopg.OperationalError:
+            if self._server.poll() is not None:
+                raise RuntimeError(
+                    f"postgres did not start:\n{(self.directory / 'log').read_text()}"
+                ) from None
+            return False
+        return True
 
     def make_template(self, fill: Callable[[str], None]) -> str:
         """A database to copy, filled by `fill(url)`; its name."""
@@ -150,3 +153,19 @@ class PostgreSQL:
 
 def _name() -> str:
     return f"e{uuid.uuid4().hex}"
+
+
+def _state(pid: int) -> str | None:
+    """A process's state as its kernel abbreviates it; None once there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _await(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not become true within {PATIENCE_S:.0f} s")
+        time.sleep(0.002)
