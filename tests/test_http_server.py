@@ -775,6 +775,29 @@ async def test_a_server_that_is_not_to_wait_breaks_off_what_it_has() -> None:
         assert await client.closed()
 
 
+async def test_what_does_not_look_whether_its_client_has_gone_is_broken_off_too() -> None:
+    began, left = asyncio.Event(), asyncio.Event()
+
+    async def deaf(_scope: Any, _receive: Any, _send: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    async with serving(deaf) as (server, port), connected(port) as client:
+        client.writer.write(GET)
+        await began.wait()
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+        assert left.is_set()
+
+
 async def test_interim_answers_go_out_until_the_answer_begins() -> None:
     async def reporting(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await read_body(receive)

@@ -137,7 +137,7 @@ async def _serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         stop.set()
         parts.stopping.set()
         parts.deliveries.arrivals.close()
-        await _close_http(http, settings.drain_timeout_s, hurry)
+        await _finish(http.close(), settings.drain_timeout_s, hurry)
         await application.close()
         await term.end(hurry)
         await asyncio.gather(stopping, *own_loops)
@@ -185,7 +185,8 @@ class _Term:
             self._beginning.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beginning
-        await _close(self._parts.fleet, self._parts.settings.drain_timeout_s, hurry)
+        await _finish(self._parts.fleet.drain(), self._parts.settings.drain_timeout_s, hurry)
+        await self._parts.fleet.close()
         await asyncio.gather(*self._loops)
 
 
@@ -328,26 +329,14 @@ def _clock_keeping(data: Path) -> Callable[[float], Awaitable[float]]:
     return step
 
 
-async def _close(fleet: Fleet, timeout_s: float, hurry: asyncio.Event) -> None:
-    """Drain the fleet; once hurried, hand back what still runs."""
-    draining = asyncio.create_task(fleet.close(timeout_s))
-    hurried = asyncio.create_task(hurry.wait())
-    await asyncio.wait([draining, hurried], return_when=asyncio.FIRST_COMPLETED)
-    if hurry.is_set():
-        await fleet.close(0.0)
+async def _finish(work: Coroutine[None, None, None], timeout_s: float, hurry: asyncio.Event) -> None:
+    """Have what is in work finished; cancelled once hurried, or after so long."""
+    finishing, hurried = asyncio.create_task(work), asyncio.create_task(hurry.wait())
+    await asyncio.wait([finishing, hurried], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
-    await draining
-
-
-async def _close_http(http: HTTPServer, timeout_s: float, hurry: asyncio.Event) -> None:
-    """Have the requests in work answered; once hurried, or after so long, break them off."""
-    closing = asyncio.create_task(http.close())
-    hurried = asyncio.create_task(hurry.wait())
-    await asyncio.wait([closing, hurried], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
-    closing.cancel()
+    finishing.cancel()
     with suppress(asyncio.CancelledError):
-        await closing
+        await finishing
 
 
 async def _until(event: asyncio.Event) -> None:

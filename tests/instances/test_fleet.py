@@ -21,6 +21,7 @@ from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue
 from ebbtide.endpoints.states import CREATING, FAILED, IN_SERVICE, UPDATING
 from ebbtide.instances import fleet, records, running
 from ebbtide.instances.admission import RUNTIME_BYTES
+from ebbtide.instances.exchange import ModelServerLost
 from ebbtide.instances.fleet import Fleet
 from ebbtide.instances.records import Instance, State
 from ebbtide.logs import LogStore
@@ -84,7 +85,7 @@ class Workplace:
             yield self
         finally:
             stop.set()
-            await self.fleet.close(0.0)
+            await self.fleet.close()
             await loop
             self.database.close()
 
@@ -534,10 +535,11 @@ async def test_stopping_lets_work_finish_and_leaves_no_process(workplace):
     key = await workplace.invoke(endpoint, f"{started} {gate}")
     await workplace.until(started.exists)
 
-    closing = asyncio.create_task(workplace.fleet.close(PATIENCE_S))
+    draining = asyncio.create_task(workplace.fleet.drain())
     await workplace.serving(endpoint, 0)
     gate.touch()
-    await closing
+    await draining
+    await workplace.fleet.close()
 
     assert await workplace.output(key) == b"through"
     assert states(await workplace.instances(endpoint)) == [State.STOPPED]
@@ -551,10 +553,31 @@ async def test_stopping_without_patience_hands_the_work_back(workplace):
     await workplace.invoke(endpoint, f"{started} {workplace.root}/never")
     await workplace.until(started.exists)
 
-    await workplace.fleet.close(0.0)
+    await workplace.fleet.close()
 
     backlog = await workplace.database.read(lambda connection: queue.backlog(connection, endpoint.id))
     assert (backlog.queued, backlog.claimed) == (1, 0)
+    assert not model_servers()
+
+
+async def test_stopping_without_patience_does_not_wait_for_a_real_time_request(workplace):
+    endpoint = await workplace.deploy(code=GATED)
+    await workplace.settled(endpoint)
+    started = workplace.root / "started"
+    [instance] = workplace.fleet.in_service(endpoint.id)
+
+    async def ask():
+        body = f"{started} {workplace.root}/never".encode()
+        async with instance.agent.exchange({"Content-Length": str(len(body))}, body):
+            pass
+
+    asking = asyncio.create_task(ask())
+    await workplace.until(started.exists)
+
+    await workplace.fleet.close()
+
+    with pytest.raises(ModelServerLost):
+        await asking
     assert not model_servers()
 
 

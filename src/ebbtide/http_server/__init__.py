@@ -22,6 +22,9 @@ may take nothing of its answer."""
 SILENCE_S = 60.0
 """How long nothing may come in the middle of a body."""
 
+LEAVE_S = 5.0
+"""How long what is broken off may take to clear up after itself."""
+
 SWEEP_S = 10.0
 
 BACKLOG = 1024
@@ -62,7 +65,9 @@ class HTTPServer:
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Take no more requests; returns when those in work are answered. Cancelled, it breaks them off."""
+        """Take no more requests; returns when those in work are answered. Cancelled, it breaks them off: the
+        connections, and what the application does for them.
+        """
         self._closes = True
         if self._listener is not None:
             self._listener.close()
@@ -76,6 +81,10 @@ class HTTPServer:
         finally:
             for connection in list(self._connections):
                 connection.abort()
+            for task in self._in_work:
+                task.cancel()
+            if self._in_work:
+                await asyncio.wait(self._in_work, timeout=LEAVE_S)
 
     # What connections tell and ask.
 

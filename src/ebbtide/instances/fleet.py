@@ -146,11 +146,10 @@ class Fleet:
 
         await loops.run("fleet", step, stop, self._woken)
 
-    async def close(self, timeout_s: float) -> None:
-        """Drain every instance, and end what has not drained after the timeout. No process stays behind."""
+    async def drain(self) -> None:
+        """Start no more; returns when every instance has finished what it has, and ended."""
         async with self._stepping:
             self._closing = True
-        tasks = [*self._tasks.values()]
         for preparation in self._preparations.values():
             preparation.cancel()
         # What cannot be recorded, on a full disk, is found by the next server as what a killed one leaves.
@@ -158,11 +157,19 @@ class Fleet:
             await self._database.write(partial(_record_stop, ids=list(self._running), now=clock.now()))
         for instance in self._running.values():
             instance.drain()
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    async def close(self) -> None:
+        """End what has not drained, handing back what is in it. No process stays behind."""
+        async with self._stepping:
+            self._closing = True
+        ending = [*self._tasks.values(), *self._preparations.values()]
+        for preparation in self._preparations.values():
+            preparation.cancel()
         for instance in list(self._running.values()):
             instance.abort()
-        await asyncio.gather(*tasks, *self._preparations.values(), return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         await self._fork_server.close()
         async with self._stepping:
             with suppress(Unavailable):

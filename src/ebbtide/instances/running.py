@@ -225,6 +225,7 @@ class RunningInstance:
         if self._aborting.is_set():
             ending = Ending(State.STOPPED, "ended with work in flight, which was handed back")
             await agent.abort()
+            await self.model_server.stop(0)  # real-time requests in it are nobody's claims
         else:
             agent.drain()
             if not lost.done():
