@@ -55,6 +55,45 @@ def test_csv_comes_and_goes(service: Service):
     assert answer.body == b"summary_text\nThis text is the first.\n"
 
 
+LINES = b'{"text": "This text is the first."}\n{bad\n\n""\n{"title": "x"}\n[1]\n"This text is the last."\n'
+
+
+def test_each_of_many_lines_gets_its_answer_or_its_error_in_order(service: Service):
+    answer = ask(service, LINES, "application/jsonlines")
+
+    items = _json(answer)
+    assert answer.status == 200
+    assert [list(item) for item in items] == [["summary_text"], *[["error"]] * 4, ["summary_text"]]
+    assert items[0]["summary_text"] == "This text is the first."
+    assert items[1]["error"].startswith("Line 2 is not JSON: ")
+    assert items[2]["error"] == "Line 4: inputs is empty: there is nothing to summarise"
+    assert items[3]["error"] == "Line 5 is neither a string nor has inputs or text or article or document"
+    assert items[5]["summary_text"] == "This text is the last."
+
+
+def test_lines_come_and_go(service: Service):
+    answer = ask(service, LINES, "application/jsonlines", Accept="application/jsonlines")
+
+    assert [next(iter(json.loads(line))) for line in answer.body.splitlines()] == [
+        "summary_text",
+        *["error"] * 4,
+        "summary_text",
+    ]
+    rows = ask(service, LINES, "application/jsonlines", Accept="text/csv").body.splitlines()
+    assert rows[:2] == [b"summary_text,error", b"This text is the first.,"]
+
+
+def test_a_users_own_prediction_does_not_get_lines_of_which_some_are_bad():
+    own = Handlers(predict_fn=lambda data, _model, _context: data)
+    service = Service(HuggingFace(), own, ExtractivePipeline("summary_text"), Path())
+
+    refused = ask(service, LINES, "application/jsonlines")
+
+    assert refused.status == 400
+    assert _json(refused)["message"].startswith("Line 2 is not JSON")
+    assert _json(ask(service, b'"a"', "application/jsonlines")) == {"inputs": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "message"),
     [
@@ -75,6 +114,13 @@ def test_csv_comes_and_goes(service: Service):
         ),
         pytest.param(b"\xff\xfe\x00", "text/plain", "not UTF-16", id="half a character"),
         pytest.param(b"a\x00b", "text/plain", "binary", id="a binary article"),
+        pytest.param(
+            b"{}\n3", "application/jsonlines", "; Line 2 is neither a string", id="lines, and all of them bad"
+        ),
+        pytest.param(
+            b'""\n""', "application/jsonlines", "Line 2: inputs is empty", id="lines without a word"
+        ),
+        pytest.param(b"\n", "application/jsonlines", "empty list", id="no lines"),
         pytest.param(b"x", "video/mp4", "video/mp4 is not supported", id="a type nobody reads"),
         pytest.param(
             b'{"inputs": "a", "parameters": [1]}', "application/json", "parameters must", id="no parameters"

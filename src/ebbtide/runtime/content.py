@@ -30,7 +30,7 @@ DOCUMENT = "document"
 TEXT_MEMBERS = ("inputs", "text", "article", "document")
 """Where the text stands in a line of JSON lines."""
 FAULTS_NAMED = 5
-"""Of JSON lines."""
+"""Of JSON lines that are refused."""
 
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 
@@ -53,6 +53,25 @@ CSV_MARKS = ("question", "context", "inputs")
 csv.field_size_limit(2**31 - 1)  # a field is a whole article, and Python's own limit is 128 KiB
 
 
+class Lines(list[Any]):
+    """The inputs of JSON lines: strings, or what objects have as one of TEXT_MEMBERS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+        """Which line each came from, counted from 1: those without anything are none."""
+        self.faults: dict[int, str] = {}
+        """By position, why a line has none; None stands there."""
+
+    def refuse_faults(self) -> None:
+        """Raises BadRequest that names the first bad lines, if there are any."""
+        if not self.faults:
+            return
+        named = [self.faults[position] for position in sorted(self.faults)[:FAULTS_NAMED]]
+        more = len(self.faults) - len(named)
+        raise BadRequest("; ".join([*named, f"and {more} more lines"] if more else named))
+
+
 def media_type(header: str | None) -> str:
     """The type in a Content-Type header, without its parameters; empty when there is none."""
     return (header or "").partition(";")[0].strip().lower()
@@ -67,7 +86,7 @@ def chosen_accept(header: str | None) -> str:
     for accept in wanted:
         if accept in ("", "*/*", "application/*"):
             return JSON
-        if accept in (JSON, CSV, NPY) or accept in IMAGE_FORMATS:
+        if accept in (JSON, CSV, NPY, *JSON_LINES) or accept in IMAGE_FORMATS:
             return accept
     raise BadRequest(_unsupported(header))
 
@@ -80,7 +99,8 @@ def text_of(body: bytes) -> str:
 def decode(body: bytes, content_type: str | None) -> Any:
     """Read a request's body; objects and texts come as {"inputs": ...}, arrays as they are.
 
-    An image comes as {"inputs": <RGB image of Pillow>}, a recording as {"inputs": <the file's bytes>}.
+    An image comes as {"inputs": <RGB image of Pillow>}, a recording as {"inputs": <the file's bytes>}, JSON
+    lines as {"inputs": <Lines>}, some of which may be bad.
     Raises BadRequest, naming the type or the fault in the body.
     """
     kind = media_type(content_type)
@@ -106,8 +126,8 @@ def decode(body: bytes, content_type: str | None) -> Any:
 
 
 def encode(prediction: Any, accept: str) -> bytes:
-    """Write an answer: compact JSON, or CSV with a header from the first row's names, or an .npy array, or
-    an image as it is.
+    """Write an answer: compact JSON, or of a list's items a line each, or CSV with a header from the rows'
+    names, or an .npy array, or an image as it is.
 
     Raises ValueError for NaN and infinity in JSON, BadRequest for an answer that the type cannot hold.
     """
@@ -121,8 +141,15 @@ def encode(prediction: Any, accept: str) -> bytes:
         file = io.BytesIO()
         numpy.save(file, numpy.asarray(prediction))
         return file.getvalue()
+    if accept in JSON_LINES:
+        rows = prediction if isinstance(prediction, list) else [prediction]
+        return b"".join(_json_bytes(row) + b"\n" for row in rows)
+    return _json_bytes(prediction)
+
+
+def _json_bytes(value: Any) -> bytes:
     return json.dumps(
-        prediction, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
     ).encode()
 
 
@@ -133,23 +160,21 @@ def _json(text: str, what: str = "The body") -> Any:
         raise BadRequest(f"{what} is not JSON: {error}") from error
 
 
-def _json_lines(text: str) -> list[Any]:
-    """The articles of JSON lines: strings, or objects with one of TEXT_MEMBERS. Raises BadRequest naming the
-    first lines that are neither.
-    """
-    found, faults = [], []
+def _json_lines(text: str) -> "Lines":
+    lines = Lines()
     # Not splitlines: JSON's strings may have line separators of other kinds as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        lines.numbers.append(number)
         try:
-            found.append(_json_line(line, f"Line {number}"))
+            lines.append(_json_line(line, f"Line {number}"))
         except BadRequest as fault:
-            faults.append(str(fault))
-    if faults:
-        more = [f"and {len(faults) - FAULTS_NAMED} more lines"] if len(faults) > FAULTS_NAMED else []
-        raise BadRequest("; ".join(faults[:FAULTS_NAMED] + more))
-    return found
+            lines.append(None)
+            lines.faults[len(lines) - 1] = str(fault)
+    if len(lines.faults) == len(lines):
+        lines.refuse_faults()
+    return lines
 
 
 def _json_line(line: str, what: str) -> Any:
@@ -193,7 +218,8 @@ def _csv_bytes(prediction: Any) -> bytes:
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise BadRequest("Only a list of objects can be written as CSV")
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue().encode()

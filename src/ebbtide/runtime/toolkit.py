@@ -7,7 +7,7 @@ huggingface-inference-toolkit 2.6.0, sagemaker-inference 1.10.1, sagemaker-pytor
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +17,13 @@ from ebbtide.runtime.articles import Articles
 from ebbtide.runtime.engine import Cancelled
 from ebbtide.runtime.errors import BadRequest
 from ebbtide.runtime.handlers import Context, Handlers
-from ebbtide.runtime.pipeline import Pipeline, as_texts
+from ebbtide.runtime.pipeline import Pipeline, Summaries, as_texts
 from ebbtide.runtime.tasks import TaskPipeline
 
 logger = logging.getLogger(__name__)
 
 CUT_TOKENS_HEADER = "X-Ebbtide-Cut-Tokens"
-"""How many tokens of each input were over the model's window and not read; absent when all was read."""
+"""How many tokens of each text were over the model's window and not read; absent when all was read."""
 
 
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
@@ -70,24 +70,19 @@ class HuggingFace:
             parameters = _parameters_beside(context)
         if not isinstance(parameters, dict):
             raise BadRequest("parameters must be an object of names and values")
+        if not isinstance(model, Pipeline):
+            _refuse_bad_lines(data)
         if isinstance(model, TaskPipeline):
             return model.run(inputs, parameters, context.cancelled)
         if not isinstance(model, Pipeline):
             return model(inputs, **parameters)
-        texts = as_texts(inputs)
-        if isinstance(model, Articles):
-            invocation = context.get_request_header(0, INVOCATION_HEADER)
-            summaries = model.read(
-                texts, parameters, context.cancelled, invocation=invocation, report=context.report
-            )
-        else:
-            summaries = model.run(texts, parameters, context.cancelled)
+        if isinstance(inputs, content.Lines):
+            return _by_line(inputs, parameters, model, context)
+        summaries = _summaries(as_texts(inputs), parameters, model, context)
         if document and parameters.get("return_details"):
             for item in summaries.items:
                 for answer in item if isinstance(item, list) else [item]:
                     answer["details"]["document"] = document
-        if any(summaries.cut_tokens):
-            context.set_response_header(0, CUT_TOKENS_HEADER, ",".join(map(str, summaries.cut_tokens)))
         return summaries.items
 
     def encode(self, prediction: Any, accept: str) -> bytes:
@@ -174,12 +169,66 @@ class Service:
         else:
             data = self._framework.decode(body, content_type)
         if handlers.predict_fn:
+            _refuse_bad_lines(data)
             prediction = handlers.predict_fn(data, self._model, context)
         else:
             prediction = self._framework.predict(data, self._model, context)
         if handlers.output_fn:
             return _answer_bytes(handlers.output_fn(prediction, accept, context), context)
         return self._framework.encode(prediction, accept)
+
+
+def _refuse_bad_lines(data: Any) -> None:
+    """Raises BadRequest for JSON lines of which some are bad: who predicts would not learn of them."""
+    if isinstance(data, dict) and isinstance(data.get("inputs"), content.Lines):
+        data["inputs"].refuse_faults()
+
+
+def _summaries(
+    texts: Sequence[str], parameters: dict[str, Any], model: Pipeline, context: Context
+) -> Summaries:
+    if isinstance(model, Articles):
+        invocation = context.get_request_header(0, INVOCATION_HEADER)
+        summaries = model.read(
+            texts, parameters, context.cancelled, invocation=invocation, report=context.report
+        )
+    else:
+        summaries = model.run(texts, parameters, context.cancelled)
+    if any(summaries.cut_tokens):
+        context.set_response_header(0, CUT_TOKENS_HEADER, ",".join(map(str, summaries.cut_tokens)))
+    return summaries
+
+
+def _by_line(
+    lines: content.Lines, parameters: dict[str, Any], model: Pipeline, context: Context
+) -> list[Any]:
+    """An answer for each line, in their order; where a line has no text that can be read, why not.
+
+    Raises BadRequest when that is so of all, and for parameters that cannot be honoured.
+    """
+    texts = []
+    for position, (number, text) in enumerate(zip(lines.numbers, lines, strict=True)):
+        if position in lines.faults:
+            continue
+        try:
+            if not isinstance(text, str):
+                raise BadRequest("inputs must be a string")
+            texts += as_texts(text)
+        except BadRequest as fault:
+            lines.faults[position] = f"Line {number}: {fault}"
+    if len(lines.faults) == len(lines):
+        lines.refuse_faults()
+    try:
+        found = iter(_summaries(as_texts(texts), parameters, model, context).items)
+    except BadRequest:
+        lines.refuse_faults()  # first: what is wrong otherwise counts only the texts
+        raise
+    if lines.faults:
+        logger.warning("%d of %d lines have no text that can be read", len(lines.faults), len(lines))
+    return [
+        {"error": lines.faults[position]} if position in lines.faults else next(found)
+        for position in range(len(lines))
+    ]
 
 
 def _parameters_beside(context: Context) -> Any:
