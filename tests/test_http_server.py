@@ -16,11 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.http_server import HTTPServer
+from ebbtide.http_server import IDLE_S, HTTPServer
 from ebbtide.http_server.connection import MAX_FORGOTTEN_BYTES, MAX_HEAD_BYTES, MAX_PIPELINED
 from ebbtide.http_server.exchange import INTERIM, MAX_UNREAD_BYTES, ClientGone
 
 Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+
+IMPATIENT_S = 0.05
+"""Set once what is not to be closed has its request in work, however long that took to come."""
+
+
+@pytest.fixture
+def often_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebbtide.http_server.SWEEP_S", IMPATIENT_S)
 
 
 @asynccontextmanager
@@ -34,7 +42,7 @@ async def serving(application: Application, **options: Any) -> AsyncIterator[tup
         yield server, listener.getsockname()[1]
     finally:
         closing = asyncio.create_task(server.close())
-        await asyncio.wait([closing], timeout=5)
+        await asyncio.wait([closing], timeout=60)
         assert closing.done(), "something is still in work"
 
 
@@ -497,12 +505,13 @@ async def test_a_rest_that_nobody_wants_and_that_is_nonsense_costs_the_connectio
         assert await client.closed()
 
 
-async def test_a_rest_that_nobody_wants_and_that_does_not_come_is_not_waited_for() -> None:
+async def test_a_rest_that_nobody_wants_and_that_does_not_come_is_not_waited_for(often_swept: None) -> None:
     async def deaf(_scope: Any, _receive: Any, send: Any) -> None:
         await answer(send, b"read nothing")
 
-    async with serving(deaf, idle_s=0.05) as (_, port), connected(port) as client:
+    async with serving(deaf) as (server, port), connected(port) as client:
         assert (await client.ask(post("/", b"whole")[:-2])).body == b"read nothing"
+        server.idle_s = IMPATIENT_S
         assert await client.closed()
 
 
@@ -549,6 +558,7 @@ async def test_the_application_is_told_when_what_it_sends_reaches_nobody() -> No
     told = asyncio.get_running_loop().create_future()
 
     async def generous(_scope: Any, _receive: Any, send: Any) -> None:
+        server.idle_s = IMPATIENT_S
         await send({"type": "http.response.start", "status": 200, "headers": []})
         try:
             while True:
@@ -557,12 +567,13 @@ async def test_the_application_is_told_when_what_it_sends_reaches_nobody() -> No
             told.set_result(error)
             raise
 
-    async with serving(generous, idle_s=0.05) as (_, port):
+    async with serving(generous) as (server, port):
         async with connected(port) as client:
             client.writer.write(GET)
             await client.reader.read(1)
         await told
         told = asyncio.get_running_loop().create_future()
+        server.idle_s = IDLE_S
         async with connected(port) as client:  # which reads nothing
             client.reader._limit = 1  # type: ignore[attr-defined]
             client.writer.write(GET)
@@ -654,21 +665,26 @@ async def test_an_offer_to_speak_something_else_is_not_taken_up() -> None:
     assert third.told["body"] == "more"
 
 
-async def test_a_connection_without_a_request_is_closed_after_a_while_and_one_with_is_not() -> None:
-    goes_on = asyncio.Event()
+async def test_a_connection_without_a_request_is_closed_after_a_while_and_one_with_is_not(
+    often_swept: None,
+) -> None:
+    goes_on, began = asyncio.Event(), asyncio.Event()
 
     async def patient(_scope: Any, _receive: Any, send: Any) -> None:
+        began.set()
         await goes_on.wait()
         await answer(send, b"at last")
 
     async with (
-        serving(patient, idle_s=0.05) as (_, port),
+        serving(patient) as (server, port),
         connected(port) as silent,
         connected(port) as slow,
         connected(port) as busy,
     ):
         slow.writer.write(GET[:10])
         busy.writer.write(GET)
+        await began.wait()
+        server.idle_s = IMPATIENT_S
 
         assert await silent.closed()
         assert await slow.closed()
@@ -700,15 +716,16 @@ async def test_a_burst_of_connections_leaves_no_more_than_there_may_be() -> None
 
 
 async def test_with_all_connections_in_work_another_is_not_taken() -> None:
-    goes_on = asyncio.Event()
+    goes_on, began = asyncio.Event(), asyncio.Event()
 
     async def patient(_scope: Any, _receive: Any, send: Any) -> None:
+        began.set()
         await goes_on.wait()
         await answer(send, b"at last")
 
     async with serving(patient, most_connections=1) as (_, port), connected(port) as busy:
         busy.writer.write(GET)
-        await busy.writer.drain()
+        await began.wait()
         async with connected(port) as other:
             assert await other.closed()
         goes_on.set()

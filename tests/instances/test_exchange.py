@@ -238,19 +238,22 @@ async def test_an_answer_before_the_whole_request_counts(peer: Peer) -> None:
 
 
 async def test_who_leaves_early_breaks_the_connection(peer: Peer) -> None:
-    gone = asyncio.Event()
+    arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
+        arrived.set()
         await reader.read()
         gone.set()
 
     peer.serve = serve
+    posting = asyncio.create_task(peer.post())
+    await arrived.wait()
 
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await peer.post()
+    posting.cancel()
 
+    with pytest.raises(asyncio.CancelledError):
+        await posting
     await gone.wait()
 
 
