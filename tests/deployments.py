@@ -86,12 +86,12 @@ def deploy(
         hold_at_zero(ebbtide.client, name)
     if wait:
         sagemaker.get_waiter("endpoint_in_service").wait(
-            EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
+            EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 900}
         )
     return Deployed(name, name)
 
 
-def outcome(ebbtide: Ebbtide, answer: dict[str, Any], *, timeout_s: float = 60.0) -> tuple[str, bytes, Any]:
+def outcome(ebbtide: Ebbtide, answer: dict[str, Any], *, timeout_s: float = 180.0) -> tuple[str, bytes, Any]:
     """Wait for an invocation's one object: ("output" or "failure", its bytes, GetObject's answer)."""
     import time
 

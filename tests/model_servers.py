@@ -14,7 +14,7 @@ from typing import Any
 
 HUGGING_FACE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-inference:1.7.1-cpu-py36"
 PYTORCH = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.3-cpu-py311"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 """Bounds waits for a process that ought to act at once."""
 
 

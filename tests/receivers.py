@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-TIMEOUT_S = 10
+TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)

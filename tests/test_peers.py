@@ -24,7 +24,7 @@ from ebbtide.settings import Credentials
 from tests.deployments import deploy, outcome
 from tests.postgresql import PostgreSQL
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def deploy(clients: Clients, server: RunningServer, receiver: "Receiver", tries:
         _deploy_endpoint(clients, server, name, containers[name], instances, topic)
     for name in INSTANCES:
         clients.sagemaker.get_waiter("endpoint_in_service").wait(
-            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 600}
+            EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 3000}
         )
     return queue_url
 

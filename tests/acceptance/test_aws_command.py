@@ -17,7 +17,7 @@ def aws(ebbtide):
             env=ebbtide.environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.lstrip().startswith(("{", "[")) else done.stdout

@@ -13,7 +13,7 @@ def test_the_sequence_of_the_aws_post_runs_from_create_to_clean_up(ebbtide):
         env=ebbtide.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
     assert run.returncode == 0, run.stderr

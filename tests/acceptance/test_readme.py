@@ -25,7 +25,7 @@ def test_the_boto3_example_prints_a_summary(ebbtide: Ebbtide, tmp_path: Path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
     assert run.returncode == 0, run.stderr
@@ -48,7 +48,7 @@ def test_the_plain_http_example_lists_what_succeeded(ebbtide: Ebbtide, article: 
         env=ebbtide.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
     assert run.returncode == 0, run.stderr

@@ -41,10 +41,10 @@ def endpoint(core, summaries):
     made = core.Endpoint.create(
         endpoint_name=NAME, endpoint_config_name=config, tags=[shapes.Tag(key="team", value="tides")]
     )
-    made.wait_for_status("InService", poll=1, timeout=60)
+    made.wait_for_status("InService", poll=1, timeout=300)
     yield made
     made.delete()
-    made.wait_for_delete(poll=1, timeout=60)
+    made.wait_for_delete(poll=1, timeout=300)
     config.delete()
     model.delete()
 

@@ -72,7 +72,7 @@ def test_a_task_that_nobody_serves_fails_with_the_reason(ebbtide: Ebbtide, check
     sagemaker = ebbtide.client("sagemaker")
     with pytest.raises(Exception, match="terminal failure"):
         sagemaker.get_waiter("endpoint_in_service").wait(
-            EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
+            EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 900}
         )
     described = sagemaker.describe_endpoint(EndpointName=endpoint.name)
     assert "HF_TASK conversational is not served" in described["FailureReason"]

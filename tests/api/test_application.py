@@ -65,7 +65,7 @@ def signed(
 def send(
     ebbtide: Ebbtide, headers: dict[str, str], body: bytes = b"", *, method: str = "POST", path: str = "/"
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(urlsplit(ebbtide.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(ebbtide.url).netloc, timeout=120)
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     answer = response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
@@ -104,8 +104,8 @@ def test_connections_on_which_nothing_is_said_keep_nobody_waiting(ebbtide):
 
     with ExitStack() as silent:
         for _ in range(1_100):
-            silent.enter_context(socket.create_connection((where.hostname, where.port), timeout=10))
-        with urllib.request.urlopen(f"{ebbtide.url}/_ebbtide/health", timeout=10) as answer:
+            silent.enter_context(socket.create_connection((where.hostname, where.port), timeout=120))
+        with urllib.request.urlopen(f"{ebbtide.url}/_ebbtide/health", timeout=120) as answer:
             assert answer.status == 200
 
 
@@ -439,7 +439,7 @@ def test_the_aws_command_is_served(ebbtide, arguments):
     command = [sys.executable, "-m", "awscli", *arguments]
 
     done = subprocess.run(
-        command, env=ebbtide.environment(), capture_output=True, text=True, check=False, timeout=60
+        command, env=ebbtide.environment(), capture_output=True, text=True, check=False, timeout=300
     )
 
     assert done.returncode == 0, done.stderr
@@ -584,7 +584,7 @@ def test_a_long_poll_whose_client_has_gone_takes_no_message(ebbtide):
     sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)
     body = json.dumps({"QueueUrl": queue, "WaitTimeSeconds": 20}).encode()
     poll = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
-    connection = http.client.HTTPConnection(urlsplit(ebbtide.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(ebbtide.url).netloc, timeout=120)
     connection.request("POST", "/", body, signed(ebbtide, "sqs", body, poll))
     # It came too often: the poll has moved it, and found nothing else.
     assert "Messages" in sqs.receive_message(QueueUrl=dead, WaitTimeSeconds=20)

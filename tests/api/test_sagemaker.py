@@ -11,7 +11,7 @@ from tests.deployments import IMAGE, deploy
 from ebbtide.pytest_plugin import Ebbtide
 
 ECHO = {"HF_MODEL_ID": "ebbtide/echo"}
-QUICK = {"Delay": 0.1, "MaxAttempts": 300}
+QUICK = {"Delay": 0.1, "MaxAttempts": 1800}
 
 
 @pytest.fixture(scope="module")

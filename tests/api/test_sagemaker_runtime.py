@@ -337,7 +337,7 @@ def test_a_deleted_endpoint_forgets_its_queue(ebbtide: Ebbtide) -> None:
     sagemaker = ebbtide.client("sagemaker")
     sagemaker.delete_endpoint(EndpointName=endpoint.name)
     sagemaker.get_waiter("endpoint_deleted").wait(
-        EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 100}
+        EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 900}
     )
 
     assert (

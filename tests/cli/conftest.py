@@ -14,7 +14,7 @@ def run_ebbtide(ebbtide):
             env=ebbtide.environment() | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     return run

@@ -49,7 +49,7 @@ def test_serve_says_when_it_is_ready_and_ends_with_ctrl_c(tmp_path):
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
 
 
 def test_generated_credentials_are_readable_by_their_owner_only(ebbtide):
@@ -130,7 +130,7 @@ def test_a_key_that_the_server_does_not_know_is_said_to_be_the_matter(run_ebbtid
 def test_a_server_that_is_gone_is_said_to_be(run_ebbtide, tmp_path):
     with serving(tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
     refused = run_ebbtide("status", "--data", tmp_path)
 

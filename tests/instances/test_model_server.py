@@ -66,7 +66,7 @@ async def start(log: LogStream, fork_server: ForkServer) -> AsyncIterator[Callab
     """Starts model servers that end with the test."""
     started: list[ModelServer] = []
 
-    async def start(launch: Launch, timeout_s: float = 30.0) -> ModelServer:
+    async def start(launch: Launch, timeout_s: float = 120.0) -> ModelServer:
         server = await ModelServer.start(launch, log, fork_server)
         started.append(server)
         await server.ready(timeout_s)
@@ -90,7 +90,7 @@ async def ask(server: ModelServer, body: Any) -> Any:
 
 async def gone(pid: int) -> bool:
     """Whether the process ends, given a while."""
-    for _ in range(500):
+    for _ in range(6_000):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
         await asyncio.sleep(0.02)
@@ -115,7 +115,7 @@ def predict_fn(data, model):
     return data
 """
     server = await start(launch(tmp_path, code=code))
-    await server.stop(5)
+    await server.stop(60)
 
     lines = printed(log)
     assert "to stdout" in lines
@@ -269,7 +269,7 @@ async def main():
     log = LogStore(data / "logs").of("123456789012").stream("group", "stream")
     launch = Launch({IMAGE!r}, None, Path({str(tmp_path)!r}), {ECHO!r}, "us-east-1", 1, 1)
     server = await ModelServer.start(launch, log, ForkServer(os.environ, data))
-    await server.ready(30)
+    await server.ready(120)
     print(server.pid, flush=True)
     await server.exited
 

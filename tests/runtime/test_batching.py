@@ -12,7 +12,7 @@ from ebbtide.runtime.parameters import Generation
 
 GREEDY = Generation(decoder_start_token_id=0, eos_token_ids=(1,), max_new_tokens=10)
 BEAMS = Generation(decoder_start_token_id=0, eos_token_ids=(1,), max_new_tokens=10, num_beams=4)
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def queue_of(*requests: Sequence[int], capacity: int = 8, generation: Generation = GREEDY) -> Queue:

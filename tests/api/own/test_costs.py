@@ -64,7 +64,7 @@ def test_a_deleted_endpoints_cost_stays_under_its_name(ebbtide: Ebbtide, own: Cl
 
     sagemaker.delete_endpoint(EndpointName=endpoint.name)
     sagemaker.get_waiter("endpoint_deleted").wait(
-        EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 300}
+        EndpointName=endpoint.name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 900}
     )
 
     [row] = own.costs(endpoint=endpoint.name)["rows"]

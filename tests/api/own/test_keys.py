@@ -15,7 +15,7 @@ from ebbtide.pytest_plugin import Ebbtide
 
 JOINED, SEPARATE, BOUNDED, NEVER_MADE = "222222222222", "333333333333", "777777777777", "999999999999"
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
