@@ -218,7 +218,7 @@ def test_a_failure_object_that_a_cut_off_attempt_left_is_gone_when_the_next_one_
 
     assert papers.wait_for(places["OutputLocation"]) == b"done"
     id_ = next(papers.server.own().invocations(endpoint="papers", limit=1))["id"]
-    assert papers.server.own().wait(id_, timeout_s=60)["state"] == "succeeded"
+    assert papers.server.own().wait(id_, timeout_s=180)["state"] == "succeeded"
     left = papers.foreign.keys()
     assert places["FailureLocation"] not in left
 

@@ -36,7 +36,7 @@ def test_the_plain_http_example_lists_what_succeeded(ebbtide: Ebbtide, article: 
     answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
         EndpointName=summaries.name, InputLocation=article, ContentType="application/json"
     )
-    connect(data=ebbtide.data).ebbtide.wait(answer["InferenceId"], timeout_s=60)
+    connect(data=ebbtide.data).ebbtide.wait(answer["InferenceId"], timeout_s=180)
     (example,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

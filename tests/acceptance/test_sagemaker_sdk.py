@@ -4,6 +4,8 @@ import threading
 
 import pytest
 
+from ebbtide import connect
+
 TEXT = (
     "The tide rises and the tide falls. Boats in the harbour rise and fall with it. Fishermen wait for the "
     "flood to leave the harbour. At the ebb nobody works, and nobody is paid for waiting. Every day the tide "
@@ -24,14 +26,14 @@ def sdk(ebbtide):
 
         before = set(threading.enumerate())
         yield sagemaker
-        # Its polls of outcomes that never come go on in threads; the server must outlive them.
+        # Its polls of outcomes go on in threads; the server must outlive them.
         for poll in set(threading.enumerate()) - before:
             poll.join()
 
 
 @pytest.fixture(scope="module")
 def every_second(sdk):
-    return sdk.async_inference.WaiterConfig(max_attempts=8, delay=1)
+    return sdk.async_inference.WaiterConfig(max_attempts=120, delay=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,18 @@ def predictor(sdk, ebbtide):
         EndpointName=made.endpoint_name, WaiterConfig={"Delay": 1}
     )
     yield made
+    come_to_be(ebbtide, made.endpoint_name)
     made.delete_model()
     made.delete_endpoint()
+
+
+def come_to_be(ebbtide, endpoint):
+    """Make the outcomes that there are not: the SDK polls for both of each invocation, and goes on."""
+    s3 = ebbtide.client("s3")
+    for one in connect(data=ebbtide.data).ebbtide.invocations(endpoint=endpoint):
+        for location in (one["output_location"], one["failure_location"]):
+            bucket, _, key = location.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=key, Body=b"")
 
 
 def test_predict_waits_for_the_summary(predictor, every_second):

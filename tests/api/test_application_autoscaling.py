@@ -460,9 +460,12 @@ def test_a_scheduled_action_that_means_nothing_is_refused(autoscaling, endpoint,
 
 def test_a_scheduled_action_scales_when_its_time_comes(ebbtide, autoscaling, endpoint):
     autoscaling.register_scalable_target(MinCapacity=0, MaxCapacity=5, **resource(endpoint))
-    soon = datetime.now(UTC) + timedelta(seconds=2)
 
-    put_action(autoscaling, endpoint, Schedule=f"at({soon:%Y-%m-%dT%H:%M:%S})", Timezone="UTC")
+    for ahead_s in (2, 8, 32, 128):  # until it was put before its time
+        soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=ahead_s)
+        put_action(autoscaling, endpoint, Schedule=f"at({soon:%Y-%m-%dT%H:%M:%S})", Timezone="UTC")
+        if datetime.now(UTC) < soon:
+            break
 
     wait_for_counts(ebbtide, endpoint, desired=1, current=1)
     causes = [

@@ -24,7 +24,7 @@ def worked(ebbtide: Ebbtide, session: package.Session, own: Client) -> str:
             ContentType="application/json",
             Tags={"project": "trends"} if number < 2 else {},
         )
-        own.wait(answer["InferenceId"], timeout_s=60)
+        own.wait(answer["InferenceId"], timeout_s=180)
     return endpoint.name
 
 
@@ -54,8 +54,8 @@ def test_tags_and_invocations_make_rows_too(worked: str, own: Client) -> None:
 def test_csv_has_a_line_a_row(worked: str, own: Client) -> None:
     lines = list(csv.DictReader(io.StringIO(own.costs_csv(endpoint=worked, by=["day", "endpoint"]))))
 
-    assert [line["endpoint"] for line in lines] == [worked]
-    assert float(lines[0]["instance_s"]) > 0
+    assert {line["endpoint"] for line in lines} == {worked}  # two of them around midnight
+    assert all(float(line["instance_s"]) > 0 for line in lines)
 
 
 def test_a_deleted_endpoints_cost_stays_under_its_name(ebbtide: Ebbtide, own: Client) -> None:

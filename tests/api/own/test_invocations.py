@@ -2,10 +2,10 @@
 
 import json
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +16,11 @@ import ebbtide as package
 from ebbtide.client import Client
 from ebbtide.pytest_plugin import Ebbtide
 
+PATIENCE_S = 180.0
+
 TEACHABLE = '''
 """Does what each request tells it to."""
-import json, time
+import json, os, time
 
 def model_fn(model_dir):
     return None
@@ -27,6 +29,8 @@ def transform_fn(model, body, content_type, accept):
     told = json.loads(body)
     if "sleep_s" in told:
         time.sleep(told["sleep_s"])
+    while "gate" in told and not os.path.exists(told["gate"]):
+        time.sleep(0.01)
     if "raise" in told:
         raise RuntimeError(told["raise"])
     return body
@@ -120,7 +124,7 @@ def test_a_wrong_submission_is_refused_by_its_field(session: package.Session, id
 def test_a_finished_invocation_has_its_timeline_in_order(
     session: package.Session, own: Client, echo: Deployed
 ) -> None:
-    done = own.wait(invoke(session, echo), timeout_s=60)
+    done = own.wait(invoke(session, echo), timeout_s=PATIENCE_S)
 
     events = [step["event"] for step in done["timeline"]]
     times = [datetime.fromisoformat(step["at"]) for step in done["timeline"]]
@@ -131,7 +135,7 @@ def test_a_finished_invocation_has_its_timeline_in_order(
 
 
 def test_a_failed_invocation_says_why(session: package.Session, own: Client, teachable: Deployed) -> None:
-    done = own.wait(invoke(session, teachable, {"raise": "no such tide"}), timeout_s=60)
+    done = own.wait(invoke(session, teachable, {"raise": "no such tide"}), timeout_s=PATIENCE_S)
 
     assert done["state"] == "failed"
     assert "Received client error (400)" in done["failure_reason"]
@@ -230,7 +234,7 @@ def test_what_was_cancelled_is_redriven_to_another_endpoint(
 
     anew = own.redrive(id_, endpoint=echo.name)
 
-    done = own.wait(anew["id"], timeout_s=60)
+    done = own.wait(anew["id"], timeout_s=PATIENCE_S)
     assert (done["state"], done["endpoint"], done["redriven_from"]) == ("succeeded", echo.name, id_)
     assert done["tags"] == {"kept": "yes"}
 
@@ -278,7 +282,7 @@ def test_equal_requests_share_an_outcome_where_the_endpoint_is_told_to(
 
 
 def test_what_was_replaced_while_it_waited_answers_no_equal_of_what_it_was(
-    ebbtide: Ebbtide, session: package.Session, own: Client
+    ebbtide: Ebbtide, session: package.Session, own: Client, tmp_path: Path
 ) -> None:
     endpoint = deploy(ebbtide, inference=TEACHABLE, max_concurrent=1)
     own.put_settings(endpoint.name, {"deduplication": {"enabled": True, "retention_s": 60.0}})
@@ -292,9 +296,11 @@ def test_what_was_replaced_while_it_waited_answers_no_equal_of_what_it_was(
         inference_id: str = answer["InferenceId"]
         return inference_id
 
-    before = invoke(session, endpoint, {"sleep_s": 1})
+    gate = tmp_path / "gate"
+    before = invoke(session, endpoint, {"gate": str(gate)})
     first = ask("a", "one")
     s3.put_object(Bucket=endpoint.bucket, Key="a", Body=b'{"told": "two"}')
+    gate.touch()
     own.wait(before)
     own.wait(first)
     again = ask("b", "one")
@@ -388,9 +394,9 @@ def test_events_tell_of_every_state_as_it_comes(
 
     reader = threading.Thread(target=follow, daemon=True)
     reader.start()
-    assert following.wait(30)
-    id_ = own.wait(invoke(session, echo, mine), timeout_s=60)["id"]
-    reader.join(30)
+    assert following.wait(PATIENCE_S)
+    id_ = own.wait(invoke(session, echo, mine), timeout_s=PATIENCE_S)["id"]
+    reader.join(PATIENCE_S)
 
     assert seen == {id_: ["queued", "claimed", "succeeded"]}
 
@@ -405,9 +411,13 @@ def test_events_of_one_invocation_begin_with_its_state(
     assert (first["id"], first["state"], first["endpoint"]) == (id_, "queued", idle.name)
 
 
-def test_a_stopping_server_ends_its_streams_and_long_polls(tmp_path: Any) -> None:
+def test_a_stopping_server_ends_its_streams_and_long_polls(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ebbtide.cli.running import started
 
+    # One that waited for them would be killed in the end, and its client told that the stream broke.
+    monkeypatch.setenv("EBBTIDE_DRAIN_TIMEOUT_S", "3600")
     ended = threading.Event()
     with started(tmp_path) as server:
         own = server.own()
@@ -419,8 +429,6 @@ def test_a_stopping_server_ends_its_streams_and_long_polls(tmp_path: Any) -> Non
             ended.set()
 
         threading.Thread(target=follow, daemon=True).start()
-        assert following.wait(30)
-        stopping = time.monotonic()
+        assert following.wait(PATIENCE_S)
 
-    assert ended.wait(30)
-    assert time.monotonic() - stopping < 30
+    assert ended.wait(PATIENCE_S)

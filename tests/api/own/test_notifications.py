@@ -65,7 +65,7 @@ def refused(call: Any, *arguments: Any, **named: Any) -> tuple[int, str]:
 def test_an_outcomes_delivery_is_seen_and_repeated(
     ebbtide: Ebbtide, session: package.Session, own: Client, told: Told
 ) -> None:
-    id_ = own.wait(invoke(session, told.endpoint), timeout_s=60)["id"]
+    id_ = own.wait(invoke(session, told.endpoint), timeout_s=180)["id"]
     first = received(ebbtide, told)
 
     (delivery,) = own.request("GET", "deliveries", {"invocation": id_})["deliveries"]
@@ -79,7 +79,7 @@ def test_an_outcomes_delivery_is_seen_and_repeated(
 
 
 def test_deliveries_are_paged(session: package.Session, own: Client, told: Told) -> None:
-    ids = [own.wait(invoke(session, told.endpoint), timeout_s=60)["id"] for _ in range(3)]
+    ids = [own.wait(invoke(session, told.endpoint), timeout_s=180)["id"] for _ in range(3)]
 
     seen, after = [], None
     while True:
@@ -134,7 +134,7 @@ def test_a_rule_invokes_its_endpoint_for_each_upload(ebbtide: Ebbtide, own: Clie
     made: list[Any] = []
     while not made:
         made = list(own.invocations(tag=f"upload-rule:{rule['id']}"))
-    done = own.wait(made[0]["id"], timeout_s=60)
+    done = own.wait(made[0]["id"], timeout_s=180)
 
     assert (done["state"], done["input_location"]) == ("succeeded", f"s3://{bucket}/inbox/article.txt")
     listed = own.request("GET", "upload-rules")["upload_rules"]
