@@ -1,9 +1,11 @@
 """The main job through boto3: what a request becomes, good or bad."""
 
+import io
 import json
 from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from tests.deployments import Deployed, outcome
 
@@ -96,6 +98,26 @@ def test_an_input_whose_file_was_lost_fails_as_such_and_not_as_the_models_fault(
     kind, written, _ = outcome(ebbtide, answer)
     assert kind == "failure"
     assert "/inputs/lost could not be read: The bytes of the object are lost" in written.decode()
+
+
+def test_a_byte_of_an_input_that_the_disk_has_changed_never_reaches_the_model(
+    ebbtide: Ebbtide, summaries: Deployed
+):
+    before = set((ebbtide.data / "objects").iterdir())
+    in_parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20, use_threads=False)
+    ebbtide.client("s3").upload_fileobj(
+        io.BytesIO(b"x" * (6 << 20)), summaries.bucket, "inputs/changed", Config=in_parts
+    )
+    changed = max(set((ebbtide.data / "objects").iterdir()) - before, key=lambda path: path.stat().st_size)
+    with changed.open("r+b") as file:
+        file.seek(5 << 19)
+        file.write(b"y")
+
+    answer = invoke(ebbtide, summaries.name, f"s3://{summaries.bucket}/inputs/changed")
+
+    kind, written, _ = outcome(ebbtide, answer)
+    assert kind == "failure"
+    assert "The bytes of the object are lost: their CRC32 was" in written.decode()
 
 
 def test_an_unknown_endpoint_refuses_with_its_name(ebbtide: Ebbtide, article: str):

@@ -9,6 +9,7 @@ from ebbtide import clock
 from ebbtide.errors import ServiceError
 from ebbtide.objects import records
 from ebbtide.objects.errors import AccessDenied, ContentLost, NoSuchBucket, NoSuchKey, PreconditionFailed
+from ebbtide.objects.files import BLOCK_BYTES
 from ebbtide.objects.store import INLINE_BYTES, ORPHAN_AGE_S, REMOVAL_DELAY_S, ObjectStore
 
 LARGE = os.urandom(3_000_000)
@@ -244,6 +245,19 @@ async def test_bytes_that_get_lost_while_they_are_read_are_told_of(store, root):
 
     with pytest.raises(ContentLost, match="is shorter than its record says"):
         [chunk async for chunk in body]
+
+
+async def test_sealed_bytes_are_whole_only_where_none_has_changed(store, root):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    assert await read(store, "k", sealed=True) == LARGE
+    with (root / files(root)[0]).open("r+b") as file:
+        file.write(bytes([LARGE[0] ^ 1]))
+    _, body = await store.open("b", "k", sealed=True)
+
+    for _ in range(len(LARGE) // BLOCK_BYTES):
+        await anext(body)
+    with pytest.raises(ContentLost, match="their MD5 was"):
+        await anext(body)  # the last
 
 
 async def test_a_reader_of_another_account_is_refused(store):

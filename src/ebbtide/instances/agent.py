@@ -382,7 +382,7 @@ class Agent:
         assert invocation.input_uri is not None
         location = parse_location(invocation.input_uri)
         record, chunks = await self._objects.open(
-            location.bucket, location.key, account=self.endpoint.account
+            location.bucket, location.key, account=self.endpoint.account, sealed=True
         )
         if record.size_bytes > INPUT_LIMIT_BYTES:
             raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")

@@ -15,6 +15,7 @@ from ebbtide.identifiers import time_of_id, time_ordered_id
 from ebbtide.objects import checksums
 from ebbtide.objects.errors import ContentLost
 from ebbtide.objects.records import Piece, Staged
+from ebbtide.objects.seals import Seal
 
 BLOCK_BYTES = 1 << 20
 """Bytes written, hashed or read at a time: large enough that a thread's hop costs little beside them."""
@@ -106,11 +107,14 @@ class FileReader:
     Its methods raise ContentLost where a piece's file is not what its record says.
     """
 
-    def __init__(self, directory: Path, pieces: Sequence[Piece], start: int, length: int) -> None:
+    def __init__(
+        self, directory: Path, pieces: Sequence[Piece], start: int, length: int, seal: Seal | None = None
+    ) -> None:
+        """seal: of all the bytes; the last block is given only once they have proved to be what they were."""
         self.in_memory = all(piece.data is not None for piece in pieces)
         self._directory = directory
         self._stretches = list(_stretches(pieces, start, length))
-        self._blocks = self._read()
+        self._blocks = self._read() if seal is None else self._read_sealed(seal)
 
     def check(self) -> None:
         """Find out before the first block whether all files are there, and long enough."""
@@ -126,11 +130,27 @@ class FileReader:
         return next(self._blocks, None)
 
     def _read(self) -> Iterator[bytes]:
-        for piece, start, length in self._stretches:
-            if piece.data is not None:
-                yield piece.data[start : start + length]
-            else:
-                yield from self._read_file(str(piece.file_name), start, length)
+        for stretch in self._stretches:
+            yield from self._read_stretch(*stretch)
+
+    def _read_sealed(self, seal: Seal) -> Iterator[bytes]:
+        held: bytes | None = None
+        for stretch in self._stretches:
+            for block in self._read_stretch(*stretch):
+                if held is not None:
+                    yield held
+                held = block
+                seal.update(block)
+            seal.end_piece()
+        seal.check()
+        if held is not None:
+            yield held
+
+    def _read_stretch(self, piece: Piece, start: int, length: int) -> Iterator[bytes]:
+        if piece.data is not None:
+            yield piece.data[start : start + length]
+        else:
+            yield from self._read_file(str(piece.file_name), start, length)
 
     def _read_file(self, name: str, start: int, length: int) -> Iterator[bytes]:
         with _read_errors(name), FileIO(self._directory / name) as file:

@@ -30,6 +30,7 @@ from ebbtide.objects.errors import AccessDenied
 from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
 from ebbtide.objects.outside import Hold, Outside
 from ebbtide.objects.records import ObjectRecord, Piece, Staged
+from ebbtide.objects.seals import Seal
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -236,11 +237,19 @@ class ObjectStore:
         await self._database.read(lambda connection: get_bucket(connection, bucket, account))
 
     async def open(
-        self, bucket: str, key: str, *, account: str | None = None, start: int = 0, length: int | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        account: str | None = None,
+        start: int = 0,
+        length: int | None = None,
+        sealed: bool = False,
     ) -> tuple[ObjectRecord, AsyncIterator[bytes]]:
         """The object and its bytes, or those from `start` on, at most `length`.
 
         account: who reads, where that is to be checked; AccessDenied when the bucket is another's.
+        sealed: of all bytes, the last are given only once all have proved to be those that were put.
         The bytes stay readable as they are now though the key is overwritten or deleted meanwhile.
         Raises NoSuchBucket, NoSuchKey, ContentLost; the bytes' iterator raises ContentLost too. Of an outside
         bucket what `Outside.open` does.
@@ -251,7 +260,8 @@ class ObjectStore:
             return await outside.open(key, start=start, length=length)
         record, pieces = await self._look_up(bucket, key, account)
         length = record.size_bytes if length is None else length
-        return record, await self.read(record.content_id, pieces, start, length)
+        seal = Seal.of(record, pieces) if sealed else None
+        return record, await self.read(record.content_id, pieces, start, length, seal)
 
     async def _look_up(self, bucket: str, key: str, account: str | None) -> _Found:
         """An object's record and pieces. Inputs that are claimed together are looked up together: what is
@@ -285,10 +295,10 @@ class ObjectStore:
         self._looking = None
 
     async def read(
-        self, content_id: str, pieces: Sequence[Piece], start: int, length: int
+        self, content_id: str, pieces: Sequence[Piece], start: int, length: int, seal: Seal | None = None
     ) -> AsyncIterator[bytes]:
         """Bytes of a content just looked up. Raises ContentLost when they are not there, before the first."""
-        blocks = FileReader(self._root, pieces, start, length)
+        blocks = FileReader(self._root, pieces, start, length, seal)
         reader = Reader(content_id, blocks, self._in_thread)
         self._readers.add(reader)
         if not blocks.in_memory:
