@@ -17,7 +17,7 @@ KEY_ID, SECRET = "AKIAFOREIGN", "foreign-secret"
 VARIABLES = {"FOREIGN_KEY_ID": KEY_ID, "FOREIGN_SECRET": SECRET}
 """Where the server's file of outside stores has the credentials from."""
 
-SILENT_S = 60.0
+SILENT_S = 300.0
 
 
 class ForeignS3:

@@ -67,6 +67,15 @@ class HttpReceiver:
         return self._requests.empty()
 
 
+def next_message(sqs, queue_url: str) -> str:
+    """The body of a queue's next message, waited for and taken out of it."""
+    for _ in range(TIMEOUT_S // 20):
+        for message in sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=20).get("Messages", ()):
+            sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+            return message["Body"]
+    raise AssertionError(f"no message came into {queue_url}")
+
+
 class MailReceiver:
     """A server that speaks enough of SMTP to take mail. commands: the first four letters of each it got."""
 

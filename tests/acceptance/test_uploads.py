@@ -7,6 +7,7 @@ import uuid
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from tests.deployments import deploy
+from tests.receivers import next_message
 
 
 def own(ebbtide, method, path, body=None):
@@ -39,14 +40,7 @@ def test_an_upload_invokes_its_endpoint_and_the_result_is_told_of(ebbtide):
 
     s3.put_object(Bucket=endpoint.bucket, Key="in/an article.txt", Body=b"What was uploaded.")
 
-    bodies = []
-    for _ in range(10):
-        for message in sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=20).get("Messages", ()):
-            sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
-            bodies.append(json.loads(message["Body"]))
-        if len(bodies) >= 2:
-            break
-    trial, told = bodies
+    trial, told = (json.loads(next_message(sqs, queue_url)) for _ in range(2))
     [record] = told["Records"]
     assert trial["Event"] == "s3:TestEvent"
     assert record["eventName"] == "ObjectCreated:Put"

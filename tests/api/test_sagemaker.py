@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from tests.deployments import IMAGE, deploy
+from tests.receivers import next_message
 
 from ebbtide.pytest_plugin import Ebbtide
 
@@ -398,8 +399,7 @@ def test_topics_get_a_test_notification_when_an_endpoint_is_created(ebbtide, sag
         EndpointConfigName=create_config(ebbtide, model, AsyncInferenceConfig={"OutputConfig": output}),
     )
 
-    [message] = sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=10)["Messages"]
-    assert json.loads(message["Body"]) == {
+    assert json.loads(next_message(sqs, queue_url)) == {
         "eventVersion": "1.0",
         "eventSource": "aws:sagemaker",
         "eventName": "TestNotification",

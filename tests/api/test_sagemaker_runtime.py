@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from tests.deployments import Deployed, deploy, outcome
+from tests.receivers import next_message
 
 from ebbtide.pytest_plugin import Ebbtide
 
@@ -288,14 +289,10 @@ def queue(ebbtide: Ebbtide) -> Iterator[tuple[str, str]]:
 
 def receive(ebbtide: Ebbtide, url: str, event: str) -> dict[str, Any]:
     """The next message about such an event; others are passed over, as consumers do."""
-    sqs = ebbtide.client("sqs")
-    for _ in range(10):
-        for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10).get("Messages", []):
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-            content: dict[str, Any] = json.loads(message["Body"])
-            if content["eventName"] == event:
-                return content
-    raise AssertionError(f"no {event} arrived")
+    while True:
+        content: dict[str, Any] = json.loads(next_message(ebbtide.client("sqs"), url))
+        if content["eventName"] == event:
+            return content
 
 
 def test_success_and_failure_are_notified_with_the_response_where_asked(

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from sns_message_validator import SignatureVerificationFailureException, SNSMessageValidator
-from tests.receivers import HttpReceiver, running
+from tests.receivers import HttpReceiver, next_message, running
 
 
 @pytest.fixture
@@ -47,9 +47,7 @@ class Inbox:
 
     def next(self):
         """The body of the next message, waited for."""
-        [message] = self._sqs.receive_message(QueueUrl=self._url, WaitTimeSeconds=10)["Messages"]
-        self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
-        return message["Body"]
+        return next_message(self._sqs, self._url)
 
 
 def follow(url):

@@ -165,7 +165,7 @@ def test_a_long_poll_answers_as_soon_as_a_message_arrives(sqs, queue):
 
     sqs.send_message(QueueUrl=queue, MessageBody="here")
 
-    waiting.join(timeout=10)
+    waiting.join(timeout=18)  # at the end of its time it would look once more
     assert bodies(got[0]) == ["here"]
 
 
@@ -215,12 +215,19 @@ def dead(sqs, queue):
     return url
 
 
+def awaited(sqs, queue):
+    """The messages that are the next to come, at least one."""
+    asked = {"MaxNumberOfMessages": 10, "WaitTimeSeconds": 20, "VisibilityTimeout": 3600}
+    while not (found := sqs.receive_message(QueueUrl=queue, AttributeNames=["All"], **asked).get("Messages")):
+        pass
+    return found
+
+
 def received(sqs, queue, count):
     """The bodies of so many messages, waited for."""
     found = []
     while len(found) < count:
-        answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=20)
-        found += bodies(answer)
+        found += [message["Body"] for message in awaited(sqs, queue)]
     return sorted(found)
 
 
@@ -238,12 +245,17 @@ def test_dead_letters_go_to_another_queue_as_if_sent_anew(sqs, queue, dead):
 
     sqs.start_message_move_task(SourceArn=arn(sqs, dead), DestinationArn=arn(sqs, other))
 
-    [got, *_] = sqs.receive_message(QueueUrl=other, AttributeNames=["All"], WaitTimeSeconds=20)["Messages"]
+    [got, *_] = awaited(sqs, other)
     assert got["Attributes"]["ApproximateReceiveCount"] == "1"
     assert "DeadLetterQueueSourceArn" not in got["Attributes"]
 
 
 def test_a_move_goes_as_slowly_as_it_was_told_and_can_be_cancelled(sqs, queue, dead):
+    for _ in range(3):  # more of them than seconds in which we have cancelled it
+        entries = [{"Id": str(n), "MessageBody": "more"} for n in range(10)]
+        sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+    while attributes(sqs, queue)["ApproximateNumberOfMessages"] != "0":
+        sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0)
     source = arn(sqs, dead)
     handle = sqs.start_message_move_task(SourceArn=source, MaxNumberOfMessagesPerSecond=1)["TaskHandle"]
     [task] = sqs.list_message_move_tasks(SourceArn=source)["Results"]
@@ -255,10 +267,10 @@ def test_a_move_goes_as_slowly_as_it_was_told_and_can_be_cancelled(sqs, queue, d
     assert (task["Status"], task["TaskHandle"], task["ApproximateNumberOfMessagesToMove"]) == (
         "RUNNING",
         handle,
-        3,
+        33,
     )
-    assert moved < 3
-    assert attributes(sqs, dead)["ApproximateNumberOfMessages"] == str(3 - moved)
+    assert moved < 33
+    assert attributes(sqs, dead)["ApproximateNumberOfMessages"] == str(33 - moved)
     assert sqs.list_message_move_tasks(SourceArn=source)["Results"][0]["Status"] == "CANCELLED"
     with pytest.raises(ClientError, match="Only active tasks"):
         sqs.cancel_message_move_task(TaskHandle=handle)

@@ -23,6 +23,8 @@ from ebbtide.runtime.parameters import Generation, generation, model_settings
 
 GREEDY = Generation(decoder_start_token_id=0, eos_token_ids=(1,), pad_token_id=0, max_new_tokens=24)
 BEAMS = replace(GREEDY, num_beams=4)
+PATIENCE_S = 120.0
+
 ENDLESS = replace(BEAMS, max_new_tokens=100_000, min_new_tokens=100_000)
 SAMPLED = replace(GREEDY, do_sample=True, temperature=2.0, seed=7)
 SOURCES = [[300 - 7 * place, *range(110, 114 + 3 * place), 1] for place in range(9)]
@@ -168,14 +170,22 @@ def test_a_long_list_is_not_held_up_by_texts_that_keep_coming(
 
     def keep_coming() -> bool:
         """Whether the list was done before so many had been answered."""
+        assert listed_is_known.wait(PATIENCE_S)
         for _ in range(60):
             answers(engine, SOURCES[:1], GREEDY)
             if listed.done():
                 return True
         return False
 
+    listed_is_known = threading.Event()
+
+    class Asked(threading.Event):
+        def is_set(self) -> bool:
+            listed_is_known.set()  # the engine, which has the list by now, wants to know if it was cancelled
+            return False
+
     with ThreadPoolExecutor(4) as callers:
-        listed = callers.submit(answers, engine, SOURCES, GREEDY)
+        listed = callers.submit(engine.generate, SOURCES, GREEDY, Asked())
         coming = [callers.submit(keep_coming) for _ in range(3)]
         assert all(each.result() for each in coming)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from tests.deployments import Deployed, deploy
+from tests.receivers import next_message
 
 import ebbtide as package
 from ebbtide.client import Client
@@ -43,16 +44,12 @@ def invoke(session: package.Session, endpoint: Deployed) -> str:
     return inference_id
 
 
-def received(ebbtide: Ebbtide, told: Told) -> str:
-    """The inference id that the next message about an outcome tells."""
-    sqs = ebbtide.client("sqs")
-    while True:
-        (message,) = sqs.receive_message(QueueUrl=told.queue_url, WaitTimeSeconds=20)["Messages"]
-        sqs.delete_message(QueueUrl=told.queue_url, ReceiptHandle=message["ReceiptHandle"])
-        content = json.loads(json.loads(message["Body"])["Message"])
-        if "inferenceId" in content:  # the first is the endpoint's greeting
-            inference_id: str = content["inferenceId"]
-            return inference_id
+def await_message(ebbtide: Ebbtide, told: Told, inference_id: str) -> None:
+    """Take messages until one tells of this outcome: the first is the endpoint's greeting."""
+    told_of = None
+    while told_of != inference_id:
+        envelope = json.loads(next_message(ebbtide.client("sqs"), told.queue_url))
+        told_of = json.loads(envelope["Message"]).get("inferenceId")
 
 
 def refused(call: Any, *arguments: Any, **named: Any) -> tuple[int, str]:
@@ -66,15 +63,15 @@ def test_an_outcomes_delivery_is_seen_and_repeated(
     ebbtide: Ebbtide, session: package.Session, own: Client, told: Told
 ) -> None:
     id_ = own.wait(invoke(session, told.endpoint), timeout_s=180)["id"]
-    first = received(ebbtide, told)
+    await_message(ebbtide, told, id_)
 
     (delivery,) = own.request("GET", "deliveries", {"invocation": id_})["deliveries"]
     replayed = own.request("POST", "deliveries/replay", body={"invocation": id_})
 
-    assert (first, delivery["state"], delivery["topic_arn"]) == (id_, "delivered", told.topic_arn)
+    assert (delivery["state"], delivery["topic_arn"]) == ("delivered", told.topic_arn)
     assert [attempt["error"] for attempt in delivery["attempts"]] == [None]
     assert replayed == {"replayed": 1}
-    assert received(ebbtide, told) == id_
+    await_message(ebbtide, told, id_)
     assert own.get(id_)["timeline"][-1]["event"] == "notified"
 
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.receivers import HttpReceiver, running
+from tests.receivers import HttpReceiver, next_message, running
 
 
 class Inbox:
@@ -21,9 +21,7 @@ class Inbox:
 
     def next(self):
         """The JSON of the next message, waited for."""
-        [message] = self._sqs.receive_message(QueueUrl=self.url, WaitTimeSeconds=10)["Messages"]
-        self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
-        return json.loads(message["Body"])
+        return json.loads(next_message(self._sqs, self.url))
 
     def next_record(self):
         [record] = self.next()["Records"]
