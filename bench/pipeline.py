@@ -23,8 +23,8 @@ from ebbtide.database import postgresql_url
 BODY = b'{"inputs": "' + b"x" * 1000 + b'"}'
 WARM_UP, LONE = 20, 300
 ASK_AGAIN_S = 0.001
-BURST, CONNECTIONS = 10_000, 64
-INSTANCES, SLOTS = 2, 32
+BURST, CONNECTIONS = 10_000, 128
+INSTANCES, SLOTS = 2, 100
 RUNS = 3
 
 

@@ -22,27 +22,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.peers import environment, ourselves, services
+from bench.peers import environment, services
 from bench.peers.figures import LONE, TASKS, Figures, median
+from bench.peers.ourselves import Ebbtide
 from bench.peers.peer import Fastest, Peer
 from bench.peers.queues import PEERS, PEERS_ON_RAY
 
+Measured = Ebbtide | Peer
+EBBTIDE = Ebbtide()
 PACKAGES = ("httptools", "sqlalchemy", "aiohttp", "botocore")
 
 
 def main(arguments: Sequence[str]) -> None:
     # Ends as an interrupt does, so that whatever was started ends too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    runs, peers, with_ebbtide = _chosen(arguments)
-    versions = _versions(peers)
+    runs, measured_ones = _chosen(arguments)
+    versions = _versions([one for one in measured_ones if isinstance(one, Peer)])
     began = datetime.now(UTC)
     with services.marked():
-        how = {peer.name: (peer, peer.try_submitters()) for peer in peers}
-        measures: dict[str, Callable[[], Figures]] = {
-            name: partial(peer.measure, fastest) for name, (peer, fastest) in how.items()
-        }
-        if with_ebbtide:
-            measures = {ourselves.NAME: ourselves.measure, **measures}
+        how = {one.name: (one, one.try_submitters()) for one in measured_ones}
+        measures = {name: partial(one.measure, fastest) for name, (one, fastest) in how.items()}
         measured = _measure(measures, runs)
     medians = {name: median([figures for figures, _ in of_one]) for name, of_one in measured.items()}
     print(_table(medians, how, runs))
@@ -57,13 +56,13 @@ def main(arguments: Sequence[str]) -> None:
             name: [{**asdict(figures), "load_average_before": load} for figures, load in of_one]
             for name, of_one in measured.items()
         },
-        "peers": {
+        "how": {
             name: {
-                "durability": peer.durability,
-                "workers": peer.concurrency,
+                "durability": one.durability,
+                "workers": one.concurrency,
                 "submitters": asdict(fastest),
             }
-            for name, (peer, fastest) in how.items()
+            for name, (one, fastest) in how.items()
         },
     }
     place = environment.BUILD / "bench" / f"peers-{began:%Y%m%dT%H%M%SZ}.json"
@@ -72,11 +71,11 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{place}", file=sys.stderr)
 
 
-def _chosen(arguments: Sequence[str]) -> tuple[int, list[Peer], bool]:
-    """How many runs of which peers, and whether of ebbtide."""
+def _chosen(arguments: Sequence[str]) -> tuple[int, list[Measured]]:
+    """How many runs of whom."""
     parser = argparse.ArgumentParser(prog="python -m bench peers", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="how often each is measured (3)")
-    names = "; ".join([ourselves.NAME, *(peer.name for peer in PEERS + PEERS_ON_RAY)])
+    names = "; ".join(one.name for one in (EBBTIDE, *PEERS, *PEERS_ON_RAY))
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help=f"only those whose names begin so, of: {names}"
     )
@@ -85,12 +84,11 @@ def _chosen(arguments: Sequence[str]) -> tuple[int, list[Peer], bool]:
     if chosen.runs < 1:
         parser.error("--runs must be at least 1")
     if not chosen.only:
-        return chosen.runs, PEERS + PEERS_ON_RAY if chosen.ray else PEERS, True
-    peers = [peer for peer in PEERS + PEERS_ON_RAY if peer.name.startswith(tuple(chosen.only))]
-    with_ebbtide = ourselves.NAME in chosen.only
-    if not peers and not with_ebbtide:
+        return chosen.runs, [EBBTIDE, *PEERS, *(PEERS_ON_RAY if chosen.ray else ())]
+    named = [one for one in (EBBTIDE, *PEERS, *PEERS_ON_RAY) if one.name.startswith(tuple(chosen.only))]
+    if not named:
         parser.error(f"--only knows: {names}")
-    return chosen.runs, peers, with_ebbtide
+    return chosen.runs, named
 
 
 def _measure(
@@ -117,7 +115,7 @@ def _row(figures: Figures) -> str:
     )
 
 
-def _table(medians: Mapping[str, Figures], how: Mapping[str, tuple[Peer, Fastest]], runs: int) -> str:
+def _table(medians: Mapping[str, Figures], how: Mapping[str, tuple[Measured, Fastest]], runs: int) -> str:
     lines = [
         f"{_machine_line()}; medians of {runs} runs",
         "",
@@ -125,16 +123,12 @@ def _table(medians: Mapping[str, Figures], how: Mapping[str, tuple[Peer, Fastest
         "|---|---|---|---|---|",
     ]
     for name, figures in medians.items():
-        if name in how:
-            peer, fastest = how[name]
-            means = f"{peer.concurrency}; {fastest.alone}, {fastest.beside_workers}"
-        else:
-            means = ourselves.HOW
+        one, fastest = how[name]
+        means = f"{one.concurrency}; {fastest.alone}, {fastest.beside_workers}"
         lines.append(f"| {name} | {_row(figures)} | {means} |")
     durabilities: dict[str, list[str]] = {}
     for name in medians:
-        durability = how[name][0].durability if name in how else ourselves.DURABILITY
-        durabilities.setdefault(durability, []).append(name)
+        durabilities.setdefault(how[name][0].durability, []).append(name)
     return "\n".join(
         [*lines, "", *(f"- {durability} ({'; '.join(names)})" for durability, names in durabilities.items())]
     )
