@@ -83,10 +83,7 @@ class PostgreSQL:
 
     def kill(self) -> None:
         """End it and its backends at once, with nothing written that was not yet."""
-        self._server.send_signal(signal.SIGSTOP)
-        _await(lambda: _state(self._server.pid) == "T")  # it starts no further backend
-        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
-        backends = [int(pid) for pid in children.split()]
+        backends = self._hold()
         self._server.kill()
         for pid in backends:
             with suppress(ProcessLookupError):
@@ -94,6 +91,23 @@ class PostgreSQL:
         self._server.wait()
         # The next would not start beside one that has not let go of the shared memory yet.
         _await(lambda: all(_state(pid) in (None, "Z") for pid in backends))
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Meanwhile it takes what it is sent, and says nothing."""
+        backends = self._hold()
+        for pid in backends:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+        for pid in (*backends, self._server.pid):
+            os.kill(pid, signal.SIGCONT)
+
+    def _hold(self) -> list[int]:
+        """Stop it from starting further backends; those there are."""
+        self._server.send_signal(signal.SIGSTOP)
+        _await(lambda: _state(self._server.pid) == "T")
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
 
     def stop(self) -> None:
         self._server.send_signal(signal.SIGINT)  # without waiting for clients

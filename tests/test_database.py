@@ -324,6 +324,58 @@ async def test_a_server_without_postgresql_answers_unavailable_at_once_when_it_w
     database.close()
 
 
+async def test_a_postgresql_that_falls_silent_is_given_up_and_reached_again(
+    own_postgresql: PostgreSQL, impatient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As past a proxy that swallows what it gets: the connection never ends, and no answer comes."""
+    monkeypatch.setattr(database_module, "ANSWER_S", 0.2)
+    database = Database(own_postgresql.url("postgres"))
+    await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER PRIMARY KEY)")))
+    assert await database.read(rows) == []
+
+    with own_postgresql.silent():
+        async with asyncio.timeout(60):
+            with pytest.raises(Unavailable, match="not answered"):
+                await database.write(put(1))
+            with pytest.raises(Unavailable, match="not answered"):
+                await database.read(rows)
+
+    await database.write(put(2))
+    assert await database.read(rows) == [2]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("default_transaction_read_only = on", "read-only"), ("statement_timeout = 1", "statement timeout")],
+)
+async def test_what_postgresqls_operator_forbids_for_now_is_unavailable_and_done_later(
+    own_postgresql: PostgreSQL, impatient, setting: str, says: str
+) -> None:
+    def slow(connection: Connection) -> None:
+        put(1)(connection)
+        connection.execute(text("SELECT pg_sleep(0.05)"))
+
+    url = own_postgresql.url("postgres")
+    database = Database(url)
+    await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER PRIMARY KEY)")))
+    with psycopg.connect(url, autocommit=True) as operator:
+        operator.execute(f"ALTER DATABASE postgres SET {setting}".encode())
+        operator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
+        with pytest.raises(Unavailable):  # its connection was ended
+            await database.write(slow)
+
+        with pytest.raises(Unavailable, match=says):
+            await database.write(slow)
+        operator.execute("ALTER DATABASE postgres RESET ALL")
+
+    await database.write(slow)
+    assert await database.read(rows) == [1]
+    database.close()
+
+
 async def test_a_deadlock_with_another_program_is_tried_again(own_postgresql: PostgreSQL) -> None:
     url = own_postgresql.url("postgres")
     database = Database(url)

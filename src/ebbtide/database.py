@@ -14,13 +14,15 @@ meanwhile, so it may run more than once.
 
 import asyncio
 import contextvars
+import math
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -54,6 +56,10 @@ PATIENCE_S = 5.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
 """Between such tries; doubled from one to the next."""
+
+ANSWER_S = 20.0
+"""How long PostgreSQL may say nothing to a statement. By way of a proxy, or to a server that hangs, a
+connection may be dead and never end: the system's own limits only see that bytes are taken."""
 
 WRITER_LOCK = 0x656262_01
 """PostgreSQL's advisory lock of the server whose group is being written."""
@@ -390,10 +396,14 @@ class _PostgreSQL:
     # A server that stops in the middle of a group must not keep the others from writing.
     SESSION = "SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '6s'"
 
+    # What the driver does not count among its operational errors: a transaction that PostgreSQL ended for its
+    # length, and a server that is, for now, another's standby.
+    PASSING = frozenset({"25P03", "25P04", "25006"})
+
     def __init__(self, url: str) -> None:
         import psycopg
 
-        self._operational_error = psycopg.OperationalError
+        self._error, self._operational_error = psycopg.Error, psycopg.OperationalError
         self.engine = create_engine(
             postgresql_url(url).set(drivername="postgresql+psycopg"),
             pool_size=self.readers + 1,
@@ -402,16 +412,22 @@ class _PostgreSQL:
         self._snapshots = self.engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+        event.listen(self.engine, "do_connect", self._connect)
         event.listen(self.engine, "connect", self._prepare)
         event.listen(self.engine, "begin", self._begin)
 
     def open_writer(self) -> Connection:
         # Autocommit is the driver's: it leaves the beginning of transactions to `_begin`.
-        connection = self.engine.connect()
+        connection = self._bounded(self.engine.connect())
         return connection.execution_options(isolation_level="AUTOCOMMIT", ebbtide_writer=True)
 
     def open_reader(self) -> Connection:
-        return self._snapshots.connect()
+        return self._bounded(self._snapshots.connect())
+
+    def _bounded(self, connection: Connection) -> Connection:
+        # Only here, not for every connection of the pool: changing a schema may take its time.
+        self._driver(connection).answer_s = ANSWER_S  # type: ignore[attr-defined]
+        return connection
 
     def executor(self, connection: Connection) -> Callable[[str], object]:
         cursor = self._driver(connection).cursor()
@@ -420,7 +436,9 @@ class _PostgreSQL:
 
     def may_pass(self, error: BaseException | None) -> bool:
         # Lost connections, deadlocks, lock timeouts, shutdowns, a full disk: nothing wrong in a statement.
-        return isinstance(error, self._operational_error)
+        return isinstance(error, self._operational_error) or (
+            isinstance(error, self._error) and error.sqlstate in self.PASSING
+        )
 
     def is_lost(self, connection: Connection) -> bool:
         return connection.invalidated or self._driver(connection).closed
@@ -432,6 +450,11 @@ class _PostgreSQL:
         status = self._driver(connection).info.transaction_status
         if status is not TransactionStatus.INTRANS:
             raise RuntimeError("a statement failed and its error was not raised: nothing can be committed")
+
+    def _connect(
+        self, _dialect: Any, _record: Any, positional: Any, named: dict[str, Any]
+    ) -> "PsycopgConnection[Any]":
+        return _bounded_class().connect(*positional, **named)
 
     def _prepare(self, connection: "PsycopgConnection[Any]", _record: Any) -> None:
         from psycopg.types.string import StrDumperUnknown
@@ -457,6 +480,38 @@ class _PostgreSQL:
     def _driver(self, connection: Connection) -> "PsycopgConnection[Any]":
         driver: PsycopgConnection[Any] = connection.connection.dbapi_connection  # type: ignore[assignment]
         return driver
+
+
+@cache
+def _bounded_class() -> "type[PsycopgConnection[Any]]":
+    from psycopg import Connection, OperationalError
+
+    class Bounded(Connection[Any]):
+        """A connection that is closed when PostgreSQL has said nothing to a statement for `answer_s`."""
+
+        answer_s = math.inf
+
+        def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
+            return super().wait(self._within(gen), *given, **named)
+
+        def _within(self, generator: Any) -> Generator[Any, Any, Any]:
+            """What psycopg waits for; it is sent what is ready, and regularly that nothing is."""
+            try:
+                waits_for = next(generator)
+                heard_at = time.monotonic()
+                while True:
+                    ready = yield waits_for
+                    now = time.monotonic()
+                    if ready:
+                        heard_at = now
+                    elif now - heard_at > self.answer_s:
+                        self.pgconn.finish()
+                        raise OperationalError(f"PostgreSQL has not answered for {self.answer_s:.0f} s")
+                    waits_for = generator.send(ready)
+            except StopIteration as end:
+                return end.value
+
+    return Bounded
 
 
 class Statement:

@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 
 from ebbtide import clock, loops
 from ebbtide.database import Database
+from ebbtide.errors import Unavailable
 from ebbtide.logs import LogStore
 from ebbtide.notifications import (
     envelope,
@@ -254,6 +255,9 @@ class Deliveries:
                 if failed_count:
                     # Nobody is there, and there may be very much to try: the others need the machine too.
                     await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** min(failed_count - 1, 8), LONGEST_PAUSE_S))
+        except Unavailable as error:
+            log.warning("deliveries to %s: not now: %s", arn, error)
+            await asyncio.sleep(AFTER_FAILED_BATCH_S)
         except Exception:
             # Another lane is started at the next step; the pause keeps a lasting fault from spinning.
             log.exception("A batch of deliveries to %s failed", arn)
