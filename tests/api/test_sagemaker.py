@@ -74,6 +74,9 @@ def in_service(sagemaker, name: str) -> dict[str, Any]:
 def test_a_model_is_described_as_it_was_created(ebbtide, sagemaker):
     name = unique()
 
+    ebbtide.client("s3").create_bucket(Bucket="models")
+    ebbtide.client("s3").put_object(Bucket="models", Key="model.tar.gz")
+
     created = create_model(ebbtide, name, ModelDataUrl="s3://models/model.tar.gz")
 
     described = sagemaker.describe_model(ModelName=name)
@@ -82,6 +85,41 @@ def test_a_model_is_described_as_it_was_created(ebbtide, sagemaker):
     assert described["PrimaryContainer"]["ModelDataUrl"] == "s3://models/model.tar.gz"
     assert described["ExecutionRoleArn"] == ebbtide.role_arn
     assert described["CreationTime"].tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(
+            {"ModelDataUrl": "s3://empty/"},
+            "s3://empty/: The specified key does not exist.",
+            id="an empty prefix",
+        ),
+        pytest.param(
+            {"ModelDataUrl": "s3://none/m.tar.gz"}, "s3://none/m.tar.gz: The specified bucket", id="no bucket"
+        ),
+        pytest.param(
+            {
+                "ModelDataSource": {
+                    "S3DataSource": {
+                        "S3Uri": "s3://empty/a/",
+                        "S3DataType": "S3Prefix",
+                        "CompressionType": "None",
+                    }
+                }
+            },
+            "s3://empty/a/: no object's key begins so",
+            id="nothing below a prefix",
+        ),
+    ],
+)
+def test_model_data_that_is_not_there_is_refused(ebbtide, data, message):
+    ebbtide.client("s3").create_bucket(Bucket="empty")
+
+    error = refused(create_model, ebbtide=ebbtide, name=unique(), **data)
+
+    assert error["Code"] == "ValidationException"
+    assert error["Message"].startswith(f"Could not find model data at {message}")
 
 
 def test_a_model_name_is_taken_once(ebbtide, model):

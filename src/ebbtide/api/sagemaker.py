@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from ebbtide import endpoints
 from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.model_containers import check_model_data, container_of
 from ebbtide.api.pages import page
 from ebbtide.endpoints import (
     Deployment,
@@ -65,9 +66,9 @@ async def create_model(params: Params, call: Call) -> Result:
     """Name a container with its model. Nothing is loaded before an endpoint deploys it.
 
     Raises ServiceError when the name is taken, and for what cannot be served: several containers, several
-    models in one container, a model package. Source: CreateModel.
+    models in one container, a model package, model data that is not there. Source: CreateModel.
     """
-    _check_model(params)
+    await check_model_data(container_of(params), call)
     model = Model(
         call.account,
         params["ModelName"],
@@ -383,26 +384,6 @@ async def delete_tags(params: Params, call: Call) -> Result:
     await call.parts.database.write(delete)
     call.parts.scaler.wake()
     return {}
-
-
-def _check_model(params: Params) -> None:
-    containers = [params["PrimaryContainer"]] if "PrimaryContainer" in params else []
-    containers += params.get("Containers", [])
-    if len(containers) != 1:
-        raise ServiceError(
-            "A model must have exactly one container, in PrimaryContainer or Containers: "
-            f"{len(containers)} were given, and inference pipelines are not supported."
-        )
-    [container] = containers
-    for member in ("ModelPackageName", "InferenceSpecificationName"):
-        if member in container:
-            raise ServiceError(f"{member} is not supported: give Image and ModelDataUrl.")
-    if container.get("Mode", "SingleModel") != "SingleModel":
-        raise ServiceError("Mode MultiModel is not supported.")
-    if "Image" not in container:
-        raise ServiceError("The container has no Image.")
-    if "ModelDataUrl" in container and "ModelDataSource" in container:
-        raise ServiceError("ModelDataUrl and ModelDataSource must not both be given.")
 
 
 def _given(params: Params) -> dict[str, Any]:

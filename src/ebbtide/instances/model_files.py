@@ -78,6 +78,21 @@ def source_of(container: Mapping[str, Any]) -> Source | None:
     return Source(uri, location, archive, prefix)
 
 
+async def find(source: Source, objects: ObjectStore, account: str) -> Sequence[ObjectRecord]:
+    """What is stored of the account's model, at least one object. Raises ServiceError when nothing is, or the
+    bucket is another's, and Unavailable when the store is down.
+    """
+    bucket, key = source.location.bucket, source.location.key
+    await objects.check_owner(bucket, account)
+    if not source.prefix:
+        return [await objects.head(bucket, key)]
+    # A key that ends in a slash is a folder's marker.
+    files = [record for record in await objects.below(bucket, key) if not record.key.endswith("/")]
+    if not files:
+        raise ServiceError("no object's key begins so", code="NoSuchKey")
+    return files
+
+
 class ModelFiles:
     """The directories under one root."""
 
@@ -118,21 +133,12 @@ class ModelFiles:
                 shutil.rmtree(entry, ignore_errors=True)
 
     async def _find(self, source: Source, account: str) -> Sequence[ObjectRecord]:
-        bucket, key = source.location.bucket, source.location.key
         try:
-            await self._objects.check_owner(bucket, account)
-            if not source.prefix:
-                return [await self._objects.head(bucket, key)]
-            found = await self._objects.below(bucket, key)
+            return await find(source, self._objects, account)
         except Unavailable:
             raise
         except ServiceError as error:
             raise ModelUnavailable(f"model data {source.uri}: {error.message}") from error
-        # A key that ends in a slash is a folder's marker.
-        files = [record for record in found if not record.key.endswith("/")]
-        if not files:
-            raise ModelUnavailable(f"model data {source.uri}: no object's key begins so")
-        return files
 
     async def _use_or_make(self, source: Source, records: Sequence[ObjectRecord], directory: Path) -> Path:
         if await asyncio.to_thread(_use, directory):
