@@ -4,15 +4,16 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 import ebbtide
-from ebbtide import database
+from ebbtide import database, migrations
 from ebbtide.database import Database
 from ebbtide.migrations import HEAD, NewerDatabase, migrate
 from tests.postgresql import PostgreSQL
@@ -98,6 +99,42 @@ def test_servers_that_start_together_make_the_schema_once(postgresql: PostgreSQL
         opened = [Database(url) for _ in range(3)]
         list(starting.map(lambda one: migrate(one.engine), opened))
 
+        for one in opened:
+            one.close()
+
+
+PAUSES = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND state = 'idle in transaction'
+   AND now() - state_change > interval '1.2s'
+"""
+WAITS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+def test_servers_that_start_together_wait_however_long_the_first_one_takes(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request's bounds on waiting for a lock, and on pausing in a transaction, are not a change's."""
+    bounds = "SET lock_timeout = '1ms'; SET idle_in_transaction_session_timeout = '1s'"
+    monkeypatch.setattr(database._PostgreSQL, "SESSION", bounds)
+    starts: list[Future[None]] = []
+    with postgresql.database() as url, ThreadPoolExecutor() as starting:
+
+        def slowly(connection: Connection) -> None:
+            with psycopg.connect(url, autocommit=True) as other:
+                for what in (PAUSES, WAITS):
+                    while other.execute(what).fetchone() == (0,) and not any(one.done() for one in starts):
+                        pass
+            upgrade(connection)
+
+        upgrade = migrations._upgrade
+        monkeypatch.setattr(migrations, "_upgrade", slowly)
+        opened = [Database(url) for _ in range(2)]
+        starts += [starting.submit(migrate, one.engine) for one in opened]
+        for start in starts:
+            start.result()
+
+        assert "buckets" in inspect(opened[0].engine).get_table_names()
         for one in opened:
             one.close()
 

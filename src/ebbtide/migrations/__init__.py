@@ -13,6 +13,9 @@ HEAD = "0009"
 MIGRATION_LOCK = 0x656262_02
 """PostgreSQL's advisory lock of the server that changes the schema."""
 
+LONGEST_PAUSE = "10min"
+"""A server that says nothing for so long in the middle of a change is taken for gone: it is undone."""
+
 
 class NewerDatabase(Exception):
     """The database was written by a newer ebbtide than this one."""
@@ -22,14 +25,27 @@ def migrate(engine: Engine) -> None:
     """Bring the database's schema to `HEAD`. Raises NewerDatabase when it is beyond."""
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
-            # Of servers that start together the first does it, and the others find it done.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            _wait_for_turn(connection)
         revision = _revision(connection)
         if revision == HEAD:
             return
         if revision is not None and revision > HEAD:
             raise NewerDatabase(f"The database has schema {revision}; this ebbtide knows up to {HEAD}")
         _upgrade(connection)
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Of servers that start together the first does it, and the others find it done: however long that takes
+    it, on a large database or a slow machine. The bounds of other transactions on waiting for a lock and on
+    pausing are for requests.
+    """
+    set_locally = text("SELECT set_config(:name, :value, true)")
+    bound = connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one()
+    pause = {"name": "idle_in_transaction_session_timeout", "value": LONGEST_PAUSE}
+    connection.execute(set_locally, pause)
+    connection.execute(set_locally, {"name": "lock_timeout", "value": "0"})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+    connection.execute(set_locally, {"name": "lock_timeout", "value": bound})
 
 
 def _revision(connection: Connection) -> str | None:
