@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ebbtide.cli.running import announce, started
 from ebbtide.database import Database
@@ -36,7 +36,8 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
 for name in [name for name in os.environ if name.startswith(("AWS_", "EBBTIDE_"))]:
     del os.environ[name]  # a developer's own account and server are not for tests
 
-settings.register_profile("tests", deadline=None)  # nothing here depends on how fast the machine is
+# Nothing here depends on how fast the machine is.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 KINDS = {"sqlite": ["sqlite"], "postgresql": ["postgresql"], "both": ["sqlite", "postgresql"]}

@@ -157,7 +157,11 @@ def test_what_the_queue_itself_tells_is_simulated():
     st.sampled_from([1, 10, 60, 300]),
     st.sampled_from(["Average", "Sum", "Maximum", "SampleCount", "p90", "tm50"]),
 )
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 def test_statistics_are_those_of_the_database(database, gauges, period_s, statistic):
     """database: the server's own, with an endpoint of another name for each example."""
     name = f"e{next(NUMBERS)}"
