@@ -68,6 +68,7 @@ pieces = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("file_name", String),
     Column("data", LargeBinary),
+    Column("checksums", JSON(none_as_null=True)),
     Index("object_pieces_by_file", "file_name"),
 )
 
@@ -132,18 +133,19 @@ class Publication:
 
 @value
 class Piece:
-    """A stretch of a content's bytes: `data`, or the file of that name."""
+    """A stretch of a content's bytes: `data`, or the file of that name. checksums: those of a part."""
 
     size_bytes: int
     file_name: str | None
     data: bytes | None
+    checksums: Mapping[str, str] | None = None
 
 
 _FIND = select(objects).where(
     objects.c.bucket == bindparam("in_bucket"), objects.c.key == bindparam("of_key")
 )
 _PIECES = (
-    select(pieces.c.size_bytes, pieces.c.file_name, pieces.c.data)
+    select(pieces.c.size_bytes, pieces.c.file_name, pieces.c.data, pieces.c.checksums)
     .where(pieces.c.content_id == bindparam("content"))
     .order_by(pieces.c.position)
 )
@@ -505,15 +507,20 @@ def add_piece(connection: Connection, content_id: str, position: int, staged: St
     connection.execute(_ADD_PIECE, _piece_values(content_id, position, staged))
 
 
-def join_contents(connection: Connection, content_ids: Sequence[str], whole_id: str) -> None:
-    """Make contents of one piece each the pieces of another content, in that order."""
+def join_contents(
+    connection: Connection, parts: Sequence[tuple[str, Mapping[str, str] | None]], whole_id: str
+) -> None:
+    """Make contents of one piece each the pieces of another content, in that order.
+
+    parts: each content's id, and the checksums to keep of it.
+    """
     connection.execute(
         update(pieces)
         .where(pieces.c.content_id == bindparam("part"))
-        .values(content_id=bindparam("whole"), position=bindparam("place")),
+        .values(content_id=bindparam("whole"), position=bindparam("place"), checksums=bindparam("sums")),
         [
-            {"part": part, "whole": whole_id, "place": place}
-            for place, part in enumerate(content_ids, start=1)
+            {"part": part, "whole": whole_id, "place": place, "sums": checksums}
+            for place, (part, checksums) in enumerate(parts, start=1)
         ],
     )
 

@@ -263,7 +263,13 @@ def complete(
         if record.checksums.get(algorithm) != value:
             raise BadDigest(algorithm)
     records.put_object(connection, record, if_match=if_match, if_none_match=if_none_match, cause=cause)
-    records.join_contents(connection, [part.content_id for part in chosen], upload.id)
+    kept = [
+        {name: part.checksums[name] for name in record.checksums} if record.checksums else None
+        for part in chosen
+    ]
+    records.join_contents(
+        connection, list(zip([part.content_id for part in chosen], kept, strict=True)), upload.id
+    )
     abort(connection, upload, at=at, but=chosen)
     return record
 

@@ -199,3 +199,18 @@ def test_completing_may_be_conditional(s3, bucket, begin):
 
     assert code(failure) == "PreconditionFailed"
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"there"
+
+
+@pytest.mark.parametrize(("algorithm", "kind"), [("SHA256", "COMPOSITE"), ("CRC32", "FULL_OBJECT")])
+def test_each_part_of_an_object_keeps_its_checksum(s3, bucket, begin, algorithm, kind):
+    upload = begin(ChecksumAlgorithm=algorithm, ChecksumType=kind)
+    parts = put_parts(s3, upload, b"1" * 5 * MIB, b"2", ChecksumAlgorithm=algorithm)
+    s3.complete_multipart_upload(**upload, MultipartUpload=parts)
+
+    read = s3.get_object(Bucket=bucket, Key="k", PartNumber=2)
+    listed = s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["ObjectParts"])
+
+    name = f"Checksum{algorithm}"
+    sums = [part[name] for part in parts["Parts"]]
+    assert (read[name], read["ChecksumType"], read["Body"].read()) == (sums[1], kind, b"2")
+    assert [part[name] for part in listed["ObjectParts"]["Parts"]] == sums

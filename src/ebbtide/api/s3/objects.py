@@ -17,7 +17,7 @@ from ebbtide.api.s3.access import (
     refuse_unsupported,
     tell_followers,
 )
-from ebbtide.api.s3.answers import checksums_of, description, quoted
+from ebbtide.api.s3.answers import checksum_members, checksums_of, description, quoted
 from ebbtide.api.s3.outside import outside_bucket, refuse_outside
 from ebbtide.api.s3.uploading import (
     LARGEST_PUT_BYTES,
@@ -395,11 +395,17 @@ def _stretch(found: Found, params: Params) -> Stretch:
 def _described(found: Found, stretch: Stretch, params: Params) -> Result:
     record = found.record
     answer = description(record, params) | {"ContentLength": stretch.length}
-    if params.get("PartNumber") and _is_multipart(record):
+    number = params.get("PartNumber")
+    if number and _is_multipart(record):
         answer["PartsCount"] = len(found.pieces)
-    if not stretch.partial:
+    if params.get("ChecksumMode") == "ENABLED":
         # Of a range the checksum is not known, and SDKs would compare the whole object's with it.
-        return answer | (checksums_of(record) if params.get("ChecksumMode") == "ENABLED" else {})
+        if not stretch.partial:
+            answer |= checksums_of(record)
+        elif number and (kept := found.pieces[number - 1].checksums):
+            answer |= checksum_members(kept) | {"ChecksumType": record.checksum_type}
+    if not stretch.partial:
+        return answer
     last = stretch.start + stretch.length - 1
     if stretch.length:
         answer["ContentRange"] = f"bytes {stretch.start}-{last}/{record.size_bytes}"
@@ -420,5 +426,8 @@ def _parts(found: Found, params: Params) -> Result:
         "NextPartNumberMarker": listed[-1][0] if listed else after,
         "MaxParts": limit,
         "IsTruncated": after + len(listed) < len(numbered),
-        "Parts": [{"PartNumber": number, "Size": piece.size_bytes} for number, piece in listed],
+        "Parts": [
+            {"PartNumber": number, "Size": piece.size_bytes} | checksum_members(piece.checksums or {})
+            for number, piece in listed
+        ],
     }
