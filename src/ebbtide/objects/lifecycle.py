@@ -43,7 +43,8 @@ lifecycles = Table(
 class Rule:
     """One rule. Sizes in bytes, exclusive; days or date (epoch s, a midnight): one of them or none.
 
-    abort_days: after so many an upload in parts that was not completed is aborted.
+    abort_days: after so many an upload in parts that was not completed is aborted. unfiltered: the prefix was
+    given without a filter around it, as older clients do, and is shown so.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Rule:
     days: int | None = None
     date: float | None = None
     abort_days: int | None = None
+    unfiltered: bool = False
 
     def expires(self, record: ObjectRecord, now: float) -> bool:
         """Whether the rule removes the object now. Source: "Expiring objects", S3 user guide."""

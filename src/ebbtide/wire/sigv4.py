@@ -102,7 +102,7 @@ class Signature:
 
 def is_signed(request: Request) -> bool:
     """Whether the request claims an identity at all, by whatever version of signature."""
-    return "authorization" in request.headers or "Signature=" in request.query
+    return bool(request.headers.get("authorization")) or "Signature=" in request.query
 
 
 def read_signature(request: Request) -> Signature | None:
@@ -111,7 +111,7 @@ def read_signature(request: Request) -> Signature | None:
     Raises Refused when it is incomplete.
     """
     header = request.headers.get("authorization")
-    if header is not None:
+    if header:
         return _from_header(request, header)
     if "X-Amz-Signature=" in request.query:
         return _from_query(request)

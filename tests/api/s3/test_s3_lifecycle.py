@@ -21,6 +21,7 @@ def code(caught) -> str:
     [
         pytest.param({"Filter": {"Prefix": ""}, "Expiration": {"Days": 3}}, id="all objects"),
         pytest.param({"Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}, id="a prefix"),
+        pytest.param({"Prefix": "logs/", "Expiration": {"Days": 3}}, id="a prefix without a filter"),
         pytest.param({"Filter": {"Tag": {"Key": "a", "Value": "1"}}, "Expiration": {"Days": 3}}, id="a tag"),
         pytest.param({"Filter": {"ObjectSizeGreaterThan": 5}, "Expiration": {"Days": 3}}, id="a size"),
         pytest.param(

@@ -69,6 +69,15 @@ def test_an_empty_list_has_no_contents(s3, bucket):
     assert not listed["IsTruncated"]
 
 
+def test_an_empty_delimiter_is_none(s3, filled):
+    for listed in (
+        s3.list_objects(Bucket=filled, Delimiter=""),
+        s3.list_objects_v2(Bucket=filled, Delimiter=""),
+    ):
+        assert keys([listed]) == KEYS
+        assert "Delimiter" not in listed
+
+
 def test_a_token_that_no_page_gave_is_refused(s3, bucket):
     with pytest.raises(ClientError) as failure:
         s3.list_objects_v2(Bucket=bucket, ContinuationToken="nonsense!")

@@ -332,16 +332,67 @@ def test_a_copy_is_made_only_of_what_the_conditions_allow(s3, bucket):
 
 
 def test_tags_are_put_read_and_deleted(s3, bucket):
-    s3.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=1&b=2")
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=1&b")
 
     given = s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"]
     s3.put_object_tagging(Bucket=bucket, Key="k", Tagging={"TagSet": [{"Key": "c", "Value": "3"}]})
     replaced = s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"]
     s3.delete_object_tagging(Bucket=bucket, Key="k")
 
-    assert given == [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]
+    assert given == [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": ""}]
     assert replaced == [{"Key": "c", "Value": "3"}]
     assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [
+        ("gzip, aws-chunked", "gzip"),
+        ("aws-chunked,gzip", "gzip"),
+        ("aws-chunked", None),
+        ("br, gzip", "br, gzip"),
+    ],
+)
+def test_how_a_body_travelled_is_no_encoding_of_the_object(s3, bucket, stated, kept):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x", ContentEncoding=stated)
+
+    assert s3.head_object(Bucket=bucket, Key="k").get("ContentEncoding") == kept
+
+
+def test_a_deletion_on_conditions_that_are_not_checked_is_refused(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+
+    with pytest.raises(ClientError) as sized:
+        s3.delete_object(Bucket=bucket, Key="k", IfMatchSize=9)
+    among_others = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k", "Size": 9}]})
+
+    assert code(sized) == among_others["Errors"][0]["Code"] == "NotImplemented"
+    assert s3.head_object(Bucket=bucket, Key="k")["ContentLength"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        pytest.param("Content-MD5", "", (400, "InvalidDigest"), id="an empty digest"),
+        pytest.param("Authorization", "", (403, "AccessDenied"), id="an empty signature"),
+    ],
+)
+def test_a_header_without_a_value_is_not_as_good_as_none(ebbtide, bucket, name, value, expected):
+    s3 = ebbtide.session().client("s3", endpoint_url=ebbtide.url)
+
+    def empty(request, **_):
+        if name in request.headers:
+            del request.headers[name]
+        request.headers[name] = value
+
+    s3.meta.events.register(
+        "before-send.s3.PutObject" if name == "Authorization" else "before-sign.s3", empty
+    )
+
+    with pytest.raises(ClientError) as refused:
+        s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+
+    assert (status(refused), code(refused)) == expected
 
 
 def test_attributes_are_those_asked_for(s3, bucket):

@@ -93,6 +93,7 @@ def _parse(given: dict[str, Any]) -> Rule:
         days=given.get("Expiration", {}).get("Days"),
         date=given.get("Expiration", {}).get("Date"),
         abort_days=given.get("AbortIncompleteMultipartUpload", {}).get("DaysAfterInitiation"),
+        unfiltered="Filter" not in given,
     )
     _check(rule, given)
     return rule
@@ -135,7 +136,8 @@ def _shown(rule: Rule) -> Result:
     aborts = {"DaysAfterInitiation": rule.abort_days}
     return {
         "ID": rule.id,
-        "Filter": chosen,
+        "Prefix": rule.prefix if rule.unfiltered else None,
+        "Filter": None if rule.unfiltered else chosen,
         "Status": "Enabled" if rule.enabled else "Disabled",
         "Expiration": expires if rule.days is not None or rule.date is not None else None,
         "AbortIncompleteMultipartUpload": aborts if rule.abort_days is not None else None,

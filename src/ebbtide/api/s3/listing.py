@@ -246,7 +246,7 @@ def _encoder(params: Params) -> Encode:
 
 
 def _encoded(params: Params, name: str, encode: Encode) -> str | None:
-    return encode(params[name]) if name in params else None
+    return encode(params[name]) if params.get(name) else None
 
 
 def _token(after: str) -> str:

@@ -36,7 +36,7 @@ async def receive(params: Params, call: Call, *, algorithm: str | None = None) -
     what reading the body raises; nothing is kept then.
     """
     _check_size(call.headers)
-    md5 = _md5(params)
+    md5 = _md5(call.headers)
     stated = stated_checksums(params)
     trailing = _trailing_algorithms(call.headers)
     wanted = params.get("ChecksumAlgorithm")
@@ -86,8 +86,16 @@ def known_algorithm(params: Params) -> str | None:
 
 
 def stored_headers(params: Params) -> dict[str, str]:
-    """The headers that are kept with the object and given back with it."""
-    return {name: params[name] for name in _STORED_HEADERS if name in params}
+    """The headers that are kept with the object and given back with it.
+
+    `aws-chunked` is how a request travels and no encoding of the object, also where a plain body says so.
+    """
+    headers = {name: params[name] for name in _STORED_HEADERS if name in params}
+    if "aws-chunked" in headers.get("ContentEncoding", ""):
+        encodings = [each.strip() for each in headers.pop("ContentEncoding").split(",")]
+        if kept := [each for each in encodings if each != "aws-chunked"]:
+            headers["ContentEncoding"] = ", ".join(kept)
+    return headers
 
 
 def checked_metadata(params: Params) -> dict[str, str]:
@@ -117,12 +125,15 @@ def checked_key(params: Params) -> str:
 
 
 def tags_of_header(params: Params) -> dict[str, str]:
-    """The tags in a Tagging header, a query string. Raises InvalidArgument, InvalidTag, BadRequest."""
+    """The tags in a Tagging header, a query string; a key alone has an empty value.
+
+    Raises InvalidArgument, InvalidTag, BadRequest.
+    """
     text = params.get("Tagging")
     if not text:
         return {}
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError as error:
         raise InvalidArgument(
             "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters "
@@ -168,9 +179,9 @@ def _check_size(headers: Mapping[str, str]) -> None:
         )
 
 
-def _md5(params: Params) -> str | None:
+def _md5(headers: Mapping[str, str]) -> str | None:
     """The Content-MD5 in hex. Raises InvalidDigest."""
-    stated = params.get("ContentMD5")
+    stated = headers.get("content-md5")
     if stated is None:
         return None
     try:
