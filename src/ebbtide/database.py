@@ -305,6 +305,8 @@ class _SQLite:
             sqlite3.SQLITE_IOERR,
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_PERM,
             sqlite3.SQLITE_PROTOCOL,
         )
     )

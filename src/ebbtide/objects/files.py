@@ -1,6 +1,5 @@
 """Blocking file work of the object store: files of our naming in one directory, written once."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -9,7 +8,7 @@ from functools import cached_property
 from io import FileIO
 from pathlib import Path
 
-from ebbtide.disk import room_for
+from ebbtide.disk import OUT_OF_REACH, room_for
 from ebbtide.errors import Unavailable
 from ebbtide.identifiers import time_of_id, time_ordered_id
 from ebbtide.objects import checksums
@@ -204,8 +203,8 @@ def _read_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise Unavailable("The object cannot be read now: too many files are open.") from error
+        if error.errno in OUT_OF_REACH:
+            raise Unavailable(f"The object cannot be read now: {error.strerror}.") from error
         raise ContentLost(f"the file {name} cannot be read: {error.strerror}") from error
 
 
