@@ -6,12 +6,12 @@ or, for most services, is that of the body as it arrived.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from ebbtide.accounts import Key
 from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge
 from ebbtide.api.targets import SIGNING_NAMES, path_with_bucket
 from ebbtide.errors import ServiceError
+from ebbtide.values import value
 from ebbtide.wire import models, sigv2, sigv4
 from ebbtide.wire.chunked import ChunkedDecoder, ChunkSigner
 from ebbtide.wire.request import Request
@@ -24,7 +24,7 @@ Lookup = Callable[[str], Awaitable[Key | None]]
 """The key of an access key id, None for an unknown one."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     """Who sent a request. `account` is whose resources it acts on, `submitter` the key's own account, whose
     work it is. `region` is None where the signature names none.

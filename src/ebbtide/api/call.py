@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ebbtide.settings import Settings
+from ebbtide.values import value
 
 if TYPE_CHECKING:
     from ebbtide.accounts import Keyring
@@ -57,7 +58,7 @@ class Parts:
     scaler: "Scaler"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One request's circumstances. `account` is whose resources it uses, `submitter` the key's own account,
     for which its invocations are counted. `base_url` is the scheme and host by which the client reached us.

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
 from ebbtide.api.body import unzipped
 from ebbtide.errors import ServiceError
+from ebbtide.values import value
 from ebbtide.wire import models
 from ebbtide.wire.request import Request
 from ebbtide.wire.routing import route
@@ -30,7 +30,7 @@ UNSIGNED_ACTIONS = frozenset(("ConfirmSubscription", "Unsubscribe"))
 """SNS's links in messages, which people and programs follow without credentials."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """What a request is for.
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -26,6 +26,7 @@ from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.deduplication import Switch, Twin
 from ebbtide.queue.invocations import Claim, Invocation
 from ebbtide.queue.wakeups import Reservation, Wakeups
+from ebbtide.values import value
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class QuotaExceeded(ServiceError):
     code = "ThrottlingException"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """What asks to be queued: `make` makes an invocation of the account's endpoint."""
 

@@ -2,29 +2,28 @@
 
 from collections.abc import AsyncIterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from urllib.parse import parse_qsl
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """One HTTP request. `path` and `query` are as sent, not decoded; header names are in lower case and
-    a header sent several times is joined by commas. `body` is filled when it was read; where the
-    operation streams its payload it stays empty."""
+    a header sent several times is joined by commas. `arguments` are the query's, decoded; a name without "="
+    has the value "". `body` is filled when it was read; where the operation streams its payload it stays
+    empty."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     body: bytes = b""
+    arguments: dict[str, list[str]] = field(init=False)
 
-    @cached_property
-    def arguments(self) -> dict[str, list[str]]:
-        """The decoded query string; a name without "=" has the value ""."""
-        found: dict[str, list[str]] = {}
-        for name, value in parse_qsl(self.query, keep_blank_values=True):
-            found.setdefault(name, []).append(value)
-        return found
+    def __post_init__(self) -> None:
+        self.arguments = {}
+        if self.query:
+            for name, value in parse_qsl(self.query, keep_blank_values=True):
+                self.arguments.setdefault(name, []).append(value)
 
 
 @dataclass(slots=True)

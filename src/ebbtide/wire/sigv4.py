@@ -9,13 +9,13 @@ import enum
 import hashlib
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ebbtide.errors import ServiceError
+from ebbtide.values import value
 from ebbtide.wire.numbers import whole_number
 from ebbtide.wire.request import Request
 
@@ -81,7 +81,7 @@ def as_service_error(refused: Refused, protocol: str) -> ServiceError:
     return ServiceError(refused.message, code=code, http_status=status)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Signature:
     """A request's claim of who signed it. `timestamp` is as signed, YYYYMMDDTHHMMSSZ."""
 
