@@ -12,8 +12,8 @@ from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.endpoints.states import DELETING, FAILED
 from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.identifiers import parse_location, time_ordered_id
-from ebbtide.instances.agent import request_headers
 from ebbtide.instances.exchange import ModelServerLost
+from ebbtide.instances.inputs import request_headers
 from ebbtide.metrics import Point
 from ebbtide.queue.invocations import Invocation
 

@@ -1,4 +1,5 @@
-"""The agent of one instance: claims work, carries payloads to and from its model server, publishes outcomes.
+"""The agent of one instance: claims work, carries what it is about (inputs.py) to its model server, and what
+becomes of it (results.py) from there.
 
 It holds the credentials and does all queue and storage work; the model server sees one HTTP request at a
 time per slot and nothing else. Each claim is served by a task of its own, under a lease that is renewed while
@@ -15,35 +16,23 @@ from functools import partial
 from ebbtide import clock
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint
-from ebbtide.errors import ServiceError, Unavailable, Unconfirmed
-from ebbtide.identifiers import parse_location
+from ebbtide.errors import ServiceError, Unavailable
 from ebbtide.instances.concurrency import Concurrency
-from ebbtide.instances.exchange import Answer, Exchange, ModelServerGone, ModelServerLost, OnInterim
+from ebbtide.instances.exchange import Exchange, ModelServerGone, ModelServerLost, OnInterim
+from ebbtide.instances.inputs import open_input
 from ebbtide.instances.model_server import ModelServer
 from ebbtide.instances.reports import Reports
+from ebbtide.instances.results import LONGEST_WAIT_S, NextFor, Results
 from ebbtide.logs import LogStore
-from ebbtide.objects.records import ObjectRecord
-from ebbtide.objects.store import INLINE_BYTES, ObjectStore, Reader
-from ebbtide.queue import deduplication, invocations, reaper
+from ebbtide.objects.store import ObjectStore
+from ebbtide.queue import invocations, reaper
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
-from ebbtide.queue.invocations import Claim, Invocation, LeaseLost, Phases
-from ebbtide.queue.messages import INCLUDED_RESPONSE_BYTES
-from ebbtide.queue.outcomes import (
-    Outcome,
-    Response,
-    deliver,
-    includable,
-    stage_failure,
-    withdraw,
-)
-from ebbtide.queue.wakeups import Reservation, Wakeups
+from ebbtide.queue.invocations import Claim, LeaseLost, Phases
+from ebbtide.queue.wakeups import Reservation, Wakeups, Worker
 from ebbtide.settings import Settings
 
 log = logging.getLogger(__name__)
-
-INPUT_LIMIT_BYTES = 1024**3
-"""Largest input of an asynchronous invocation, as in SageMaker."""
 
 SETTLE_S = 0.4
 """How long a model server may go on computing for a request that was given up, before it is replaced."""
@@ -53,17 +42,11 @@ ASK_S = 0.4
 
 AFTER_DEFECT_S = 1.0
 
-LONGEST_WAIT_S = 30.0
-"""How long one waits for storage that is not available, before it is asked again."""
-
 GATHER_S = 0.004
 """How long an instance that has work already lets arrivals gather, to claim them together."""
 
 POLL_S = 5.0
 """How often an idle agent looks although nothing woke it: what other processes queue is found so."""
-
-
-SEE_LOGS = "See the SageMaker Endpoint logs in your account for more information."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +89,17 @@ class Agent:
         self._wakeups = wakeups
         self._changes = changes
         self._completion = completion
-        self._variant = variant
-        self._data_log = logs.of(endpoint.account).stream(
-            f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
+        self._results = Results(
+            endpoint=endpoint,
+            variant=variant,
+            settings=settings,
+            database=database,
+            objects=objects,
+            completion=completion,
+            data_log=logs.of(endpoint.account).stream(
+                f"/aws/sagemaker/Endpoints/{endpoint.name}", f"{variant}/{instance_id}/data-log"
+            ),
+            next_for=self._next_for,
         )
         self._serving: dict[str, _Work] = {}
         self._successors = 0  # claimed with the outcomes of others that are not gone from _serving yet
@@ -336,196 +327,47 @@ class Agent:
     async def _process(self, held: Claim) -> None:
         invocation = held.invocation
         try:
-            size_bytes, content_type, chunks = await self._open(invocation)
+            given = await open_input(invocation, self.endpoint, self._objects, self._database)
         except (ServiceError, ValueError) as error:
-            await self._fail_unread(held, error, Phases())
+            await self._results.fail_unread(held, error, Phases())
             return
-        opened_at = clock.now()
-        headers = request_headers(
-            content_type=content_type,
-            accept=invocation.accept,
-            custom_attributes=invocation.custom_attributes,
-            inference_id=invocation.inference_id,
-        )
-        headers |= {"X-Ebbtide-Invocation-Id": invocation.id, "Content-Length": str(size_bytes)}
-        sent_at = clock.now()
+        opened_at = sent_at = clock.now()
         try:
             async with (
                 Reports(held, self._database, self._changes) as reports,
                 asyncio.timeout(invocation.timeout_s),
-                self.exchange(headers, chunks, reports) as answer,
+                self.exchange(given.headers, given.body, reports) as answer,
             ):
-                status, response = answer.status, await self._receive(answer)
+                status, response = answer.status, await self._results.receive(answer)
         except ServiceError as error:
-            await self._fail_unread(held, error, Phases(opened_at))
+            await self._results.fail_unread(held, error, Phases(opened_at))
             return
         except TimeoutError:
             self.give_up()
-            reason = (
-                "ClientError: The model did not answer within InvocationTimeoutSeconds of "
-                f"{invocation.timeout_s} s. {SEE_LOGS}"
-            )
-            phases = Phases(opened_at, sent_at, clock.now())
-            await self._fail(held, reason, 504, "Invocation5XXErrors", phases)
+            await self._results.fail_late(held, Phases(opened_at, sent_at, clock.now()))
             return
         phases = Phases(opened_at, sent_at, clock.now())
         if status < 300:
-            await self._succeed(held, response, phases)
+            await self._results.succeed(held, response, phases)
         else:
-            await self._report(held, status, response, phases)
+            await self._results.report(held, status, response, phases)
 
-    async def _open(self, invocation: Invocation) -> tuple[int, str | None, bytes | AsyncIterator[bytes]]:
-        """The input's size, content type and bytes. Raises ServiceError, ValueError when it cannot be had."""
-        if invocation.body is not None:
-            await self._check_digest(invocation, None)
-            return len(invocation.body), invocation.content_type, invocation.body
-        assert invocation.input_uri is not None
-        location = parse_location(invocation.input_uri)
-        record, chunks = await self._objects.open(
-            location.bucket, location.key, account=self.endpoint.account, sealed=True
-        )
-        if record.size_bytes > INPUT_LIMIT_BYTES:
-            raise ValueError(f"it has {record.size_bytes} bytes, more than {INPUT_LIMIT_BYTES}")
-        await self._check_digest(invocation, record)
-        row = chunks.row if isinstance(chunks, Reader) else None
-        return (
-            record.size_bytes,
-            invocation.content_type or record.content_type,
-            chunks if row is None else row,
-        )
-
-    async def _check_digest(self, invocation: Invocation, record: ObjectRecord | None) -> None:
-        """Where what is worked on, or the model, is not what was accepted, nobody shares the outcome."""
-        if invocation.digest is None:
-            return
-        if deduplication.digest_of(invocation, self.endpoint, record) != invocation.digest:
-            forget = partial(deduplication.forget, invocation_id=invocation.id)
-            await self._database.write(forget)
-
-    async def _receive(self, answer: Answer) -> Response:
-        """Stage the model's answer as it arrives, keeping its beginning for the message."""
-        content_type = answer.headers.get("content-type", "application/octet-stream")
-        # Bytes that are no UTF-8 arrive as half surrogate pairs, which no database and no message can hold.
-        content_type = content_type.encode(errors="replace").decode()
-        whole = answer.arrived(INLINE_BYTES)
-        if whole is not None:
-            return Response(self._objects.stage_row(whole), content_type, includable([whole]))
-        beginning: list[bytes] = []
-        kept_bytes = 0
-
-        async def chunks() -> AsyncIterator[bytes]:
-            nonlocal kept_bytes
-            async for chunk in answer.chunks():
-                if kept_bytes <= INCLUDED_RESPONSE_BYTES:
-                    beginning.append(chunk)
-                    kept_bytes += len(chunk)
-                yield chunk
-
-        return Response(await self._objects.stage(chunks()), content_type, includable(beginning))
-
-    async def _succeed(self, held: Claim, response: Response, phases: Phases) -> None:
-        try:
-            await self._publish(held, "succeeded", response, phases)
-        except Unavailable:
-            raise
-        except ServiceError as error:
-            reason = f"ClientError: The output {held.invocation.output_uri} could not be written: {error}"
-            await self._fail(held, reason, 400, "ResponseUploadFailures", phases)
-
-    async def _report(self, held: Claim, status: int, response: Response, phases: Phases) -> None:
-        """Publish an error that the model itself answered with: its words are the failure object."""
-        kind = "client" if status < 500 else "server"
-        reason = f"ClientError: Received {kind} error ({status}) from model. {SEE_LOGS}"
-        words = (response.included or b"")[:1024].decode(errors="replace")
-        self._log(held, f'Received {kind} error ({status}) from primary with message "{words}"')
-        metric = "Invocation4XXErrors" if status < 500 else "Invocation5XXErrors"
-        await self._publish(held, "failed", response, phases, reason=reason, metric=metric)
-
-    async def _fail_unread(self, held: Claim, error: Exception, phases: Phases) -> None:
-        """Publish that the input cannot be read; raises the error when it may pass."""
-        if isinstance(error, Unavailable):
-            raise error
-        reason = f"ClientError: The input {held.invocation.input_uri} could not be read: {error}"
-        await self._fail(held, reason, 400, "RequestDownloadFailures", phases)
-
-    async def _fail(self, held: Claim, reason: str, code: int, metric: str, phases: Phases) -> None:
-        """Publish a failure that the model did not word."""
-        self._log(held, reason)
-        response = await stage_failure(self._objects, reason, code)
-        await self._publish(held, "failed", response, phases, reason=reason, metric=metric)
-
-    async def _publish(
-        self,
-        held: Claim,
-        state: str,
-        response: Response,
-        phases: Phases,
-        *,
-        reason: str | None = None,
-        metric: str | None = None,
-    ) -> None:
-        outcome = Outcome(
-            endpoint=self.endpoint,
-            variant=self._variant,
-            region=self._settings.region,
-            invocation=held.invocation,
-            state=state,
-            response=response,
-            at=clock.now(),
-            reason=reason,
-            metric=metric,
-            claimed_at=held.claimed_at,
-            phases=phases,
-        )
-        delay_s, unconfirmed = AFTER_DEFECT_S, False
+    def _next_for(self, held: Claim) -> NextFor:
         is_surplus = self._surplus > 0
         self._surplus -= is_surplus
-        try:
-            while True:
-                try:
-                    outcome = await deliver(self._objects, outcome, partial(self._hold, held))
-                    if held.count > 1:
-                        await withdraw(self._objects, outcome, partial(self._hold, held))
-                    goes_on = not (
-                        self._draining.is_set()
-                        or self.replace_requested.is_set()
-                        or held.lost_count
-                        or is_surplus
-                    )
-                    await self._completion.publish(held, outcome, next_for=self if goes_on else None)
-                except Unavailable as error:
-                    unconfirmed = unconfirmed or isinstance(error, Unconfirmed)
-                    # The work is done: it waits for the database or the store rather than be done again.
-                    log.warning("%s: its outcome waits: %s", held.invocation.inference_id, error)
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
-                else:
-                    break
-        except (LeaseLost, ServiceError):
-            # What was perhaps published stays; if it was not, it is an orphan and goes as such.
-            if not unconfirmed:
-                await self._objects.discard(response.staged)
-            raise
-        if outcome.delivered or outcome.undelivered:
-            await self._objects.discard(response.staged)
 
-    async def _hold(self, held: Claim) -> float:
-        """Renew the lease; returns for how many s it is certain, less what committing takes then.
+        def worker() -> Worker | None:
+            ends = self._draining.is_set() or self.replace_requested.is_set()
+            return None if ends or held.lost_count or is_surplus else self
 
-        Raises LeaseLost.
-        """
-        began_at = clock.now()
-        renew = partial(invocations.renew, claims=[held], lease_s=self._settings.lease_s, now=began_at)
-        if await self._database.write(renew):
-            raise LeaseLost(held.invocation.id)
-        return self._settings.lease_s * 2 / 3 - (clock.now() - began_at)
+        return worker
 
     async def _lost(self, held: Claim) -> None:
         """The model server died with this request in it: try again elsewhere, but not for ever."""
         lost_count = held.lost_count + 1
         if lost_count >= self._settings.max_claim_count:
             reason = reaper.poison_reason(lost_count)
-            await self._fail(held, reason, 500, "Invocation5XXErrors", Phases())
+            await self._results.fail(held, reason, 500, "Invocation5XXErrors", Phases())
             return
         await self._release(held, "the model server died while it worked on this request", lost=True)
 
@@ -545,23 +387,3 @@ class Agent:
                 [Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)]
             )
             self._wakeups.notify(self.endpoint.id)
-
-    def _log(self, held: Claim, line: str) -> None:
-        self._data_log.write(f"[sagemaker logs] [{held.invocation.inference_id}] {line}", clock.now())
-
-
-def request_headers(
-    *,
-    content_type: str | None,
-    accept: str | None,
-    custom_attributes: str | None,
-    inference_id: str | None,
-) -> dict[str, str]:
-    """The headers that a container sees. Source: container contract, SageMaker developer guide."""
-    headers = {
-        "Content-Type": content_type,
-        "Accept": accept,
-        "X-Amzn-SageMaker-Custom-Attributes": custom_attributes,
-        "X-Amzn-SageMaker-Inference-Id": inference_id,
-    }
-    return {name: value for name, value in headers.items() if value is not None}
