@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,17 +80,21 @@ class Resumed:
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Resumed:
     folder = tmp_path_factory.mktemp("finetune")
-    model, data, archive = trained("pegasus"), written(folder), folder / "again.tar.gz"
-    command = arguments(model, data, archive)
-    kept = folder / "again.tar.gz.training" / "checkpoint-4"
-    with subprocess.Popen(
-        command, env={**os.environ, "EBBTIDE_DATA": str(folder)}, stdout=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + DEADLINE_S
-        while not (kept / "trainer_state.json").is_file() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
+    model, data = trained("pegasus"), written(folder)
+    for _ in range(10):  # until one was not done before it was killed
+        archive = folder / f"{uuid.uuid4()}.tar.gz"
+        command = arguments(model, data, archive)
+        kept = archive.with_name(f"{archive.name}.training") / "checkpoint-4"
+        with subprocess.Popen(
+            command, env={**os.environ, "EBBTIDE_DATA": str(folder)}, stdout=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + DEADLINE_S
+            while not (kept / "trainer_state.json").is_file() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.kill()
+        if process.returncode == -signal.SIGKILL:
+            break
     finished = run(command, folder / "home")
     assert finished.returncode == 0, finished.stderr
     return Resumed(model, data, archive, json.loads(finished.stdout))
