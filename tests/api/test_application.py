@@ -188,6 +188,16 @@ def test_an_operation_that_there_is_not_is_named(ebbtide, service, operation, pa
     assert error(getattr(client(ebbtide, service), operation), **params) == (code, status)
 
 
+def test_a_form_that_names_no_operation_is_told_so(ebbtide):
+    body = b"Version=2012-11-05"
+    headers = signed(ebbtide, "sqs", body, {"Content-Type": "application/x-www-form-urlencoded"})
+
+    status, _, answer = send(ebbtide, headers, body)
+
+    assert status == 400
+    assert b"<Code>MissingAction</Code>" in answer
+
+
 def test_a_signature_for_another_service_is_refused(ebbtide):
     headers = signed(ebbtide, "s3", b"{}", {"X-Amz-Target": "SageMaker.ListEndpoints"})
 

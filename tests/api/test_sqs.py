@@ -192,13 +192,17 @@ def test_messages_received_too_often_go_to_the_dead_letter_queue(sqs, queue):
     sqs.send_message(QueueUrl=queue, MessageBody="poison")
 
     for _ in range(2):
-        assert bodies(sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0)) == ["poison"]
+        [got] = sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, AttributeNames=["All"])["Messages"]
+        assert got["Body"] == "poison"
     third = sqs.receive_message(QueueUrl=queue)
 
     assert "Messages" not in third
     [moved] = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
     assert moved["Body"] == "poison"
-    assert moved["Attributes"]["DeadLetterQueueSourceArn"] == arn(sqs, queue)
+    assert moved["Attributes"] == got["Attributes"] | {
+        "ApproximateReceiveCount": "3",
+        "DeadLetterQueueSourceArn": arn(sqs, queue),
+    }
     assert sqs.list_dead_letter_source_queues(QueueUrl=dead)["queueUrls"] == [queue]
 
 

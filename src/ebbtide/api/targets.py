@@ -147,7 +147,7 @@ def unknown_operation(name: str, protocol: str) -> ServiceError:
         case "rest-xml":
             return ServiceError(message, code="NotImplemented", http_status=501)
         case "query":
-            return ServiceError(message, code="InvalidAction")
+            return ServiceError(message, code="InvalidAction" if name else "MissingAction")
         case "json":
             return ServiceError(message, code="UnknownOperationException")
     return ServiceError(message, code="UnknownOperationException", http_status=404)

@@ -216,6 +216,7 @@ _MOVE = (
         sent_at=bindparam("at"),
         visible_at=bindparam("at"),
         receive_count=0,
+        earlier_receive_count=0,
         first_received_at=None,
         receipt=None,
         dead_letter_source=None,

@@ -63,6 +63,8 @@ messages = Table(
     Column("attributes", JSON, nullable=False),
     Column("system_attributes", JSON, nullable=False),
     Column("body", String, nullable=False),
+    # In queues whose dead letter it has become, where `receive_count` is what their redrive policies go by.
+    Column("earlier_receive_count", Integer, nullable=False, server_default="0"),
     Index("sqs_messages_by_visibility", "queue_arn", "visible_at"),
 )
 
@@ -281,7 +283,7 @@ def receive(
             sender=row["sender"],
             sent_at=row["sent_at"],
             first_received_at=row["first_received_at"],
-            receive_count=row["receive_count"],
+            receive_count=row["earlier_receive_count"] + row["receive_count"],
             dead_letter_source=row["dead_letter_source"],
         )
         for row in rows
@@ -387,8 +389,8 @@ RETURNING *
 """).columns(*messages.c)
 _MOVE_DEAD_LETTERS = text("""
 UPDATE sqs_messages
-   SET queue_arn = :target, receive_count = 0, receipt = NULL, first_received_at = NULL,
-       dead_letter_source = :queue
+   SET queue_arn = :target, earlier_receive_count = earlier_receive_count + receive_count, receive_count = 0,
+       receipt = NULL, dead_letter_source = :queue
  WHERE queue_arn = :queue AND visible_at <= :now AND receive_count >= :most
 """)
 _HELD = (
