@@ -419,6 +419,12 @@ def test_a_deleted_queue_is_gone(sqs, queue):
 
 
 BAD_CALLS = [
+    pytest.param(
+        "send_message",
+        {"MessageBody": "m", "MessageAttributes": {"n": {"DataType": "Number", "StringValue": "ten"}}},
+        "InvalidParameterValue",
+        id="a number that is none",
+    ),
     pytest.param("create_queue", {"QueueName": "a b"}, "InvalidParameterValue", id="a bad name"),
     pytest.param(
         "create_queue",

@@ -16,6 +16,7 @@ _BATCH_ENTRY_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _UNSENDABLE = re.compile("[^\\x09\\x0a\\x0d\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ATTRIBUTE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ATTRIBUTE_TYPE = re.compile(r"(String|Number|Binary)(\..+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 RANGES = {
     "VisibilityTimeout": (0, 43_200),
@@ -186,6 +187,8 @@ def _check_attribute(name: str, attribute: Mapping[str, Any]) -> None:
             f"Message (user) attribute '{name}' must contain a non-empty value of type '{kind}'."
         )
     _check_characters(attribute.get("StringValue", ""))
+    if kind.startswith("Number") and not _NUMBER.fullmatch(attribute["StringValue"]):
+        raise invalid_value(f"Can't cast the value of message (user) attribute '{name}' to a number.")
 
 
 def message_bytes(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> int:
