@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 log = logging.getLogger(__name__)
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest revision, so that a start on a current database need not load Alembic."""
 
 MIGRATION_LOCK = 0x656262_02

@@ -37,6 +37,7 @@ buckets = Table(
     Column("watches", JSON(none_as_null=True)),
     Column("tags", JSON(none_as_null=True)),
     Column("cors", JSON(none_as_null=True)),
+    Column("public_access_block", JSON(none_as_null=True)),
 )
 
 
@@ -51,6 +52,7 @@ class Bucket:
     watches: Sequence[Mapping[str, Any]] | None = None
     tags: Mapping[str, str] | None = None
     cors: Sequence[Mapping[str, Any]] | None = None
+    public_access_block: Mapping[str, bool] | None = None
 
 
 _FIND = select(buckets).where(buckets.c.name == bindparam("bucket"))
@@ -108,6 +110,11 @@ def set_tags(connection: Connection, name: str, tags: Mapping[str, str] | None) 
 def set_cors(connection: Connection, name: str, rules: Sequence[Mapping[str, Any]] | None) -> None:
     """Replace the bucket's CORS rules."""
     connection.execute(update(buckets).where(buckets.c.name == name).values(cors=rules))
+
+
+def set_public_access_block(connection: Connection, name: str, block: Mapping[str, bool] | None) -> None:
+    """Replace what the bucket says of access by the public."""
+    connection.execute(update(buckets).where(buckets.c.name == name).values(public_access_block=block))
 
 
 def set_watches(connection: Connection, name: str, watches: Sequence[Mapping[str, Any]]) -> None:

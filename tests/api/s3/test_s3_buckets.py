@@ -150,6 +150,24 @@ def test_an_unconfigured_bucket_has_no_versions_no_logs_and_one_grant(s3, bucket
     assert [grant["Permission"] for grant in s3.get_bucket_acl(Bucket=bucket)["Grants"]] == ["FULL_CONTROL"]
 
 
+def test_what_is_said_of_public_access_is_kept(s3, bucket):
+    s3.put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration={"BlockPublicAcls": True, "IgnorePublicAcls": True}
+    )
+
+    kept = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    s3.delete_public_access_block(Bucket=bucket)
+
+    assert kept == {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": False,
+        "RestrictPublicBuckets": False,
+    }
+    with pytest.raises(ClientError, match="NoSuchPublicAccessBlockConfiguration"):
+        s3.get_public_access_block(Bucket=bucket)
+
+
 def test_a_bucket_has_tags(s3, bucket):
     tags = [{"Key": "team", "Value": "Law"}, {"Key": "stage", "Value": "test"}]
     tagged = f"bucket-{uuid.uuid4()}"

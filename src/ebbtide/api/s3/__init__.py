@@ -34,6 +34,7 @@ from ebbtide.api.s3.buckets import (
     put_bucket_ownership_controls,
     put_bucket_tagging,
     put_bucket_versioning,
+    put_public_access_block,
 )
 from ebbtide.api.s3.cors import delete_bucket_cors, get_bucket_cors, put_bucket_cors
 from ebbtide.api.s3.lifecycle import (
@@ -131,6 +132,7 @@ __all__ = [
     "put_object",
     "put_object_acl",
     "put_object_tagging",
+    "put_public_access_block",
     "upload_part",
     "upload_part_copy",
 ]

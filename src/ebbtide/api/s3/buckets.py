@@ -36,6 +36,8 @@ CLASSIC_REGION = "us-east-1"
 LIST_LIMIT = 10_000
 MOST_TAGS = 50
 
+_PUBLIC_ACCESS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+
 _NAME = re.compile(r"^(?!\d+\.\d+\.\d+\.\d+$)(?!xn--|sthree-|amzn-s3-demo-)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 _RESERVED_ENDINGS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
@@ -175,6 +177,38 @@ async def delete_bucket_tagging(params: Params, call: Call) -> Result:
     return {}
 
 
+async def put_public_access_block(params: Params, call: Call) -> Result:
+    """Keep which public access is blocked, for whoever asks: none is ever given. Raises NoSuchBucket."""
+    given = params["PublicAccessBlockConfiguration"]
+    await _set_public_access_block(params, call, {name: given.get(name, False) for name in _PUBLIC_ACCESS})
+    return {}
+
+
+async def get_public_access_block(params: Params, call: Call) -> Result:
+    """What was put. Raises NoSuchBucket, ServiceError where nothing was."""
+    bucket = await _owned(params, call)
+    if bucket.public_access_block is None:
+        raise NoSuchConfiguration(
+            "NoSuchPublicAccessBlockConfiguration",
+            "The public access block configuration was not found",
+            bucket.name,
+        )
+    return {"PublicAccessBlockConfiguration": dict(bucket.public_access_block)}
+
+
+async def delete_public_access_block(params: Params, call: Call) -> Result:
+    """Forget what was put, if anything was. Raises NoSuchBucket."""
+    await _set_public_access_block(params, call, None)
+    return {}
+
+
+async def _set_public_access_block(params: Params, call: Call, block: dict[str, bool] | None) -> None:
+    def work(connection: Connection) -> None:
+        buckets.set_public_access_block(connection, owned_bucket(connection, params, call).name, block)
+
+    await call.parts.database.write(work)
+
+
 async def _set_tags(params: Params, call: Call, tags: dict[str, str] | None) -> None:
     def work(connection: Connection) -> None:
         buckets.set_tags(connection, owned_bucket(connection, params, call).name, tags)
@@ -222,7 +256,6 @@ delete_bucket_encryption = _always({})
 delete_bucket_policy = _always({})
 delete_bucket_replication = _always({})
 delete_bucket_website = _always({})
-delete_public_access_block = _always({})
 
 get_bucket_encryption = _never(
     "ServerSideEncryptionConfigurationNotFoundError",
@@ -237,7 +270,4 @@ get_bucket_website = _never(
 )
 get_object_lock_configuration = _never(
     "ObjectLockConfigurationNotFoundError", "Object Lock configuration does not exist for this bucket"
-)
-get_public_access_block = _never(
-    "NoSuchPublicAccessBlockConfiguration", "The public access block configuration was not found"
 )
