@@ -474,7 +474,8 @@ def test_a_scheduled_action_scales_when_its_time_comes(ebbtide, autoscaling, end
             ServiceNamespace="sagemaker", ResourceId=resource(endpoint)["ResourceId"]
         )["ScalingActivities"]
     ]
-    assert causes == ["minimum capacity was set to 1", "scheduled action name night was triggered"]
+    # One that was put in time and answered too late has been put once more.
+    assert causes[-2:] == ["minimum capacity was set to 1", "scheduled action name night was triggered"]
 
 
 def test_the_alarms_of_a_policy_are_listed_and_go_only_with_it(ebbtide, autoscaling, endpoint):
