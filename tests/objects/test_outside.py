@@ -259,6 +259,31 @@ async def test_a_store_that_does_not_answer_is_unavailable(foreign, gateway, tmp
     assert foreign.keys() == []
 
 
+@pytest.mark.parametrize("stalls", ["the body", "the claim"])
+async def test_a_write_is_given_up_in_the_middle_of_what_it_waits_for(foreign, tmp_path, monkeypatch, stalls):
+    gave_up = asyncio.Event()
+
+    async def stall() -> float:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gave_up.set()
+        return 30.0
+
+    async def body() -> AsyncIterator[bytes]:
+        yield LARGE
+        if stalls == "the body":
+            await stall()
+
+    with gateway_to(foreign) as gateway:
+        papers = reach(gateway.url, tmp_path, monkeypatch, silence_s=0.5)
+        with pytest.raises(Unavailable):
+            await papers.deliver("k", body(), size_bytes=len(LARGE) + 1, content_type="a/b", hold=stall)
+
+    assert gave_up.is_set()
+    assert foreign.keys() == []
+
+
 async def test_a_write_that_the_store_carries_out_late_does_not_replace_the_successors(
     foreign, gateway, tmp_path, monkeypatch
 ):

@@ -56,6 +56,29 @@ _OS_ERROR = re.compile(r"\(os error (?P<number>\d+)\)")
 _PASSING_OS_ERRORS = frozenset(("5", "28", "122"))  # EIO, ENOSPC, EDQUOT
 
 
+class _Steps:
+    """An async generator as obstore takes it: step by step, each in a task that goes on when nobody waits for
+    obstore any more. A generator cannot be closed in the middle of a step, so closing breaks that off first.
+    """
+
+    def __init__(self, generator: AsyncGenerator[bytes, None]) -> None:
+        self._generator = generator
+        self._step: asyncio.Task[bytes] | None = None
+
+    def __aiter__(self) -> "_Steps":
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._step = asyncio.ensure_future(anext(self._generator))
+        return await self._step
+
+    async def aclose(self) -> None:
+        if self._step is not None and not self._step.done():
+            self._step.cancel()
+            await asyncio.wait([self._step])
+        await self._generator.aclose()
+
+
 class Unconditional(ServiceError):
     """The store has no such operation; where it was a conditional write, a plain one may be."""
 
@@ -262,7 +285,7 @@ class Outside:
             limit.reschedule(loop.time() + await hold())
 
         with self._failures(key):
-            async with asyncio.timeout(self._silence_s) as limit, aclosing(confirmed()) as sent:
+            async with asyncio.timeout(self._silence_s) as limit, aclosing(_Steps(confirmed())) as sent:
                 written = await obstore.put_async(
                     self._store,
                     key,
