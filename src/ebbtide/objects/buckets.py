@@ -40,10 +40,19 @@ buckets = Table(
     Column("public_access_block", JSON(none_as_null=True)),
 )
 
+lifecycles = Table(
+    "bucket_lifecycles",
+    metadata,
+    Column("bucket", String, primary_key=True),
+    Column("rules", JSON, nullable=False),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket; its name is unique among all accounts'. `watches` are read by `ebbtide.objects.events`."""
+    """A bucket; its name is unique among all accounts'. `watches` are read by `ebbtide.objects.events`,
+    `lifecycle` by `ebbtide.objects.lifecycle`.
+    """
 
     name: str
     account: str
@@ -53,9 +62,13 @@ class Bucket:
     tags: Mapping[str, str] | None = None
     cors: Sequence[Mapping[str, Any]] | None = None
     public_access_block: Mapping[str, bool] | None = None
+    lifecycle: Sequence[Mapping[str, Any]] | None = None
 
 
-_FIND = select(buckets).where(buckets.c.name == bindparam("bucket"))
+_ALL = select(buckets, lifecycles.c.rules).outerjoin_from(
+    buckets, lifecycles, lifecycles.c.bucket == buckets.c.name
+)
+_FIND = _ALL.where(buckets.c.name == bindparam("bucket"))
 
 
 def create_bucket(connection: Connection, bucket: Bucket) -> None:
@@ -93,7 +106,7 @@ def get_bucket(connection: Connection, name: str, account: str, expected_owner: 
 
 def all_buckets(connection: Connection, account: str) -> Sequence[Bucket]:
     """The account's buckets by name."""
-    rows = connection.execute(select(buckets).where(buckets.c.account == account).order_by(buckets.c.name))
+    rows = connection.execute(_ALL.where(buckets.c.account == account).order_by(buckets.c.name))
     return [Bucket(*row) for row in rows]
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-from sqlalchemy import JSON, Column, Connection, String, Table, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from ebbtide import loops
-from ebbtide.database import Database, metadata
+from ebbtide.database import Database
 from ebbtide.objects import records, uploads
+from ebbtide.objects.buckets import Bucket, lifecycles
 from ebbtide.objects.errors import NoSuchUpload
 from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.uploads import Upload
@@ -30,13 +31,6 @@ BATCH = 20
 
 EVERY_S = 3600.0
 """How often a bucket is looked through; S3 does so once a day."""
-
-lifecycles = Table(
-    "bucket_lifecycles",
-    metadata,
-    Column("bucket", String, primary_key=True),
-    Column("rules", JSON, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +53,17 @@ class Rule:
     unfiltered: bool = False
 
     def expires(self, record: ObjectRecord, now: float) -> bool:
-        """Whether the rule removes the object now. Source: "Expiring objects", S3 user guide."""
+        """Whether the rule removes the object now."""
+        at = self.expires_at(record)
+        return at is not None and now >= at
+
+    def expires_at(self, record: ObjectRecord) -> float | None:
+        """When the rule removes the object; None: never. Source: "Expiring objects", S3 user guide."""
         if not (self.enabled and self._matches(record)):
-            return False
+            return None
         if self.days is not None:
-            return now >= _midnight_after(record.modified_at + self.days * DAY_S)
-        return self.date is not None and now >= self.date
+            return _midnight_after(record.modified_at + self.days * DAY_S)
+        return self.date
 
     def aborts(self, upload: Upload, now: float) -> bool:
         """Whether the rule aborts the upload now."""
@@ -85,10 +84,15 @@ def _midnight_after(at: float) -> float:
     return math.ceil(at / DAY_S) * DAY_S
 
 
-def rules_of(connection: Connection, bucket: str) -> Sequence[Rule]:
+def rules_of(bucket: Bucket) -> Sequence[Rule]:
     """The bucket's rules; none where it has no lifecycle."""
-    kept = connection.execute(select(lifecycles.c.rules).where(lifecycles.c.bucket == bucket)).scalar()
-    return [Rule(**rule) for rule in kept or ()]
+    return [Rule(**rule) for rule in bucket.lifecycle or ()]
+
+
+def expiration(bucket: Bucket, record: ObjectRecord) -> tuple[float, str] | None:
+    """When the first of the bucket's rules removes the object, and that rule's id; None if none does."""
+    found = [(at, rule.id) for rule in rules_of(bucket) if (at := rule.expires_at(record)) is not None]
+    return min(found, default=None)
 
 
 def set_rules(connection: Connection, bucket: str, rules: Sequence[Rule]) -> None:

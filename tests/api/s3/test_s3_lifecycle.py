@@ -64,6 +64,25 @@ def test_rules_are_replaced_and_deleted(s3, bucket):
     assert code(caught) == "NoSuchLifecycleConfiguration"
 
 
+def test_an_object_says_when_it_expires_and_by_which_rule(s3, bucket):
+    put(
+        s3,
+        bucket,
+        EXPIRES | {"ID": "later", "Expiration": {"Date": datetime(2130, 1, 2, tzinfo=UTC)}},
+        EXPIRES | {"ID": "first ü", "Expiration": {"Date": datetime(2120, 1, 2, tzinfo=UTC)}},
+        EXPIRES | {"ID": "others", "Filter": {"Prefix": "z"}},
+    )
+    expected = 'expiry-date="Tue, 02 Jan 2120 00:00:00 GMT", rule-id="first%20%C3%BC"'
+
+    stored = s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    copied = s3.copy_object(Bucket=bucket, Key="c", CopySource=f"{bucket}/k")
+    seen = s3.head_object(Bucket=bucket, Key="k")
+    s3.delete_bucket_lifecycle(Bucket=bucket)
+
+    assert stored["Expiration"] == copied["Expiration"] == seen["Expiration"] == expected
+    assert "Expiration" not in s3.head_object(Bucket=bucket, Key="k")
+
+
 def test_a_bucket_made_again_has_none_of_the_former_ones_rules(s3, bucket):
     put(s3, bucket, EXPIRES)
 

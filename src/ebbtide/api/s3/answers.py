@@ -1,8 +1,12 @@
 """What answers say of an object."""
 
 from collections.abc import Mapping
+from email.utils import formatdate
+from urllib.parse import quote
 
 from ebbtide.api.call import Params, Result
+from ebbtide.objects import lifecycle
+from ebbtide.objects.buckets import Bucket
 from ebbtide.objects.records import ObjectRecord
 
 _OVERRIDES = {
@@ -30,6 +34,15 @@ def checksums_of(record: ObjectRecord) -> Result:
     if not record.checksums:
         return {}
     return checksum_members(record.checksums) | {"ChecksumType": record.checksum_type}
+
+
+def expiration(bucket: Bucket, record: ObjectRecord) -> Result:
+    """When the bucket's lifecycle will remove the object, if it will."""
+    found = lifecycle.expiration(bucket, record)
+    if found is None:
+        return {}
+    at, rule_id = found
+    return {"Expiration": f'expiry-date="{formatdate(at, usegmt=True)}", rule-id="{quote(rule_id)}"'}
 
 
 def description(record: ObjectRecord, params: Params) -> Result:

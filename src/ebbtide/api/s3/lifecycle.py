@@ -45,10 +45,8 @@ async def put_bucket_lifecycle_configuration(params: Params, call: Call) -> Resu
 async def get_bucket_lifecycle_configuration(params: Params, call: Call) -> Result:
     """The bucket's rules. Raises NoSuchBucket, NoSuchLifecycleConfiguration."""
 
-    def look(connection: Connection) -> list[Rule]:
-        return list(lifecycle.rules_of(connection, owned_bucket(connection, params, call).name))
-
-    rules = await call.parts.database.read(look)
+    bucket = await call.parts.database.read(lambda connection: owned_bucket(connection, params, call))
+    rules = lifecycle.rules_of(bucket)
     if not rules:
         raise ServiceError(
             "The lifecycle configuration does not exist",

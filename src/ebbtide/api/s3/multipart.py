@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
 from ebbtide.api.s3.access import cause, owned_bucket, refuse_unsupported, tell_followers
-from ebbtide.api.s3.answers import checksum_members, checksums_of, quoted
+from ebbtide.api.s3.answers import checksum_members, checksums_of, expiration, quoted
 from ebbtide.api.s3.objects import find_source
 from ebbtide.api.s3.uploading import (
     checked_key,
@@ -132,12 +132,13 @@ async def complete_multipart_upload(params: Params, call: Call) -> Result:
 
     bucket, record = await call.parts.database.write(work)
     tell_followers(bucket, call)
-    return {
+    answer: Result = {
         "Location": f"{call.base_url}/{record.bucket}/{record.key}",
         "Bucket": record.bucket,
         "Key": record.key,
         "ETag": quoted(record.etag),
-    } | checksums_of(record)
+    }
+    return answer | checksums_of(record) | expiration(bucket, record)
 
 
 async def abort_multipart_upload(params: Params, call: Call) -> Result:

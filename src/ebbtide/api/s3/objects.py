@@ -1,7 +1,7 @@
 """S3's operations on objects."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
@@ -17,7 +17,7 @@ from ebbtide.api.s3.access import (
     refuse_unsupported,
     tell_followers,
 )
-from ebbtide.api.s3.answers import checksum_members, checksums_of, description, quoted
+from ebbtide.api.s3.answers import checksum_members, checksums_of, description, expiration, quoted
 from ebbtide.api.s3.outside import outside_bucket, refuse_outside
 from ebbtide.api.s3.uploading import (
     LARGEST_PUT_BYTES,
@@ -44,10 +44,11 @@ PARTS_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object and where its bytes are."""
+    """An object, where its bytes are, and what is to be said of its end."""
 
     record: ObjectRecord
     pieces: Sequence[Piece]
+    expiration: Result = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ async def put_object(params: Params, call: Call) -> Result:
         ),
     )
     tell_followers(bucket, call)
-    return {"ETag": quoted(record.etag)} | checksums_of(record)
+    return {"ETag": quoted(record.etag)} | checksums_of(record) | expiration(bucket, record)
 
 
 async def get_object(params: Params, call: Call) -> Result:
@@ -252,7 +253,7 @@ async def copy_object(params: Params, call: Call) -> Result:
     bucket, copy = await call.parts.objects.publish_staged(staged, work)
     tell_followers(bucket, call)
     result = {"ETag": quoted(copy.etag), "LastModified": copy.modified_at}
-    return {"CopyObjectResult": result | checksums_of(copy)}
+    return {"CopyObjectResult": result | checksums_of(copy)} | expiration(bucket, copy)
 
 
 async def find_source(params: Params, call: Call) -> Found:
@@ -325,7 +326,9 @@ async def _find(params: Params, call: Call) -> Found:
     refuse_unsupported(params)
 
     def look(connection: Connection) -> Found:
-        return _look(connection, owned_bucket(connection, params, call).name, params["Key"])
+        bucket = owned_bucket(connection, params, call)
+        found = _look(connection, bucket.name, params["Key"])
+        return Found(found.record, found.pieces, expiration(bucket, found.record))
 
     return await _read(call, look)
 
@@ -394,7 +397,7 @@ def _stretch(found: Found, params: Params) -> Stretch:
 
 def _described(found: Found, stretch: Stretch, params: Params) -> Result:
     record = found.record
-    answer = description(record, params) | {"ContentLength": stretch.length}
+    answer = description(record, params) | {"ContentLength": stretch.length} | found.expiration
     number = params.get("PartNumber")
     if number and _is_multipart(record):
         answer["PartsCount"] = len(found.pieces)
