@@ -178,11 +178,12 @@ class Asking:
         for thread in self._threads:
             thread.start()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait until all are accepted, or the time is over and the rest is given up."""
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+    def is_done(self) -> bool:
+        """Whether all are accepted."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def give_up(self) -> None:
+        """End the threads, whatever is not accepted yet."""
         self._given_up.set()
         for thread in self._threads:
             thread.join()

@@ -102,6 +102,18 @@ class Observations:
             self.struck[name] += 1
             self.ended.append((name, time.monotonic()))
 
+    @property
+    def progress(self) -> int:
+        """Grows with what comes for the first time, and not with repeats."""
+        with self._lock:
+            told = {(each.channel, each.inference_id) for each in self.told}
+            return len(told) + sum(each.md5 is not None for each in self.objects.values())
+
+    def unlisted(self) -> set[str]:
+        """The locations that notifications name and no list had yet."""
+        with self._lock:
+            return {each.location for each in self.told if each.location} - self.objects.keys()
+
     def snapshot_told(self) -> list[Told]:
         with self._lock:
             return list(self.told)

@@ -29,8 +29,8 @@ from bench.chaos.observation import Observations
 from bench.chaos.server import Server, SmallDisk, Unavailable, WallClock
 from bench.chaos.verdict import Verdict, judge, recoveries_s, settled
 
-SETTLE_S = 300.0
-"""How long after the last fault everything may take to reach its outcome and be told."""
+STANDSTILL_S = 300.0
+"""For how long after the last fault nothing may be accepted, told or read while anything is still to be."""
 
 QUIET_S = 2.0
 MAX_CLAIM_COUNT = 4
@@ -127,8 +127,9 @@ def storm(
             faults.carry_out(plan.blows(seed, possible=faults.possible), seconds=seconds)
             calm_at = time.monotonic()
             say(f"the faults are over; {len(seen.accepted)} accepted so far")
-            asking.join(SETTLE_S)
-            _settle(seen, calm_at + SETTLE_S)
+            _progress(lambda: len(seen.accepted), asking.is_done)
+            asking.give_up()
+            _settle(seen)
             settled_at = time.monotonic()
         _at_last(lambda: check_cut(clients, faults.cut_keys, seen))
         for each in servers:
@@ -168,13 +169,24 @@ def _clock(place: Path, left_out: dict[str, str]) -> WallClock | None:
         return None
 
 
-def _settle(seen: Observations, deadline: float) -> None:
+def _settle(seen: Observations) -> None:
     """Wait until every outcome is told and read, and nothing more comes: what was never acknowledged, say."""
-    while time.monotonic() < deadline:
+
+    def is_quiet() -> bool:
         told = len(seen.told)
         time.sleep(QUIET_S)
-        if settled(seen, CHANNELS) and len(seen.told) == told:
-            return
+        return settled(seen, CHANNELS) and len(seen.told) == told
+
+    _progress(lambda: seen.progress, is_quiet)
+
+
+def _progress(count: Callable[[], int], is_done: Callable[[], bool]) -> None:
+    """Wait until it is done, or nothing has been counted for too long: a slow machine is none that stands."""
+    counted, deadline = count(), time.monotonic() + STANDSTILL_S
+    while not is_done() and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
+        if count() != counted:
+            counted, deadline = count(), time.monotonic() + STANDSTILL_S
 
 
 def _at_last(look: Callable[[], None]) -> None:

@@ -54,10 +54,10 @@ def judge(seen: Observations, channels: tuple[str, ...], *, most_tries: int) -> 
 
 
 def settled(seen: Observations, channels: tuple[str, ...]) -> bool:
-    """Whether each accepted attempt was told of everywhere, and each object was read."""
+    """Whether each accepted attempt was told of everywhere, and each object of these was listed and read."""
     told = _by_id(seen.snapshot_told())
     everywhere = set(channels)
-    return not seen.unread() and all(
+    return not (seen.unlisted() or seen.unread()) and all(
         {each.channel for each in told.get(inference_id, [])} == everywhere
         for inference_id in list(seen.accepted)
     )
