@@ -192,7 +192,7 @@ def test_the_failure_object_of_one_cancelled_while_the_store_is_down_follows_onc
 
     state = own.cancel(id_)["state"]
     papers.wait_for_log("its failure object waits: s3://foreign at ")
-    waits = own.get(id_)["waiting_reason"]
+    waits = papers.shown_waiting()["waiting_reason"]
     before = papers.foreign.keys()
     papers.gateway.status = None
 
