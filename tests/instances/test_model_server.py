@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ebbtide.errors import Unavailable
+from ebbtide.instances import fork_server as fork_server_module
 from ebbtide.instances.fork_server import ForkServer
 from ebbtide.instances.model_server import (
     Launch,
@@ -386,6 +388,36 @@ async def test_when_the_fork_server_ends_its_model_servers_do_and_the_next_is_fo
     assert await gone(first.pid)
     second = await start(launch(tmp_path))
     assert await ask(second, {"inputs": "text"}) == {"inputs": "text"}
+
+
+async def test_a_start_that_the_fork_server_ended_in_is_not_the_models_failure(tmp_path, log, fork_server):
+    server = await ModelServer.start(launch(tmp_path), log, fork_server)
+    psutil.Process(server.pid).parent().kill()
+
+    with pytest.raises(Unavailable, match="forked from has ended"):
+        await server.ready(60)
+
+    await server.stop(0)
+
+
+async def test_a_fork_server_that_hangs_is_replaced_and_keeps_nobody_from_ending(
+    start, tmp_path, fork_server, monkeypatch
+):
+    monkeypatch.setattr(fork_server_module, "END_S", 0.1)
+    first = await start(launch(tmp_path))
+    psutil.Process(first.pid).parent().suspend()
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(fork_server_module, "ANSWER_S", 0.1)
+        with pytest.raises(Unavailable, match="forked from has ended"):
+            await start(launch(tmp_path))
+    assert await first.exited == -signal.SIGKILL
+    second = await start(launch(tmp_path))
+    assert await ask(second, {"inputs": "text"}) == {"inputs": "text"}
+
+    psutil.Process(second.pid).parent().suspend()
+    await fork_server.close()
+    assert await second.exited == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

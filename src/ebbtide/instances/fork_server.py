@@ -6,6 +6,7 @@ The other side and what passes between the two: runtime/forkserver.py.
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,7 +18,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 MAX_ANSWER_BYTES = 4096
+
+ANSWER_S = 60.0
+"""How long it may take to fork, its own start included: then it hangs, or somebody has stopped it."""
+
+END_S = 5.0
 
 
 class ForkServerEnded(Exception):
@@ -25,12 +33,15 @@ class ForkServerEnded(Exception):
 
 
 class Forked:
-    """A process that was asked for. `ended` gives its exit status, negative for the signal that killed it."""
+    """A process that was asked for. `ended` gives its exit status, negative for the signal that killed it;
+    `orphaned` says that this was the end of what it was forked from.
+    """
 
     def __init__(self, pid: int, descriptor: int) -> None:
         """descriptor: of the process (pidfd), ours from now on: unlike the pid it never is another's."""
         self.pid = pid
         self.ended: Future[int] = asyncio.get_running_loop().create_future()
+        self.orphaned = False
         self._descriptor = descriptor
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -132,12 +143,26 @@ class _Running:
             except OSError as error:
                 raise ForkServerEnded from error
         self._asked.append(asked)
-        return await asyncio.shield(asked)
+        # Not `wait_for`, which would cancel it with us: its answer is still to come.
+        await asyncio.wait([asked], timeout=ANSWER_S)
+        if not asked.done():
+            log.warning("the fork server has not answered for %g s, and is killed", ANSWER_S)
+            self._kill()
+            self._lose()
+        return asked.result()
 
     async def close(self) -> None:
         if not self.lost:
             self._lose()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), END_S)
+        except TimeoutError:
+            self._kill()
+            await self._process.wait()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     def _read(self) -> None:
         try:
@@ -167,4 +192,5 @@ class _Running:
             asked.set_exception(ForkServerEnded())
             asked.exception()  # perhaps nobody waits for it any more
         for forked in self._forked.values():
+            forked.orphaned = True
             forked.end(-signal.SIGKILL)

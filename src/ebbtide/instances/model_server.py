@@ -51,6 +51,9 @@ READ_WHILE_RUNNING = ("HF_", "SAGEMAKER_", "EBBTIDE_", "CT2_COMPUTE_TYPE")
 other may be meant for the interpreter, the loader or a library, which look when they start."""
 
 
+ORPHANED = "The process that model servers are forked from has ended, and is started anew."
+
+
 class ModelFailed(Exception):
     """The model cannot be served. The message says why in one line, for an operator."""
 
@@ -165,7 +168,7 @@ class _Workplace:
                 log=log,
             )
         except ForkServerEnded as error:
-            raise ModelFailed("the process that model servers are forked from has ended") from error
+            raise Unavailable(ORPHANED) from error
 
 
 def clear_left_over(cache: Path) -> None:
@@ -185,7 +188,7 @@ async def prepare(
 ) -> None:
     """Have the runtime do what a model version needs once; quick when it was done.
 
-    Raises ModelFailed, and Unavailable on a full disk.
+    Raises ModelFailed, and Unavailable on a full disk or when the fork server ended.
     """
     workplace = _Workplace(launch)
     try:
@@ -202,6 +205,8 @@ async def prepare(
             raise Unavailable(
                 workplace.failure() or "There is no room to prepare the model: the disk is full."
             )
+        if process.orphaned:
+            raise Unavailable(ORPHANED)
         if status != 0:
             raise ModelFailed(workplace.failure() or f"preparing the model {describe_exit(status)}")
     finally:
@@ -226,7 +231,7 @@ class ModelServer:
     async def start(cls, launch: Launch, log: LogStream, fork_server: ForkServer) -> "ModelServer":
         """Start its process; it does not serve before `ready` returns.
 
-        Raises ModelFailed, and Unavailable on a full disk.
+        Raises Unavailable on a full disk or when the fork server ended.
         """
         workplace = _Workplace(launch)
         arguments = workplace.arguments("serve", launch)
@@ -240,7 +245,7 @@ class ModelServer:
 
     async def ready(self, timeout_s: float) -> None:
         """Return once /ping answers 200. Raises ModelFailed when it ends first, or takes longer; Unavailable
-        when it ended for want of room on the disk.
+        when it ended for want of room on the disk, or with the fork server.
         """
         began_at = time.monotonic()
         while not self.exited.done():
@@ -256,10 +261,14 @@ class ModelServer:
             await asyncio.wait({self.exited}, timeout=poll_s)
         if self.exited.result() == NO_ROOM:
             raise Unavailable(self._workplace.failure() or "The model's start found the disk full.")
+        if self._process.orphaned:
+            raise Unavailable(ORPHANED)
         raise ModelFailed(self.describe_end())
 
     def describe_end(self) -> str:
         """Why it has ended: what it said itself, else how the process ended."""
+        if self._process.orphaned:
+            return ORPHANED
         return self._workplace.failure() or f"the model server {describe_exit(self.exited.result())}"
 
     def start_report(self) -> dict[str, Any]:

@@ -133,6 +133,11 @@ class RuntimeProcess:
         _bound(process.pid, memory_limit_bytes)
         return cls(process, directory, lifeline, output, log)
 
+    @property
+    def orphaned(self) -> bool:
+        """It has ended with the process that it was forked from, by no doing of its own."""
+        return self._process.orphaned
+
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, which lets what runs finish, and after the grace SIGKILL, for the whole group."""
         if not self.exited.done():
