@@ -37,6 +37,8 @@ class ForeignS3:
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
             for listed in page.get("Contents", ()):
                 self.client.delete_object(Bucket=BUCKET, Key=listed["Key"])
+        for upload in self.unfinished_uploads():
+            self.client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def put(self, key: str, body: bytes, content_type: str = "text/plain") -> None:
         self.client.put_object(Bucket=BUCKET, Key=key, Body=body, ContentType=content_type)
