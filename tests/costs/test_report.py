@@ -14,7 +14,7 @@ from ebbtide.identifiers import time_ordered_id
 from ebbtide.instances import records
 from ebbtide.instances.records import Instance, State
 from ebbtide.instances.types import InstanceTypes
-from ebbtide.queue import invocations
+from ebbtide.queue import invocations, tables
 from ebbtide.queue.invocations import Invocation
 
 OPERATOR, ECONOMICS, LAW = "123456789012", "222222222222", "333333333333"
@@ -91,8 +91,8 @@ def hold(
     )
     invocations.accept(connection, [one], {id_: tags} if tags else {})
     connection.execute(
-        update(invocations.invocations)
-        .where(invocations.invocations.c.id == id_)
+        update(tables.invocations)
+        .where(tables.invocations.c.id == id_)
         .values(state=state, instance_id=on, claimed_at=at, finished_at=NOON + end, claim_count=1)
     )
     return id_
@@ -218,7 +218,7 @@ async def test_attempts_that_ended_without_an_outcome_are_paid_for(costs):
         run(connection)
         id_ = hold(connection, 60, 70)
         connection.execute(
-            invocations.attempts.insert().values(
+            tables.attempts.insert().values(
                 invocation_id=id_,
                 claim_count=1,
                 instance_id="i-1",

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from ebbtide.database import Database
-from ebbtide.queue import invocations, retention
+from ebbtide.queue import invocations, retention, tables
 from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Ending, Invocation, Phases
 
 ENDPOINT = "endpoint-1"
@@ -148,7 +148,7 @@ async def test_an_attempt_that_ended_without_an_outcome_is_kept_with_its_reason(
     [held] = await claim(database)
     await put_back(database, held, lost=True)
 
-    kept = await database.read(lambda connection: connection.execute(invocations.attempts.select()).all())
+    kept = await database.read(lambda connection: connection.execute(tables.attempts.select()).all())
 
     assert [tuple(row) for row in kept] == [("a", 1, "i-1", 101.0, 102.0, "it died")]
 

@@ -14,9 +14,10 @@ from sqlalchemy import select
 
 from ebbtide.database import Database, metadata
 from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue, create_endpoint
-from ebbtide.queue import intake, invocations, steering
+from ebbtide.queue import intake, invocations, steering, tables
 from ebbtide.queue.intake import Request
-from ebbtide.queue.invocations import MOVES, Claim, Ending, Invocation, Phases
+from ebbtide.queue.invocations import Claim, Ending, Invocation, Phases
+from ebbtide.queue.tables import MOVES
 from ebbtide.queue.wakeups import Reservation
 
 OWNER = "123456789012"
@@ -259,7 +260,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def each_is_where_the_model_says_and_has_at_most_one_outcome(self):
-        table = invocations.invocations
+        table = tables.invocations
         columns = (table.c.id, table.c.state, table.c.claim_count, table.c.lost_count)
         rows = self.write(lambda connection: connection.execute(select(*columns)).all())
         assert {tuple(row) for row in rows} == {
@@ -270,9 +271,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_counted_backlog_is_the_real_one(self):
-        counted = self.write(
-            lambda connection: connection.execute(select(invocations.depths)).mappings().all()
-        )
+        counted = self.write(lambda connection: connection.execute(select(tables.depths)).mappings().all())
         real = Counter((e.account, e.state) for e in self.expected.values())
         suspects = Counter(e.account for e in self.expected.values() if e.state == "queued" and e.lost_count)
         for row in counted:

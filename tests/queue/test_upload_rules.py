@@ -17,7 +17,7 @@ from ebbtide.objects.records import Staged
 from ebbtide.queue import upload_rules
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.intake import Intake
-from ebbtide.queue.invocations import invocations, tags
+from ebbtide.queue.tables import invocations, tags
 from ebbtide.queue.upload_rules import InvalidRule, Rule, RuleNotFound, Uploads
 from ebbtide.queue.wakeups import Wakeups
 

@@ -17,7 +17,7 @@ from sqlalchemy import BindParameter, Connection, TextClause, bindparam, text
 from ebbtide import accounts
 from ebbtide.identifiers import first_id, time_of_id
 from ebbtide.queue.changes import Change
-from ebbtide.queue.invocations import MOVES
+from ebbtide.queue.tables import MOVES
 
 UNFINISHED = frozenset(state for state, targets in MOVES.items() if targets)
 

@@ -11,9 +11,9 @@ from ebbtide import clock
 from ebbtide.database import Database, metadata
 from ebbtide.identifiers import time_ordered_id
 from ebbtide.queue.deduplication import switches
-from ebbtide.queue.invocations import attempts, depths, invocations, tags
 from ebbtide.queue.owed import owed
 from ebbtide.queue.progress import progress
+from ebbtide.queue.tables import attempts, depths, invocations, tags
 
 BATCH = 250
 """Most invocations forgotten in one transaction; measured to take less than 20 ms."""

@@ -1,6 +1,6 @@
 """What a user does to invocations after their acceptance: cancel, purge, redrive, change the priority.
 
-SageMaker has none of it. Each function changes what is in a state that allows it (`invocations.MOVES`) and
+SageMaker has none of it. Each function changes what is in a state that allows it (`tables.MOVES`) and
 passes over the rest; that decides in the transaction, so a claim or an outcome at the same time is no race.
 """
 
@@ -18,9 +18,10 @@ from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import change
-from ebbtide.queue.invocations import FIELDS, Invocation, tags
+from ebbtide.queue.invocations import FIELDS, Invocation
 from ebbtide.queue.outcomes import Outcome, stage_failure
 from ebbtide.queue.owed import publish_or_owe
+from ebbtide.queue.tables import tags
 from ebbtide.queue.wakeups import Wakeups
 
 BATCH = 200
