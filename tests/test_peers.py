@@ -314,3 +314,49 @@ def test_messages_between_servers_are_split_where_they_are_too_long() -> None:
 
     assert len(messages) == 4
     assert all(len(message) < MESSAGE_BYTES + 2000 for message in messages)
+
+
+async def test_a_connection_that_falls_silent_while_it_is_made_is_given_up(
+    postgresql: PostgreSQL, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by way of a proxy that swallows what it gets."""
+    monkeypatch.setattr("ebbtide.peers.BEAT_TIMEOUT_S", 1.0)
+    swallowed = 0
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal swallowed
+        answers, requests = await asyncio.open_unix_connection(postgresql.directory / ".s.PGSQL.5432")
+
+        async def pass_back() -> None:
+            while block := await answers.read(1 << 16):
+                writer.write(block)
+
+        passing_back = asyncio.create_task(pass_back())
+        while block := await reader.read(1 << 16):
+            if b"idle_session_timeout" in block and not swallowed:
+                swallowed += 1
+                continue
+            requests.write(block)
+        requests.close()
+        passing_back.cancel()
+
+    database = Database(url)
+    migrate(database.engine)
+    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    peers = Peers(
+        url.partition("@")[0] + f"@127.0.0.1:{port}/" + url.partition("@/")[2].partition("?")[0],
+        database,
+        "http://here",
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(peers.run(stop))
+
+    async with asyncio.timeout(PATIENCE_S):
+        await peers.leads.wait()
+
+    assert swallowed == 1
+    stop.set()
+    await running
+    proxy.close()
+    database.close()

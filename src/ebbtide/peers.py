@@ -171,12 +171,18 @@ class Peers:
             tcp_user_timeout=4000,
             application_name=CHANNEL,
         )
-        # PostgreSQL, too, is to notice within seconds that our machine is gone, and give the lock up.
-        await connection.execute(
-            "SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; "
-            f"SET tcp_user_timeout = 4000; SET idle_session_timeout = '{SILENT}'"
-        )
-        await connection.execute(f"LISTEN {CHANNEL}")
+        try:
+            async with asyncio.timeout(BEAT_TIMEOUT_S):
+                # PostgreSQL, too, is to notice within seconds that our machine is gone, and give the lock up.
+                await connection.execute(
+                    "SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; "
+                    "SET tcp_keepalives_count = 3; SET tcp_user_timeout = 4000; "
+                    f"SET idle_session_timeout = '{SILENT}'"
+                )
+                await connection.execute(f"LISTEN {CHANNEL}")
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _attend(self, connection: "AsyncConnection[Any]", stop: asyncio.Event) -> None:
