@@ -365,7 +365,8 @@ def _connection_count() -> int:
     if soft == resource.RLIM_INFINITY or soft > most:
         return MOST_FILES - OWN_FILES
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(OWN_FILES, most - OWN_FILES)
+    # Under a low limit a part of it: with none left over, nothing could be opened or started any more.
+    return max(most // 2, most - OWN_FILES)
 
 
 def _make_data_directory(data: Path) -> None:

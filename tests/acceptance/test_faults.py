@@ -2,12 +2,14 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from bench.chaos.server import Server, SmallDisk, Unavailable, WallClock
 from botocore.exceptions import BotoCoreError, ClientError
 from tests.deployments import deploy, outcome
 
-from ebbtide.cli.running import RunningServer
+from ebbtide.cli.running import RunningServer, find
 
 PATIENCE_S = 120.0
 HEAP_BYTES = 64 << 20
@@ -277,6 +279,26 @@ def test_signals_that_come_while_it_leaves_do_not_make_a_clean_end_a_crash(tmp_p
             server.terminate()
             time.sleep(0.005)
 
+    assert server.returncode == 0
+
+
+def test_under_a_low_limit_of_open_files_idle_connections_leave_the_server_what_it_needs(tmp_path):
+    limited = ["bash", "-c", 'ulimit -n 256 && exec "$@"', "-"]
+    command = [*limited, sys.executable, "-m", "ebbtide", "serve", "--data", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server, ExitStack() as idle:
+        idle.callback(server.terminate)
+        assert server.stdout is not None
+        assert server.stdout.readline()
+        running = find(tmp_path)
+        place = urlsplit(running.url)
+        for _ in range(300):
+            idle.enter_context(socket.create_connection((place.hostname, place.port)))
+
+        s3 = Clients.of(running).s3
+        s3.create_bucket(Bucket="bucket")
+        s3.put_object(Bucket="bucket", Key="large", Body=b"x" * 100_000)
+
+        assert s3.get_object(Bucket="bucket", Key="large")["Body"].read() == b"x" * 100_000
     assert server.returncode == 0
 
 
