@@ -130,6 +130,8 @@ def move(connection: Connection, task_id: str, limit: int, now: float) -> tuple[
     source = None if task is None else find_arn(connection, task.source_arn)
     if task is None or source is None or task.state != RUNNING:
         return None, set()
+    # What it was to move when it began it moves, also by a clock that is behind, or of an earlier step.
+    now = max(now, task.started_at)
     limit = min(limit, task.wanted_count - task.moved_count)
     query = select(messages.c.id, messages.c.dead_letter_source).where(*_movable(source, now))
     found = connection.execute(query.order_by(messages.c.visible_at, messages.c.id).limit(limit)).all()
