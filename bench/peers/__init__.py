@@ -75,7 +75,8 @@ def _chosen(arguments: Sequence[str]) -> tuple[int, list[Measured]]:
     """How many runs of whom."""
     parser = argparse.ArgumentParser(prog="python -m bench peers", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="how often each is measured (3)")
-    names = "; ".join(one.name for one in (EBBTIDE, *PEERS, *PEERS_ON_RAY))
+    known = [EBBTIDE, *PEERS, *PEERS_ON_RAY]
+    names = "; ".join(one.name for one in known)
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help=f"only those whose names begin so, of: {names}"
     )
@@ -85,7 +86,7 @@ def _chosen(arguments: Sequence[str]) -> tuple[int, list[Measured]]:
         parser.error("--runs must be at least 1")
     if not chosen.only:
         return chosen.runs, [EBBTIDE, *PEERS, *(PEERS_ON_RAY if chosen.ray else ())]
-    named = [one for one in (EBBTIDE, *PEERS, *PEERS_ON_RAY) if one.name.startswith(tuple(chosen.only))]
+    named = [one for one in known if one.name.startswith(tuple(chosen.only))]
     if not named:
         parser.error(f"--only knows: {names}")
     return chosen.runs, named

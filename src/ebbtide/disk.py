@@ -1,7 +1,6 @@
 """A disk that takes nothing now, in the words of the rest: what needs it waits until it does."""
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +26,6 @@ def room_for(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise Unavailable(f"There is no room for {what}: the disk is full.") from error
-        if error.errno is not None and (error.errno in OUT_OF_REACH or error.errno == errno.EIO):
-            raise Unavailable(f"There is no place for {what} now: {os.strerror(error.errno)}.") from error
+        if error.errno in OUT_OF_REACH or error.errno == errno.EIO:
+            raise Unavailable(f"There is no place for {what} now: {error.strerror}.") from error
         raise

@@ -148,10 +148,7 @@ class Fleet:
 
     async def drain(self) -> None:
         """Start no more; returns when every instance has finished what it has, and ended."""
-        async with self._stepping:
-            self._closing = True
-        for preparation in self._preparations.values():
-            preparation.cancel()
+        await self._start_no_more()
         # What cannot be recorded, on a full disk, is found by the next server as what a killed one leaves.
         with suppress(Unavailable):
             await self._database.write(partial(_record_stop, ids=list(self._running), now=clock.now()))
@@ -162,11 +159,8 @@ class Fleet:
 
     async def close(self) -> None:
         """End what has not drained, handing back what is in it. No process stays behind."""
-        async with self._stepping:
-            self._closing = True
+        await self._start_no_more()  # again: a drain may have been cut off before it came so far
         ending = [*self._tasks.values(), *self._preparations.values()]
-        for preparation in self._preparations.values():
-            preparation.cancel()
         for instance in list(self._running.values()):
             instance.abort()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -174,6 +168,12 @@ class Fleet:
         async with self._stepping:
             with suppress(Unavailable):
                 await self._record_endings()
+
+    async def _start_no_more(self) -> None:
+        async with self._stepping:
+            self._closing = True
+        for preparation in self._preparations.values():
+            preparation.cancel()
 
     async def _clear_left_over(self, now: float) -> None:
         await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))

@@ -264,12 +264,10 @@ def complete(
             raise BadDigest(algorithm)
     records.put_object(connection, record, if_match=if_match, if_none_match=if_none_match, cause=cause)
     kept = [
-        {name: part.checksums[name] for name in record.checksums} if record.checksums else None
+        (part.content_id, {name: part.checksums[name] for name in record.checksums} or None)
         for part in chosen
     ]
-    records.join_contents(
-        connection, list(zip([part.content_id for part in chosen], kept, strict=True)), upload.id
-    )
+    records.join_contents(connection, kept, upload.id)
     abort(connection, upload, at=at, but=chosen)
     return record
 
