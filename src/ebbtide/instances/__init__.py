@@ -1,6 +1,0 @@
-"""Instances: what runs the models.
-
-What is wanted (endpoints) and what there is (`records`) make a step's moves (`decision`, from `plan` and
-`admission`), which the `fleet` carries out. An instance (`running`) is a model server's process (`processes`,
-`model_server`) with its model's files (`model_files`), and an `agent` that carries work between queue and it.
-"""

@@ -106,6 +106,11 @@ def expected_bytes(*, peak_bytes: int | None, model_bytes: int | None) -> int:
     return RUNTIME_BYTES + model_bytes + model_bytes // 4
 
 
+def capacity_bytes(*, total_bytes: int, limit_bytes: int | None) -> int:
+    """What all instances may take together: the operator's limit, else the machine's less the reserve."""
+    return total_bytes - reserve_bytes(total_bytes) if limit_bytes is None else limit_bytes
+
+
 def reserve_bytes(total_bytes: int) -> int:
     """Memory that instances leave to the server and the machine."""
     return min(GIB, total_bytes // 10)

@@ -8,14 +8,11 @@ generation comes up beside the old one, which serves until the new one is there 
 
 import asyncio
 import logging
-import os
 import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -23,17 +20,9 @@ from ebbtide import clock, endpoints, loops, queue
 from ebbtide.database import Database
 from ebbtide.endpoints import Deployment, Endpoint, Variant
 from ebbtide.errors import Unavailable
-from ebbtide.instances import machine, model_server, records
-from ebbtide.instances.admission import (
-    Admitted,
-    Machine,
-    expected_bytes,
-    free_memory_bytes,
-    reserve_bytes,
-    threads,
-)
+from ebbtide.instances import parts, records
+from ebbtide.instances.admission import Admitted
 from ebbtide.instances.agent import Agent
-from ebbtide.instances.concurrency import MOST, Concurrency, Search, room
 from ebbtide.instances.decision import (
     Failures,
     Generation,
@@ -44,17 +33,16 @@ from ebbtide.instances.decision import (
     deployments_of,
     model_digest,
 )
-from ebbtide.instances.fork_server import ForkServer
-from ebbtide.instances.model_files import ModelFiles, ModelUnavailable, size_bytes_of
-from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, Launch, ModelFailed, ModelServer
+from ebbtide.instances.launching import Launcher
+from ebbtide.instances.measurements import Measurements
+from ebbtide.instances.model_files import ModelUnavailable
+from ebbtide.instances.model_server import STARTUP_TIMEOUT_S, ModelFailed, ModelServer
 from ebbtide.instances.plan import RETRY_WINDOW_S
-from ebbtide.instances.processes import passed_on
 from ebbtide.instances.records import IllegalMove, Instance, State
 from ebbtide.instances.running import LONGEST_WAIT_S, Ending, RunningInstance
-from ebbtide.instances.types import InstanceType, InstanceTypes
+from ebbtide.instances.types import InstanceTypes
 from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
-from ebbtide.queue import invocations
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.completion import Completion
 from ebbtide.queue.wakeups import Wakeups
@@ -66,16 +54,12 @@ SERVER_STOPPED = "the server stopped"
 
 MEASURE_EVERY_S = 15.0
 
-PARTS = "parts"
-"""Where in their cache model servers keep the finished parts of long articles, a folder an invocation.
-Source: runtime/loading.py."""
-
 LOOK_AGAIN_S = 1.0
 """While an instance waits for the machine, or is given a bounded time: nothing else would wake us."""
 
 
 class Fleet:
-    """The instances of all endpoints, on this machine."""
+    """The instances of all endpoints, on this machine: one loop, and a task for each of them."""
 
     def __init__(
         self,
@@ -101,9 +85,8 @@ class Fleet:
         self._completion = completion
         self._fence = fence
         self._types = InstanceTypes(settings.instance_types_file)
-        self._files = ModelFiles(settings.data / "models", objects)
-        self._cache = settings.data / "runtime"
-        self._fork_server = ForkServer(passed_on(os.environ), settings.data)
+        self._launcher = Launcher(settings, self._types, objects, logs)
+        self._measurements = Measurements(database, settings.memory_limit_bytes)
         self._woken = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._closing = False
@@ -114,9 +97,6 @@ class Fleet:
         self._prepared: set[Generation] = set()
         self._broken: dict[Generation, str] = {}
         self._failures: dict[Key, Failures] = {}
-        self._peaks: dict[str, int | None] = {}
-        self._found: dict[str, int] = {}
-        self._model_bytes: dict[str, int | None] = {}
         self._expected_instances = 0
         self._measured_at = self._parts_at = 0.0
         self._waiting = False
@@ -164,7 +144,7 @@ class Fleet:
         for instance in list(self._running.values()):
             instance.abort()
         await asyncio.gather(*ending, return_exceptions=True)
-        await self._fork_server.close()
+        await self._launcher.close()
         async with self._stepping:
             with suppress(Unavailable):
                 await self._record_endings()
@@ -177,8 +157,7 @@ class Fleet:
 
     async def _clear_left_over(self, now: float) -> None:
         await self._database.write(lambda connection: records.end_left_over(connection, SERVER_STOPPED))
-        await asyncio.to_thread(model_server.clear_left_over, self._cache)
-        await asyncio.to_thread(self._files.sweep, now)
+        await self._launcher.clear_left_over(now)
 
     async def step(self, now: float) -> float:
         """Bring the instances one step nearer to what the endpoints want; the delay before the next, in s."""
@@ -190,7 +169,7 @@ class Fleet:
             await self._forget_parts(now)
             seen = await self._observe(now)
             if seen.endpoints:
-                await self._fork_server.start()
+                await self._launcher.warm()
             moves = decide(seen, self._types, _new_id)
             try:
                 await self._database.write(partial(_record, moves=moves, now=now, fence=self._fence))
@@ -214,78 +193,22 @@ class Fleet:
             prepared=self._prepared,
             broken=self._broken,
             failures=self._failures,
-            needs=await self._needs({model_digest(variant) for variant in variants}),
-            machine=self._machine(),
+            needs=await self._measurements.needs({model_digest(variant) for variant in variants}),
+            machine=self._measurements.machine(self._running.values()),
             drain_timeout_s=self._settings.drain_timeout_s,
         )
 
-    async def _needs(self, digests: set[str]) -> dict[str, int]:
-        """The memory that an instance of each model takes, or is expected to."""
-        if unknown := digests - self._peaks.keys():
-            self._peaks |= await self._database.read(
-                lambda connection: {
-                    digest: records.peak_memory_bytes(connection, digest) for digest in unknown
-                }
-            )
-        return {
-            digest: expected_bytes(peak_bytes=self._peaks[digest], model_bytes=self._model_bytes.get(digest))
-            for digest in digests
-        }
-
-    def _machine(self) -> Machine:
-        memory = machine.memory()
-        reserve = reserve_bytes(memory.total_bytes)
-        limit = self._settings.memory_limit_bytes
-        capacity = memory.total_bytes - reserve if limit is None else limit
-        gpus = machine.gpus()
-        used = {gpu for instance in self._running.values() for gpu in instance.gpus}
-        return Machine(
-            capacity_bytes=capacity,
-            free_bytes=free_memory_bytes(
-                capacity_bytes=capacity,
-                available_bytes=memory.available_bytes - reserve if limit is None else None,
-                promised=[(i.memory_bytes, i.resident_bytes) for i in self._running.values()],
-            ),
-            gpus=gpus,
-            free_gpus=tuple(gpu for gpu in range(gpus) if gpu not in used),
-        )
-
     async def _measure(self, now: float) -> None:
-        """See what each instance takes, now and then; keep the peaks, by which later ones are admitted."""
+        """See what each instance takes, now and then."""
         every_s = LOOK_AGAIN_S if self._waiting else MEASURE_EVERY_S
-        if now - self._measured_at < every_s or not self._running:
-            return
-        self._measured_at = now
-        peaks = {}
-        for instance in list(self._running.values()):
-            if peak := await asyncio.to_thread(instance.measure):
-                peaks[instance.id] = peak
-                digest = instance.model_digest
-                self._peaks[digest] = max(peak, self._peaks.get(digest) or 0)
-        chosen = {i.id: i.agent.concurrency for i in self._running.values() if i.serving}
-        for id_, concurrency in chosen.items():
-            if isinstance(concurrency, Search) and concurrency.settled is not None:
-                self._found[self._running[id_].model_digest] = concurrency.limit
-
-        starts = {i.id: i.model_server.start_report() for i in self._running.values() if i.serving}
-
-        def keep(connection: Connection) -> None:
-            records.see(connection, peaks, now)
-            records.tell_starts(connection, starts)
-            records.choose(connection, {id_: (each.limit, each.cause) for id_, each in chosen.items()})
-
-        await self._database.write(keep)
+        if now - self._measured_at >= every_s and self._running:
+            self._measured_at = now
+            await self._measurements.take(self._running, now)
 
     async def _forget_parts(self, now: float) -> None:
-        """Remove what model servers keep of work half done, once its invocation has ended."""
-        if now - self._parts_at < MEASURE_EVERY_S:
-            return
-        self._parts_at = now
-        kept = await asyncio.to_thread(_names_in, self._cache / PARTS)
-        if kept:
-            ended = await self._database.read(lambda connection: invocations.ended(connection, kept))
-            for id_ in ended:
-                await asyncio.to_thread(shutil.rmtree, self._cache / PARTS / id_, ignore_errors=True)
+        if now - self._parts_at >= MEASURE_EVERY_S:
+            self._parts_at = now
+            await parts.forget_ended(self._launcher.cache, self._database)
 
     def _forget_past(self, wanted: Sequence[Endpoint], now: float) -> None:
         """Drop what is known of deployments that are no more, and give up preparing those not wanted now."""
@@ -347,8 +270,11 @@ class Fleet:
         self._tasks[instance.id] = asyncio.create_task(self._live(running, variant), name=instance.id)
 
     async def _live(self, running: RunningInstance, variant: Variant) -> None:
+        async def start() -> ModelServer:
+            return await self._launcher.start(running, variant, expected_instances=self._expected_instances)
+
         ending = await running.run(
-            start=partial(self._start_model_server, running, variant),
+            start=start,
             startup_timeout_s=variant.config.get(
                 "ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S
             ),
@@ -378,48 +304,13 @@ class Fleet:
                 f"health check: {cause.rstrip('.')}. Please check CloudWatch logs for this endpoint."
             )
 
-    async def _start_model_server(self, running: RunningInstance, variant: Variant) -> ModelServer:
-        """Have the model's files here, and start its process. Raises ModelUnavailable."""
-        container = variant.container
-        instance_type = self._types.get(variant.instance_type)
-        count = threads(
-            cores=machine.cores(),
-            vcpus=instance_type.vcpus,
-            expected_instances=self._expected_instances,
-        )
-        async_config = running.endpoint.async_config
-        asked = async_config and async_config.max_concurrent_invocations_per_instance
-        launch = Launch(
-            image=container.get("Image", ""),
-            model_directory=await self._files.fetch(container, running.endpoint.account),
-            cache=self._cache,
-            cache_bytes=self._settings.model_cache_bytes,
-            environment=container.get("Environment", {}),
-            region=self._settings.region,
-            # An agent finds out how many of them are best; what comes in real time passes none.
-            concurrency=asked or (max(2, count) if async_config is None else MOST),
-            threads=count,
-            gpus=running.gpus,
-            memory_limit_bytes=self._memory_limit_bytes(instance_type),
-        )
-        endpoint = running.endpoint
-        stream = self._logs.of(endpoint.account).stream(_log_group(endpoint), f"{variant.name}/{running.id}")
-        return await ModelServer.start(launch, stream, self._fork_server)
-
-    def _memory_limit_bytes(self, instance_type: InstanceType) -> int | None:
-        """What a model may take before its allocations fail, and not another's."""
-        if instance_type.gpus:
-            return None  # CUDA maps far more than it uses
-        capacity = self._machine().capacity_bytes
-        return min(capacity, instance_type.memory_bytes or capacity)
-
     def _make_agent(self, running: RunningInstance) -> Agent:
         return Agent(
             instance_id=running.id,
             variant=running.variant,
             endpoint=running.endpoint,
             model_server=running.model_server,
-            concurrency=self._concurrency(running),
+            concurrency=self._measurements.concurrency(running),
             settings=self._settings,
             database=self._database,
             objects=self._objects,
@@ -428,17 +319,6 @@ class Fleet:
             completion=self._completion,
             logs=self._logs,
         )
-
-    def _concurrency(self, running: RunningInstance) -> Concurrency:
-        """How many invocations it works on at a time: as many as asked for, or as it finds out."""
-        async_config = running.endpoint.async_config
-        asked = async_config and async_config.max_concurrent_invocations_per_instance
-        if asked:
-            return Concurrency(asked, "asked for: MaxConcurrentInvocationsPerInstance")
-        launch = running.model_server.launch
-        # With two, one request's payload moves while the other is computed.
-        start = self._found.get(running.model_digest, max(2, launch.threads))
-        return Search(start, partial(_room, running, launch.memory_limit_bytes), most=launch.concurrency)
 
     async def _on_start(self, instance_id: str, pid: int) -> None:
         await loops.until_available(
@@ -480,10 +360,11 @@ class Fleet:
         generation = (endpoint.id, deployment.generation)
         try:
             for variant in deployment.variants:
-                await loops.until_available(
-                    partial(self._prepare_variant, endpoint, deployment, variant),
+                size_bytes = await loops.until_available(
+                    partial(self._launcher.prepare, endpoint, deployment, variant),
                     longest_wait_s=LONGEST_WAIT_S,
                 )
+                self._measurements.note_size(model_digest(variant), size_bytes)
             self._prepared.add(generation)
         except (ModelUnavailable, ModelFailed) as error:
             log.warning("%s: cannot be deployed: %s", endpoint.name, error)
@@ -495,28 +376,6 @@ class Fleet:
         finally:
             del self._preparations[generation]
             self.wake()
-
-    async def _prepare_variant(self, endpoint: Endpoint, deployment: Deployment, variant: Variant) -> None:
-        container = variant.container
-        environment = container.get("Environment", {})
-        directory = await self._files.fetch(container, endpoint.account)
-        launch = Launch(
-            image=container.get("Image", ""),
-            model_directory=directory,
-            cache=self._cache,
-            cache_bytes=self._settings.model_cache_bytes,
-            environment=environment,
-            region=self._settings.region,
-            concurrency=1,
-            threads=machine.cores(),
-            memory_limit_bytes=self._machine().capacity_bytes,
-        )
-        stream = f"{variant.name}/preparation-{deployment.generation}"
-        log_stream = self._logs.of(endpoint.account).stream(_log_group(endpoint), stream)
-        await model_server.prepare(launch, log_stream, self._fork_server)
-        self._model_bytes[model_digest(variant)] = await asyncio.to_thread(
-            _model_bytes, environment.get("HF_MODEL_ID"), directory
-        )
 
 
 def _record(
@@ -542,38 +401,10 @@ def _record(
         endpoints.remove(connection, endpoint_id)
 
 
-def _room(running: RunningInstance, limit_bytes: int | None, limit: int, count: int) -> str | None:
-    """Why the instance's memory does not hold `count` invocations at a time, where it holds `limit`."""
-    return room(
-        idle_bytes=running.idle_bytes,
-        resident_bytes=running.resident_bytes,
-        limit_bytes=limit_bytes,
-        limit=limit,
-        count=count,
-    )
-
-
 def _record_stop(connection: Connection, *, ids: Sequence[str], now: float) -> None:
     for instance_id in ids:
         with suppress(IllegalMove):  # it is draining already
             records.move(connection, instance_id, State.DRAINING, cause=SERVER_STOPPED, at=now)
-
-
-def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("*")]
-
-
-def _model_bytes(model_id: str | None, directory: Path | None) -> int | None:
-    """The size of the model's files; None when they are not on this machine under a path we know."""
-    if model_id:
-        if model_id.startswith("ebbtide/"):
-            return 0  # built in
-        directory = Path(model_id)
-    return size_bytes_of(directory) if directory is not None and directory.is_dir() else None
-
-
-def _log_group(endpoint: Endpoint) -> str:
-    return f"/aws/sagemaker/Endpoints/{endpoint.name}"
 
 
 def _new_id() -> str:
