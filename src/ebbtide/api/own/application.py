@@ -14,7 +14,17 @@ from starlette.routing import compile_path
 
 from ebbtide import __version__
 from ebbtide.api.call import Parts
-from ebbtide.api.own import costs, deliveries, endpoints, events, invocations, keys, scaling, upload_rules
+from ebbtide.api.own import (
+    costs,
+    deliveries,
+    endpoints,
+    events,
+    invocations,
+    keys,
+    scaling,
+    steering,
+    upload_rules,
+)
 from ebbtide.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +83,7 @@ def create(parts: Parts) -> FastAPI:
     )
     application.state.parts = parts
     api = APIRouter(prefix="/_ebbtide", dependencies=[Security(SIGNATURE)])
-    for module in (invocations, endpoints, scaling, costs, events, deliveries, upload_rules, keys):
+    for module in (invocations, steering, endpoints, scaling, costs, events, deliveries, upload_rules, keys):
         api.include_router(module.router)
     application.include_router(api)
     return application
