@@ -7,11 +7,12 @@ from sqlalchemy import event
 
 from ebbtide.notifications import bucket_configuration, queues
 from ebbtide.notifications.object_events import Notifier
-from ebbtide.objects import buckets, events, records
+from ebbtide.objects import batches, buckets, events, records
+from ebbtide.objects.batches import Publication
 from ebbtide.objects.buckets import Bucket
+from ebbtide.objects.contents import Staged
 from ebbtide.objects.events import Watch
 from ebbtide.objects.followers import GIVE_UP_AFTER_S, Followers
-from ebbtide.objects.records import Publication, Staged
 
 NOW = 1_700_000_000.0
 ACCOUNT = "123456789012"
@@ -44,7 +45,7 @@ def followers(outbox):
 async def publish(outbox, *keys):
     """As the queue publishes results: many at once, in one transaction."""
     publications = [Publication(ACCOUNT, "b", key, staged(key), None, NOW) for key in keys]
-    await outbox.database.write(lambda c: records.publish_many(c, publications))
+    await outbox.database.write(lambda c: batches.publish_many(c, publications))
 
 
 async def told(outbox, queue):

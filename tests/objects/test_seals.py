@@ -6,8 +6,9 @@ import zlib
 
 import pytest
 
+from ebbtide.objects.contents import Piece
 from ebbtide.objects.errors import ContentLost
-from ebbtide.objects.records import ObjectRecord, Piece
+from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.seals import Seal
 
 PARTS = [b"first" * 1000, b"second" * 1000]

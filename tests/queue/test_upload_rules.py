@@ -12,8 +12,8 @@ from ebbtide.endpoints import EndpointConfig, Model, catalogue, create_endpoint
 from ebbtide.errors import ServiceError
 from ebbtide.objects import buckets, events, records
 from ebbtide.objects.buckets import Bucket
+from ebbtide.objects.contents import Staged
 from ebbtide.objects.followers import GIVE_UP_AFTER_S, Followers
-from ebbtide.objects.records import Staged
 from ebbtide.queue import upload_rules
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.intake import Intake

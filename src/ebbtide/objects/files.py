@@ -12,8 +12,8 @@ from ebbtide.disk import OUT_OF_REACH, room_for
 from ebbtide.errors import Unavailable
 from ebbtide.identifiers import time_of_id, time_ordered_id
 from ebbtide.objects import checksums
+from ebbtide.objects.contents import Piece, Staged
 from ebbtide.objects.errors import ContentLost
-from ebbtide.objects.records import Piece, Staged
 from ebbtide.objects.seals import Seal
 
 BLOCK_BYTES = 1 << 20

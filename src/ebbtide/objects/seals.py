@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from ebbtide.objects import checksums
+from ebbtide.objects.contents import Piece
 from ebbtide.objects.errors import ContentLost
-from ebbtide.objects.records import ObjectRecord, Piece
+from ebbtide.objects.records import ObjectRecord
 
 
 class Seal:

@@ -24,12 +24,13 @@ from ebbtide import loops
 from ebbtide.database import Database
 from ebbtide.errors import Unconfirmed
 from ebbtide.identifiers import ACCOUNT
-from ebbtide.objects import files, records
+from ebbtide.objects import batches, contents, files, records
 from ebbtide.objects.buckets import get_bucket
+from ebbtide.objects.contents import Piece, Staged
 from ebbtide.objects.errors import AccessDenied
 from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
 from ebbtide.objects.outside import Hold, Outside
-from ebbtide.objects.records import ObjectRecord, Piece, Staged
+from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.seals import Seal
 
 T = TypeVar("T")
@@ -281,7 +282,7 @@ class ObjectStore:
             answers: Sequence[_Found | Exception]
             try:
                 answers = await self._database.read(
-                    partial(records.open_many, wanted=[wanted for wanted, _ in asked])
+                    partial(batches.open_many, wanted=[wanted for wanted, _ in asked])
                 )
             except Exception as error:  # noqa: BLE001 - each caller raises it
                 answers = [error] * len(asked)
@@ -311,13 +312,13 @@ class ObjectStore:
             await self._remove_orphans(now)
             self._next_orphan_search_at = now + ORPHANS_EVERY_S
         discarded = await self._database.read(
-            lambda connection: records.files_discarded_before(connection, now - REMOVAL_DELAY_S, SWEEP_FILES)
+            lambda connection: contents.files_discarded_before(connection, now - REMOVAL_DELAY_S, SWEEP_FILES)
         )
         read = {reader.content_id for reader in self._readers}
         unneeded = [name for name, content_id in discarded if content_id not in read]
         if unneeded:
             await self._in_thread(_remove_all, self._root, unneeded)
-            await self._database.write(lambda connection: records.forget_files(connection, unneeded))
+            await self._database.write(lambda connection: contents.forget_files(connection, unneeded))
         return 0.0 if len(unneeded) == SWEEP_FILES else SWEEP_EVERY_S
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -329,7 +330,7 @@ class ObjectStore:
         for begin in range(0, len(old), SWEEP_FILES):
             # What somebody here holds may be published yet; what nobody holds was by now, or never is.
             names = [name for name in old[begin : begin + SWEEP_FILES] if name not in self._staged]
-            known = await self._database.read(lambda connection: records.known_files(connection, names))  # noqa: B023
+            known = await self._database.read(lambda connection: contents.known_files(connection, names))  # noqa: B023
             await self._in_thread(_remove_all, self._root, [name for name in names if name not in known])
 
     def _new_file(self, digests: Digests) -> NewFile:

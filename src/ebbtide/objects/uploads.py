@@ -26,11 +26,12 @@ from sqlalchemy import (
 from ebbtide.database import metadata
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import time_ordered_id
-from ebbtide.objects import checksums, records
+from ebbtide.objects import checksums, contents, records
 from ebbtide.objects.checksums import POLYNOMIALS
+from ebbtide.objects.contents import Staged
 from ebbtide.objects.errors import BadDigest, InvalidRequest, NoSuchUpload
 from ebbtide.objects.events import Cause
-from ebbtide.objects.records import DEFAULT_CONTENT_TYPE, ObjectRecord, Staged
+from ebbtide.objects.records import DEFAULT_CONTENT_TYPE, ObjectRecord
 
 LEAST_PART_BYTES = 5 * 1024 * 1024
 """Every part but the last has at least so many."""
@@ -203,9 +204,9 @@ def add_part(connection: Connection, upload: Upload, number: int, staged: Staged
     place = (parts.c.upload_id == upload.id) & (parts.c.number == number)
     replaced = connection.execute(select(parts.c.content_id).where(place)).scalar_one_or_none()
     if replaced is not None:
-        records.discard_content(connection, replaced, at)
+        contents.discard(connection, [replaced], at)
         connection.execute(delete(parts).where(place))
-    records.add_piece(connection, staged.id, 1, staged)
+    contents.add_piece(connection, staged.id, 1, staged)
     connection.execute(
         insert(parts).values(
             upload_id=upload.id,
@@ -267,7 +268,7 @@ def complete(
         (part.content_id, {name: part.checksums[name] for name in record.checksums} or None)
         for part in chosen
     ]
-    records.join_contents(connection, kept, upload.id)
+    contents.join(connection, kept, upload.id)
     abort(connection, upload, at=at, but=chosen)
     return record
 
@@ -283,9 +284,8 @@ def completed(connection: Connection, bucket: str, key: str, upload_id: str) -> 
 def abort(connection: Connection, upload: Upload, *, at: float, but: Sequence[Part] = ()) -> None:
     """Forget the upload and its parts, `but` those that live on in an object."""
     kept = {part.number for part in but}
-    for part in uploaded_parts(connection, upload.id):
-        if part.number not in kept:
-            records.discard_content(connection, part.content_id, at)
+    left = [part.content_id for part in uploaded_parts(connection, upload.id) if part.number not in kept]
+    contents.discard(connection, left, at)
     connection.execute(delete(parts).where(parts.c.upload_id == upload.id))
     connection.execute(delete(uploads).where(uploads.c.id == upload.id))
 

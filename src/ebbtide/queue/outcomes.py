@@ -20,9 +20,10 @@ from ebbtide.identifiers import parse_location
 from ebbtide.metrics import Point
 from ebbtide.metrics.points import Dimensions
 from ebbtide.notifications import topics
-from ebbtide.objects import records
+from ebbtide.objects import batches
+from ebbtide.objects.batches import Publication
+from ebbtide.objects.contents import Staged
 from ebbtide.objects.outside import Hold
-from ebbtide.objects.records import Publication, Staged
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.invocations import Claim, Ending, Invocation, LeaseLost, Phases
@@ -193,7 +194,7 @@ def _show(connection: Connection, outcomes: Sequence[Outcome]) -> list[ServiceEr
                 )
             )
             places.append(n)
-    for n, error in zip(places, records.publish_many(connection, publications), strict=True):
+    for n, error in zip(places, batches.publish_many(connection, publications), strict=True):
         errors[n] = error
     return errors
 

@@ -30,11 +30,12 @@ from ebbtide.api.s3.uploading import (
     tags_of_header,
 )
 from ebbtide.errors import ServiceError
-from ebbtide.objects import records
+from ebbtide.objects import contents, records
 from ebbtide.objects.buckets import Bucket, get_bucket
 from ebbtide.objects.conditions import Conditions, byte_range
+from ebbtide.objects.contents import Piece
 from ebbtide.objects.errors import InvalidArgument, InvalidRequest
-from ebbtide.objects.records import ObjectRecord, Piece
+from ebbtide.objects.records import ObjectRecord
 
 T = TypeVar("T")
 
@@ -335,7 +336,7 @@ async def _find(params: Params, call: Call) -> Found:
 
 def _look(connection: Connection, bucket: str, key: str) -> Found:
     record = records.get_object(connection, bucket, key)
-    return Found(record, records.get_pieces(connection, record.content_id))
+    return Found(record, contents.get_pieces(connection, record.content_id))
 
 
 def _copy_source(text: str) -> tuple[str, str]:

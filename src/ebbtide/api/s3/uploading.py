@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl
 from ebbtide.api.call import Call, Params
 from ebbtide.errors import ServiceError
 from ebbtide.objects import checksums
+from ebbtide.objects.contents import Staged
 from ebbtide.objects.errors import BadDigest, InvalidArgument, InvalidRequest, NotOffered
-from ebbtide.objects.records import Staged
 from ebbtide.wire.numbers import whole_number
 
 LARGEST_PUT_BYTES = 5 << 30
