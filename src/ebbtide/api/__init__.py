@@ -1,4 +1,4 @@
-"""AWS's services, a module each, and in it a function for each operation.
+"""AWS's services, a module or a package each, and in it a function for each operation.
 
 An operation is `async def create_topic(params: Params, call: Call) -> Result`, named as boto3 names it and
 listed in its module's `__all__`; modules are imported at their first request.
