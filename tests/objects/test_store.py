@@ -6,10 +6,12 @@ import os
 import pytest
 
 from ebbtide import clock
-from ebbtide.errors import ServiceError
+from ebbtide.database import Database
+from ebbtide.errors import ServiceError, Unavailable
+from ebbtide.migrations import migrate
 from ebbtide.objects import records
 from ebbtide.objects.errors import AccessDenied, ContentLost, NoSuchBucket, NoSuchKey, PreconditionFailed
-from ebbtide.objects.files import BLOCK_BYTES
+from ebbtide.objects.files import BLOCK_BYTES, MARK
 from ebbtide.objects.store import INLINE_BYTES, ORPHAN_AGE_S, REMOVAL_DELAY_S, ObjectStore
 
 LARGE = os.urandom(3_000_000)
@@ -32,7 +34,7 @@ async def read(store, key, **stretch):
 
 
 def files(store_root):
-    return sorted(path.name for path in store_root.iterdir())
+    return sorted(path.name for path in store_root.iterdir() if not path.name.startswith(MARK))
 
 
 @pytest.fixture
@@ -235,6 +237,52 @@ async def test_bytes_that_are_lost_are_told_of_before_the_first(store, root, dam
 
     with pytest.raises(ContentLost, match=r"The bytes of the object are lost: the file .{36} "):
         await store.open("b", "k")
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["not mounted", "moved"])
+async def test_while_its_directory_is_not_there_nothing_is_taken_for_lost_nor_put_in_its_place(
+    store, root, tmp_path, empty
+):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    root.rename(tmp_path / "away")
+    if empty:
+        root.mkdir()
+
+    with pytest.raises(Unavailable, match="is not the directory that the objects lie in"):
+        await store.open("b", "k")
+    with pytest.raises(Unavailable, match="is not the directory that the objects lie in"):
+        await store.put("b", "k", chunks(b"new" * INLINE_BYTES), at=0.0)
+    assert not empty or list(root.iterdir()) == []
+    if empty:
+        root.rmdir()
+    (tmp_path / "away").rename(root)
+
+    assert await read(store, "k") == LARGE
+
+
+async def test_a_server_that_starts_before_its_directory_is_mounted_waits_for_it(
+    store, root, tmp_path, database
+):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    root.rename(tmp_path / "away")
+    early = ObjectStore(root, database)
+
+    with pytest.raises(Unavailable, match="is not the directory that the objects lie in"):
+        await early.open("b", "k")
+    root.rmdir()
+    (tmp_path / "away").rename(root)
+
+    assert await read(early, "k") == LARGE
+
+
+async def test_the_directory_of_another_databases_objects_is_refused(store, root, tmp_path):
+    await store.put("b", "k", chunks(LARGE), at=0.0)
+    other = Database(tmp_path / "other.db")
+    migrate(other.engine)
+
+    with pytest.raises(ValueError, match="holds the objects of another database"):
+        ObjectStore(root, other)
+    other.close()
 
 
 async def test_bytes_that_get_lost_while_they_are_read_are_told_of(store, root):

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -21,6 +22,56 @@ BLOCK_BYTES = 1 << 20
 
 FLUSH_BYTES = 8 << 20
 """After so many bytes their way to the disk begins."""
+
+
+MARK = "store-"
+"""What the name of the empty file begins with that tells a store's directory from others; its id follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where a store's files lie. What else may be found at its path, the empty directory below a disk that is
+    not mounted, say, lacks the store's mark: nothing of it is taken for lost there, and nothing is put there.
+    """
+
+    path: Path
+    id: str
+
+    def check(self) -> None:
+        """Raises Unavailable while this is not the directory that the store's files lie in."""
+        with room_for("objects"):
+            try:
+                (self.path / f"{MARK}{self.id}").stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise Unavailable(
+                    f"{self.path} is not the directory that the objects lie in: it was moved, replaced or is "
+                    f"not mounted. That one has a file {MARK}{self.id}."
+                ) from None
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def begun_before(self, before: float) -> list[str]:
+        """The files of ours begun before that time of our clock, which is in their names.
+
+        Their own times are the wall clock's: after that was set back, a file just written would look old.
+        """
+        return [name for name, begun_at in _begun(self.path) if begun_at < before]
+
+
+def mark(path: Path) -> str:
+    """The id of the store whose directory this is; a new one where it is no other's yet. Raises ValueError
+    where a mark says that it is.
+    """
+    marks = [entry.name.removeprefix(MARK) for entry in path.iterdir() if entry.name.startswith(MARK)]
+    if not marks:
+        id_ = time_ordered_id()
+        (path / f"{MARK}{id_}").touch()
+        _sync_directory(path)
+        return id_
+    if any(True for _ in _begun(path)):
+        raise ValueError(f"{path} holds the objects of another database; each has a directory of its own")
+    return marks[0]  # made by a start that came no further, or by a server beside this one
 
 
 class Digests:
@@ -58,7 +109,7 @@ class NewFile:
     Raises Unavailable when the disk is full.
     """
 
-    def __init__(self, directory: Path, digests: Digests) -> None:
+    def __init__(self, directory: Directory, digests: Digests) -> None:
         self.name = time_ordered_id()
         self._directory = directory
         self._digests = digests
@@ -67,7 +118,8 @@ class NewFile:
 
     @cached_property
     def _file(self) -> FileIO:
-        return FileIO(self._directory / self.name, "xb")
+        self._directory.check()
+        return FileIO(self._directory.path / self.name, "xb")
 
     def write(self, chunks: Sequence[bytes | bytearray]) -> None:
         for chunk in chunks:
@@ -90,14 +142,14 @@ class NewFile:
         with room_for("the object"):
             os.fsync(self._file.fileno())
         self._file.close()
-        _sync_directory(self._directory)
+        _sync_directory(self._directory.path)
         return self._digests.staged(file_name=self.name)
 
     def abandon(self) -> None:
         if "_file" not in self.__dict__:
             return  # there was no room even for its name
         self._file.close()
-        remove(self._directory, self.name)
+        self._directory.remove(self.name)
 
 
 class FileReader:
@@ -107,7 +159,12 @@ class FileReader:
     """
 
     def __init__(
-        self, directory: Path, pieces: Sequence[Piece], start: int, length: int, seal: Seal | None = None
+        self,
+        directory: Directory,
+        pieces: Sequence[Piece],
+        start: int,
+        length: int,
+        seal: Seal | None = None,
     ) -> None:
         """seal: of all the bytes; the last block is given only once they have proved to be what they were."""
         self.in_memory = all(piece.data is not None for piece in pieces)
@@ -119,8 +176,8 @@ class FileReader:
         """Find out before the first block whether all files are there, and long enough."""
         for piece, _, _ in self._stretches:
             if piece.file_name is not None:
-                with _read_errors(piece.file_name):
-                    there_bytes = (self._directory / piece.file_name).stat().st_size
+                with _read_errors(self._directory, piece.file_name):
+                    there_bytes = (self._directory.path / piece.file_name).stat().st_size
                 if there_bytes < piece.size_bytes:
                     raise _too_short(piece.file_name)
 
@@ -152,7 +209,7 @@ class FileReader:
             yield from self._read_file(str(piece.file_name), start, length)
 
     def _read_file(self, name: str, start: int, length: int) -> Iterator[bytes]:
-        with _read_errors(name), FileIO(self._directory / name) as file:
+        with _read_errors(self._directory, name), FileIO(self._directory.path / name) as file:
             file.seek(start)
             while length:
                 block = file.read(min(BLOCK_BYTES, length))
@@ -172,22 +229,12 @@ def _stretches(pieces: Sequence[Piece], start: int, length: int) -> Iterator[tup
         start = max(0, start - piece.size_bytes)
 
 
-def remove(directory: Path, name: str) -> None:
-    (directory / name).unlink(missing_ok=True)
-
-
-def begun_before(directory: Path, before: float) -> list[str]:
-    """The files of ours begun before that time of our clock, which is in their names.
-
-    Their own times are the wall clock's: after that was set back, a file just written would look old.
-    """
-    old = []
-    with os.scandir(directory) as entries:
+def _begun(path: Path) -> Iterator[tuple[str, float]]:
+    """The files of ours in a directory, each with when it was begun."""
+    with os.scandir(path) as entries:
         for entry in entries:
             with suppress(ValueError):  # no file of ours
-                if time_of_id(entry.name) < before:
-                    old.append(entry.name)
-    return old
+                yield entry.name, time_of_id(entry.name)
 
 
 def _sync_directory(directory: Path) -> None:
@@ -199,12 +246,13 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _read_errors(name: str) -> Iterator[None]:
+def _read_errors(directory: Directory, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in OUT_OF_REACH:
             raise Unavailable(f"The object cannot be read now: {error.strerror}.") from error
+        directory.check()
         raise ContentLost(f"the file {name} cannot be read: {error.strerror}") from error
 
 

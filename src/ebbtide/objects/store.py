@@ -32,6 +32,10 @@ from ebbtide.objects.files import BLOCK_BYTES, Digests, FileReader, NewFile
 from ebbtide.objects.outside import Hold, Outside
 from ebbtide.objects.records import ObjectRecord
 from ebbtide.objects.seals import Seal
+from ebbtide.shared_secrets import share, shared
+
+STORE = "objects"
+"""Under what name the id of the store's directory is shared by the servers beside a database."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -66,9 +70,13 @@ class ObjectStore:
     """Objects of all buckets, their files below `root`."""
 
     def __init__(self, root: Path, database: Database, outside: Mapping[str, Outside] | None = None) -> None:
-        """outside: the buckets that are not ours, by name; they hide one of ours with the same name."""
+        """outside: the buckets that are not ours, by name; they hide one of ours with the same name.
+
+        Raises ValueError when `root` holds the objects of another database.
+        """
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._root = root
+        id_ = shared(database.engine, STORE) or share(database.engine, STORE, files.mark(root))
+        self._directory = files.Directory(root, id_)
         self._database = database
         self._outside = outside or {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
@@ -177,7 +185,7 @@ class ObjectStore:
     async def discard(self, staged: Staged) -> None:
         """Remove bytes that were staged and never published."""
         if staged.file_name is not None:
-            await self._in_thread(files.remove, self._root, staged.file_name)
+            await self._in_thread(self._directory.remove, staged.file_name)
 
     @property
     def reaches_outside(self) -> bool:
@@ -299,7 +307,7 @@ class ObjectStore:
         self, content_id: str, pieces: Sequence[Piece], start: int, length: int, seal: Seal | None = None
     ) -> AsyncIterator[bytes]:
         """Bytes of a content just looked up. Raises ContentLost when they are not there, before the first."""
-        blocks = FileReader(self._root, pieces, start, length, seal)
+        blocks = FileReader(self._directory, pieces, start, length, seal)
         reader = Reader(content_id, blocks, self._in_thread)
         self._readers.add(reader)
         if not blocks.in_memory:
@@ -317,7 +325,7 @@ class ObjectStore:
         read = {reader.content_id for reader in self._readers}
         unneeded = [name for name, content_id in discarded if content_id not in read]
         if unneeded:
-            await self._in_thread(_remove_all, self._root, unneeded)
+            await self._in_thread(_remove_all, self._directory, unneeded)
             await self._database.write(lambda connection: contents.forget_files(connection, unneeded))
         return 0.0 if len(unneeded) == SWEEP_FILES else SWEEP_EVERY_S
 
@@ -326,15 +334,15 @@ class ObjectStore:
 
     async def _remove_orphans(self, now: float) -> None:
         """Remove what a crash left between staging and publishing."""
-        old = await self._in_thread(files.begun_before, self._root, now - ORPHAN_AGE_S)
+        old = await self._in_thread(self._directory.begun_before, now - ORPHAN_AGE_S)
         for begin in range(0, len(old), SWEEP_FILES):
             # What somebody here holds may be published yet; what nobody holds was by now, or never is.
             names = [name for name in old[begin : begin + SWEEP_FILES] if name not in self._staged]
             known = await self._database.read(lambda connection: contents.known_files(connection, names))  # noqa: B023
-            await self._in_thread(_remove_all, self._root, [name for name in names if name not in known])
+            await self._in_thread(_remove_all, self._directory, [name for name in names if name not in known])
 
     def _new_file(self, digests: Digests) -> NewFile:
-        file = NewFile(self._root, digests)
+        file = NewFile(self._directory, digests)
         self._staged[file.name] = file
         return file
 
@@ -394,6 +402,8 @@ def _write_last(file: NewFile, chunks: Sequence[bytes | bytearray]) -> Staged:
     return file.finish()
 
 
-def _remove_all(root: Path, names: Sequence[str]) -> None:
+def _remove_all(directory: files.Directory, names: Sequence[str]) -> None:
+    # Elsewhere there is nothing to remove, and it would be forgotten all the same.
+    directory.check()
     for name in names:
-        files.remove(root, name)
+        directory.remove(name)
