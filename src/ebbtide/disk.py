@@ -9,10 +9,11 @@ from ebbtide.errors import Unavailable
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 OUT_OF_REACH = frozenset(
-    {errno.EROFS, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV}
+    {errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENODEV}
+    | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
 """What an operator can put right, and nothing of ours is lost by: a file system that was remounted for
-reading, permissions, a stale mount, limits.
+reading, permissions, a stale mount, limits (of processes too).
 """
 
 

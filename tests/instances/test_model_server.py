@@ -400,6 +400,24 @@ async def test_a_start_that_the_fork_server_ended_in_is_not_the_models_failure(t
     await server.stop(0)
 
 
+async def test_where_there_can_be_no_further_process_a_start_waits_and_those_that_run_live_on(
+    start, tmp_path, log, fork_server
+):
+    first = await start(launch(tmp_path))
+    parent = psutil.Process(first.pid).parent()
+    limits = parent.rlimit(psutil.RLIMIT_NOFILE)
+
+    for more in (0, 3):  # none for what it is sent; for that, but not for the new process
+        parent.rlimit(psutil.RLIMIT_NOFILE, (parent.num_fds() + more, limits[1]))
+        with pytest.raises(Unavailable, match="no place for another process now: Too many open files"):
+            await ModelServer.start(launch(tmp_path), log, fork_server)
+    parent.rlimit(psutil.RLIMIT_NOFILE, limits)
+
+    assert await ask(first, {"inputs": "text"}) == {"inputs": "text"}
+    second = await start(launch(tmp_path))
+    assert second.pid in {child.pid for child in parent.children()}
+
+
 async def test_a_fork_server_that_hangs_is_replaced_and_keeps_nobody_from_ending(
     start, tmp_path, fork_server, monkeypatch
 ):

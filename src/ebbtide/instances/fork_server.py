@@ -5,6 +5,7 @@ The other side and what passes between the two: runtime/forkserver.py.
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -68,7 +69,7 @@ class ForkServer:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Have it ready, or about to be, before it is needed."""
+        """Have it ready, or about to be, before it is needed. Raises OSError where there can be none."""
         await self._started()
 
     async def spawn(
@@ -84,7 +85,7 @@ class ForkServer:
         """Start `python -m ebbtide.runtime ARGUMENTS`, in a session of its own.
 
         own_interpreter: execute Python anew, so that the environment holds from its very start.
-        Raises ForkServerEnded.
+        Raises ForkServerEnded, OSError where there can be no further process.
         """
         request = {
             "arguments": list(arguments),
@@ -180,8 +181,16 @@ class _Running:
         if descriptors:
             forked = self._forked[said["pid"]] = Forked(said["pid"], descriptors[0])
             self._asked.popleft().set_result(forked)
-        else:
-            self._forked.pop(said["pid"]).end(said["status"])
+        elif "status" not in said:
+            # Where our own limit of files let no descriptor through, its input ends, and so does it.
+            self._fail(self._asked.popleft(), _os_error(said.get("errno", errno.EMFILE)))
+        elif forked_before := self._forked.pop(said["pid"], None):
+            forked_before.end(said["status"])
+
+    @staticmethod
+    def _fail(asked: Future[Forked], error: Exception) -> None:
+        asked.set_exception(error)
+        asked.exception()  # perhaps nobody waits for it any more
 
     def _lose(self) -> None:
         """What was forked has the kernel's word that it dies with the process that forked it."""
@@ -189,8 +198,11 @@ class _Running:
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         for asked in self._asked:
-            asked.set_exception(ForkServerEnded())
-            asked.exception()  # perhaps nobody waits for it any more
+            self._fail(asked, ForkServerEnded())
         for forked in self._forked.values():
             forked.orphaned = True
             forked.end(-signal.SIGKILL)
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

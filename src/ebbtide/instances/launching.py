@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ebbtide.endpoints import Deployment, Endpoint, Variant
@@ -38,7 +39,8 @@ class Launcher:
 
     async def warm(self) -> None:
         """Have the process there that model servers are forked from: it takes most of a small one's start."""
-        await self._fork_server.start()
+        with suppress(OSError):  # what needs it tries again, and says what it waits for
+            await self._fork_server.start()
 
     async def close(self) -> None:
         """End that process, and whatever it has forked."""

@@ -150,23 +150,24 @@ class _Workplace:
         self, fork_server: ForkServer, arguments: list[str], launch: Launch, log: LogStream
     ) -> RuntimeProcess:
         try:
-            return await RuntimeProcess.spawn(
-                fork_server,
-                arguments,
-                environment=scrubbed_environment(
-                    os.environ,
-                    launch.environment,
-                    region=launch.region,
-                    threads=launch.threads,
-                    gpus=launch.gpus,
-                    workplace=self.path,
-                    temporary=self.temporary,
-                ),
-                directory=self.path,
-                own_interpreter=needs_own_interpreter(launch),
-                memory_limit_bytes=launch.memory_limit_bytes,
-                log=log,
-            )
+            with room_for("another process"):
+                return await RuntimeProcess.spawn(
+                    fork_server,
+                    arguments,
+                    environment=scrubbed_environment(
+                        os.environ,
+                        launch.environment,
+                        region=launch.region,
+                        threads=launch.threads,
+                        gpus=launch.gpus,
+                        workplace=self.path,
+                        temporary=self.temporary,
+                    ),
+                    directory=self.path,
+                    own_interpreter=needs_own_interpreter(launch),
+                    memory_limit_bytes=launch.memory_limit_bytes,
+                    log=log,
+                )
         except ForkServerEnded as error:
             raise Unavailable(ORPHANED) from error
 
@@ -231,7 +232,8 @@ class ModelServer:
     async def start(cls, launch: Launch, log: LogStream, fork_server: ForkServer) -> "ModelServer":
         """Start its process; it does not serve before `ready` returns.
 
-        Raises Unavailable on a full disk or when the fork server ended.
+        Raises Unavailable on a full disk, where there can be no further process, or when the fork server
+        ended.
         """
         workplace = _Workplace(launch)
         arguments = workplace.arguments("serve", launch)

@@ -110,7 +110,7 @@ class RuntimeProcess:
         memory_limit_bytes: int | None,
         log: LogStream,
     ) -> "RuntimeProcess":
-        """Start it. Raises ForkServerEnded."""
+        """Start it. Raises ForkServerEnded, OSError where there can be no further process."""
         its_input, lifeline = os.pipe()
         ours, its_output = os.pipe()
         output = await _Output.connect(ours)

@@ -3,12 +3,14 @@
 Its standard input is a Unix socket with message boundaries (SOCK_SEQPACKET) to the process that started it.
 A request is one byte with three descriptors: the new process's standard input, its output, and a file with
 `{"arguments", "environment", "directory", "own_interpreter"}` as JSON. The answer is `{"pid"}` with a
-descriptor of the process (pidfd), and once that has ended `{"pid", "status"}`, as of subprocess.
+descriptor of the process (pidfd), and once that has ended `{"pid", "status"}`, as of subprocess; where there
+can be no further process, `{"errno"}`.
 
 A fork has only the thread that forked, and what another one had locked stays locked in it: so this process
 never has a second thread. Should a library start one as it is imported, each model gets its own interpreter.
 """
 
+import errno
 import gc
 import importlib
 import json
@@ -19,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from ebbtide.runtime import contract, lifeline
 
 PRELOADED = ("numpy", "ebbtide.runtime.summariser")
 """What a model server imports only as it loads its model. Not the engines: they hold 20 MB more."""
+
+DESCRIPTORS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -53,21 +58,38 @@ class ForkServer:
 
     def _fork(self) -> bool:
         """Carry out the next request; False when there will be none any more."""
-        message, descriptors, _, _ = socket.recv_fds(self._control, 1, 3)
+        message, descriptors, _, _ = socket.recv_fds(self._control, 1, DESCRIPTORS)
         if not message:
             return False
+        try:
+            pid, process = self._start(descriptors)
+        except OSError as error:
+            # This process must not end with it: all that it has forked would.
+            self._answer({"errno": error.errno or errno.EAGAIN})
+        else:
+            self._selector.register(process, selectors.EVENT_READ, data=pid)
+            self._answer({"pid": pid}, process)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _start(self, descriptors: Sequence[int]) -> tuple[int, int]:
+        """The new process, and a descriptor of it."""
+        if len(descriptors) < DESCRIPTORS:
+            raise OSError(errno.EMFILE, "Too many open files")
         pid = os.fork()
         if pid == 0:
             for key in self._selector.get_map().values():
                 os.close(key.fd)
             self._selector.close()
             _become(*descriptors, own_interpreter=self._own_interpreters)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        process = os.pidfd_open(pid)
-        self._selector.register(process, selectors.EVENT_READ, data=pid)
-        self._answer({"pid": pid}, process)
-        return True
+        try:
+            return pid, os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
     def _reap(self, process: int, *, pid: int) -> None:
         self._selector.unregister(process)
