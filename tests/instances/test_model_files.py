@@ -20,7 +20,6 @@ from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.store import ObjectStore
 
 ARCHIVE = {"ModelDataUrl": "s3://models/m.tar.gz"}
-NOT_WHOLE, FORBIDDEN = "is not a whole tar.gz archive", "holds what may not be unpacked"
 
 
 class Storage:

@@ -128,7 +128,7 @@ def _scored(pairs: "Sequence[Pair]", asked: Asked, endpoint: "_Endpoint | None",
 
     compared = {f"lead-{lead}": summarisers.lead(lead)}
     if asked.model != EXTRACTIVE:
-        compared[EXTRACTIVE] = summarisers.extractive()
+        compared[EXTRACTIVE] = summarisers.extractive
     with tempfile.TemporaryDirectory(prefix="ebbtide-evaluate-") as unpacked:
         try:
             compared[asked.model] = endpoint or _loaded(asked, Path(unpacked))

@@ -31,9 +31,9 @@ def lead(sentences: int) -> Summarise:
     return first
 
 
-def extractive(max_words: int | None = None) -> Summarise:
-    """The built-in one; max_words: as of `ebbtide.runtime.extractive.summarise`."""
-    return lambda articles: (summarise(article, max_words=max_words) for article in articles)
+def extractive(articles: Sequence[str]) -> Iterator[str]:
+    """The built-in one, as it answers a request without parameters."""
+    return (summarise(article) for article in articles)
 
 
 def model(

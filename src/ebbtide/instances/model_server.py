@@ -184,9 +184,7 @@ def clear_left_over(cache: Path) -> None:
         link.unlink()
 
 
-async def prepare(
-    launch: Launch, log: LogStream, fork_server: ForkServer, *, timeout_s: float = PREPARE_TIMEOUT_S
-) -> None:
+async def prepare(launch: Launch, log: LogStream, fork_server: ForkServer) -> None:
     """Have the runtime do what a model version needs once; quick when it was done.
 
     Raises ModelFailed, and Unavailable on a full disk or when the fork server ended.
@@ -196,10 +194,10 @@ async def prepare(
         arguments = workplace.arguments("prepare", launch)
         process = await workplace.spawn(fork_server, arguments, launch, log)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 status = await asyncio.shield(process.exited)
         except TimeoutError as error:
-            raise ModelFailed(f"preparing the model took longer than {timeout_s:.0f} s") from error
+            raise ModelFailed(f"preparing the model took longer than {PREPARE_TIMEOUT_S:.0f} s") from error
         finally:
             process.kill()
         if status == NO_ROOM:

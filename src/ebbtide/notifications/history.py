@@ -122,16 +122,10 @@ def notified_at(connection: Connection, invocation_ids: Collection[str]) -> dict
     return {row.invocation_id: row.at for row in rows}
 
 
-def replay(
-    connection: Connection,
-    chosen: Chosen,
-    *,
-    now: float,
-    after: str | None = None,
-    limit: int = REPLAYED_AT_ONCE,
-) -> Replayed:
-    """Owe messages again, `limit` of them at most, the oldest first. Call `Deliveries.wake` after the commit.
+def replay(connection: Connection, chosen: Chosen, *, now: float, after: str | None = None) -> Replayed:
+    """Owe messages again, REPLAYED_AT_ONCE of them at most, the oldest first.
 
+    Call `Deliveries.wake` after the commit.
     Each goes, under its old id, to every confirmed subscription of its topic (or to the one chosen) whose
     filter lets it pass now, also to one made since; with a state, to those alone whose delivery has that
     state. What is pending stays as it is.
@@ -140,14 +134,14 @@ def replay(
         select(messages)
         .where(messages.c.type == "Notification", *_messages_chosen(chosen))
         .order_by(messages.c.id)
-        .limit(limit + 1)
+        .limit(REPLAYED_AT_ONCE + 1)
     )
     if chosen.state is not None or chosen.subscription_arn is not None:
         query = _narrowed(query, chosen)
     if after is not None:
         query = query.where(messages.c.id > after)
     rows = connection.execute(query).mappings().all()
-    page = [outbox.message_of(row) for row in rows[:limit]]
+    page = [outbox.message_of(row) for row in rows[:REPLAYED_AT_ONCE]]
     again, new = _owed_again(connection, chosen, page)
     if again:
         connection.execute(_KEEP_LAST_ATTEMPT, {"ids": again})
@@ -157,7 +151,7 @@ def replay(
             _OWE,
             [{"message_id": message, "subscription_arn": arn, "now": now} for message, arn in new],
         )
-    return Replayed(len(again) + len(new), page[-1].id if len(rows) > limit else None)
+    return Replayed(len(again) + len(new), page[-1].id if len(rows) > REPLAYED_AT_ONCE else None)
 
 
 def forgettable(connection: Connection, before: float, after: str, limit: int) -> list[str]:

@@ -42,6 +42,9 @@ METHODS = {"/ping": ("GET", "HEAD"), "/invocations": ("POST",)}
 FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 """Headers that say how an answer is sent, which is not for those to say who only know what it is."""
 
+STOP_TIMEOUT_S = 3600.0
+"""The longest that requests under way go on after SIGTERM: whoever sent it is expected to kill us sooner."""
+
 Loader = Callable[[], "Service | Echo"]
 
 
@@ -168,14 +171,11 @@ class ModelServer:
             answer.set_result(computation.result())
 
 
-async def run(
-    path: Path, load: Loader, status: StatusFile, *, concurrency: int, stop_timeout_s: float = 3600.0
-) -> int:
+async def run(path: Path, load: Loader, status: StatusFile, *, concurrency: int) -> int:
     """Serve on a socket at the path from now, a model once it is loaded, until SIGTERM; the exit code.
 
-    SIGTERM while loading ends it at once; later, requests under way are finished first, within stop_timeout_s
-    (whoever stops us is expected to kill us sooner). A model that cannot be loaded gives `exit_status`,
-    its cause in status.
+    SIGTERM while loading ends it at once; later, requests under way are finished first, within
+    STOP_TIMEOUT_S. A model that cannot be loaded gives `exit_status`, its cause in status.
     """
     _keep_freed_memory()
     loop = asyncio.get_running_loop()
@@ -205,7 +205,7 @@ async def run(
     await stopping
     logger.info("Stopping once the requests under way are finished")
     with suppress(TimeoutError):
-        await asyncio.wait_for(http.close(), stop_timeout_s)
+        await asyncio.wait_for(http.close(), STOP_TIMEOUT_S)
     return 0
 
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from math import ceil, floor, inf, trunc
 from statistics import fmean
 
+PEAKS_KEPT_S = 4 * 3600.0
+"""How long a peak of the backlog is remembered."""
+
 LOW_FRACTION = 0.9
 """Scale-in needs the metric below this part of the target: the AlarmLow of AWS's own policies."""
 
@@ -80,10 +83,9 @@ class Observation:
 class Peaks:
     """The highest backlogs of any time up to now: each that was higher than all after it, oldest first."""
 
-    def __init__(self, since: float, *, kept_s: float = 4 * 3600.0) -> None:
-        """since: when the watch began. kept_s: older ones are forgotten."""
+    def __init__(self, since: float) -> None:
+        """since: when the watch began."""
         self._since = since
-        self._kept_s = kept_s
         self._steps: deque[tuple[float, int]] = deque()
 
     def add(self, at: float, backlog: int) -> None:
@@ -91,9 +93,9 @@ class Peaks:
         while self._steps and self._steps[-1][1] <= backlog:
             self._steps.pop()
         self._steps.append((at, backlog))
-        while self._steps[0][0] <= at - self._kept_s:
+        while self._steps[0][0] <= at - PEAKS_KEPT_S:
             self._steps.popleft()
-        self._since = max(self._since, at - self._kept_s)
+        self._since = max(self._since, at - PEAKS_KEPT_S)
 
     @property
     def since(self) -> float:

@@ -71,10 +71,10 @@ def load(arrivals: Iterable[Arrival], *, service_s: float | None = None, seed: i
     )
 
 
-def storm(count: int, *, over_s: float, ttl_s: float = TTL_S, seed: int = 0) -> list[Arrival]:
+def storm(count: int, *, over_s: float, seed: int = 0) -> list[Arrival]:
     """So many arrivals at random moments of the time given: a Poisson process of which the count is known."""
     draw = random.Random(seed)  # noqa: S311 - no secret
-    return [Arrival(draw.random() * over_s, ttl_s=ttl_s) for _ in range(count)]
+    return [Arrival(draw.random() * over_s) for _ in range(count)]
 
 
 def read(path: Path) -> list[Arrival]:

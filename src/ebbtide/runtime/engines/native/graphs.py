@@ -55,12 +55,12 @@ class _Writer:
     def operand(self, value: str) -> _Operand:
         return _Operand(*self.quantised(value)) if self.is_int8 else _Operand(value)
 
-    def quantised(self, value: str, axis: int = -1) -> tuple[str, str]:
-        """u8 around 128, and the scales: of each row, or along another axis."""
-        return self._quantised(value, self.graph.node("Abs", value), axis, np.uint8(128), 127)
+    def quantised(self, value: str) -> tuple[str, str]:
+        """u8 around 128, and the scale of each row."""
+        return self._quantised(value, self.graph.node("Abs", value), -1, np.uint8(128), 127)
 
     def quantised_signed(self, value: str, axis: int) -> tuple[str, str]:
-        """s8, for the right side of products."""
+        """s8, for the right side of products, and the scales along the axis."""
         return self._quantised(value, self.graph.node("Abs", value), axis, np.int8(0), 127)
 
     def quantised_shares(self, value: str) -> tuple[str, str]:
