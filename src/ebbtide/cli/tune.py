@@ -193,9 +193,34 @@ class _Bench:
 
     def measure(self, concurrency: int, locations: Sequence[str], count: int, batch: int) -> Step:
         """Have so many requests done by one instance. Raises CommandError when one of them fails."""
+        variant = self._deploy(concurrency)
+        last = self._queue(locations, count)
+        self._server.client("sagemaker").update_endpoint_weights_and_capacities(
+            EndpointName=self._name,
+            DesiredWeightsAndCapacities=[{"VariantName": variant, "DesiredInstanceCount": 1}],
+        )
+        done = self._done(last)
+        self.remove()
+        failed = [one for one in done if one["state"] != "succeeded"]
+        if failed:
+            raise CommandError(
+                f"At {concurrency} at a time {len(failed)} of {count} requests did not succeed: "
+                f"{failed[0]['failure_reason']} {self._said(failed[0]['failure_location'])}"
+            )
+        held = [(_seconds(one["claimed_at"]), _seconds(one["finished_at"])) for one in done]
+        return Step(
+            concurrency,
+            batch,
+            batch * saturated_rate_per_s(held),
+            sum(end - begin for begin, end in held) / len(held),
+            count,
+        )
+
+    def _deploy(self, concurrency: int) -> str:
+        """Make the endpoint, with no instance and none to come by itself; the name of its variant."""
         from ebbtide.cli.deployment import await_status
 
-        sagemaker, own = self._server.client("sagemaker"), self._server.own()
+        sagemaker = self._server.client("sagemaker")
         variant = {
             name: value
             for name, value in self._config["ProductionVariants"][0].items()
@@ -218,10 +243,14 @@ class _Bench:
             **self._target(),
             MinCapacity=0,
             MaxCapacity=1,
-            # All requests wait before the instance comes.
+            # All requests wait before the instance comes: what is measured is how fast it takes them.
             SuspendedState={"DynamicScalingInSuspended": True, "DynamicScalingOutSuspended": True},
         )
         await_status(self._server, self._name, "InService")
+        return str(variant["VariantName"])
+
+    def _queue(self, locations: Sequence[str], count: int) -> str:
+        """Send so many requests, the inputs in turn; the last one's InferenceId."""
         runtime = self._server.client("sagemaker-runtime")
         for number in range(count):
             answer = runtime.invoke_endpoint_async(
@@ -229,29 +258,15 @@ class _Bench:
                 InputLocation=locations[number % len(locations)],
                 ContentType="application/json",
             )
-        sagemaker.update_endpoint_weights_and_capacities(
-            EndpointName=self._name,
-            DesiredWeightsAndCapacities=[{"VariantName": variant["VariantName"], "DesiredInstanceCount": 1}],
-        )
-        own.wait(answer["InferenceId"])
+        return str(answer["InferenceId"])
+
+    def _done(self, last: str) -> "list[Mapping[str, Any]]":
+        """The invocations, once all have their outcome."""
+        own = self._server.own()
+        own.wait(last)
         while (now := own.endpoint(self._name))["queued"] + now["claimed"]:
             time.sleep(0.05)
-        done = list(own.invocations(endpoint=self._name, limit=1000))
-        self.remove()
-        failed = [one for one in done if one["state"] != "succeeded"]
-        if failed:
-            raise CommandError(
-                f"At {concurrency} at a time {len(failed)} of {count} requests did not succeed: "
-                f"{failed[0]['failure_reason']} {self._said(failed[0]['failure_location'])}"
-            )
-        held = [(_seconds(one["claimed_at"]), _seconds(one["finished_at"])) for one in done]
-        return Step(
-            concurrency,
-            batch,
-            batch * saturated_rate_per_s(held),
-            sum(end - begin for begin, end in held) / len(held),
-            count,
-        )
+        return list(own.invocations(endpoint=self._name, limit=1000))
 
     def _said(self, location: str) -> str:
         """What the model answered, as far as a line holds it."""

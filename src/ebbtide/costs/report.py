@@ -147,7 +147,10 @@ def _of_day(
     now: float,
     submitter: str | None,
 ) -> Iterator[tuple[Key, Amount]]:
-    """What an endpoint's instances took in a day, for whom."""
+    """What an endpoint's instances took in a day, for whom.
+
+    exists, bounds: from and until when the endpoint was there that day, and the day itself; epoch seconds.
+    """
     spans = {one.id: found for one in instances if (found := _span(one, *bounds, now=now)) is not None}
     shares = {id_: share([(hold.begin, hold.end) for hold in held.get(id_, ())]) for id_ in spans}
     prices = {one.id: _price_per_s(types, one) for one in instances}
@@ -163,32 +166,24 @@ def _of_day(
     for id_, ran in spans.items():
         own_s = float(shares[id_].busy_s.sum())
         idle_s = max(0.0, ran.total_s - ran.starting_s - own_s)
-        parts: dict[Key, _Part] = {}
-        for hold, part_s in zip(held.get(id_, ()), shares[id_].busy_s.tolist(), strict=True):
-            if submitter in (None, hold.account):
-                part = parts.setdefault(key_of(hold), _Part())
-                part.holds += 1
-                part.invocations += hold.outcome
-                part.busy_s += part_s
+        chosen = [
+            (hold, part_s)
+            for hold, part_s in zip(held.get(id_, ()), shares[id_].busy_s.tolist(), strict=True)
+            if submitter in (None, hold.account)
+        ]
         # Holds too short to be measured have equal parts.
-        for key, part in parts.items():
+        for key, part in _parts(chosen, key_of).items():
             of_own = part.busy_s / own_s if own_s else part.holds / len(held[id_])
             of_all = part.busy_s / busy_s if busy_s else part.holds / len(holds)
-            yield (
-                key,
-                _priced(
-                    Amount(
-                        part.invocations,
-                        ran.starting_s * of_own,
-                        part.busy_s,
-                        idle_s * of_own,
-                        always_on_s * of_all,
-                        least_s * of_all,
-                    ),
-                    prices[id_],
-                    mean_price,
-                ),
+            amount = Amount(
+                part.invocations,
+                ran.starting_s * of_own,
+                part.busy_s,
+                idle_s * of_own,
+                always_on_s * of_all,
+                least_s * of_all,
             )
+            yield key, _priced(amount, prices[id_], mean_price)
         if not held.get(id_) and submitter is None:
             unshared_s = 0.0 if holds else always_on_s * ran.total_s / took_s
             nobodys = Amount(0, ran.starting_s, 0.0, idle_s, unshared_s, 0.0)
@@ -202,6 +197,17 @@ class _Part:
     holds: int = 0
     invocations: int = 0
     busy_s: float = 0.0
+
+
+def _parts(holds: Iterable[tuple[Hold, float]], key_of: Callable[[Hold | None], Key]) -> dict[Key, _Part]:
+    """What each row has. With each hold: its part of the time that the instance was busy, in s."""
+    parts: dict[Key, _Part] = {}
+    for hold, part_s in holds:
+        part = parts.setdefault(key_of(hold), _Part())
+        part.holds += 1
+        part.invocations += hold.outcome
+        part.busy_s += part_s
+    return parts
 
 
 def _priced(amount: Amount, price_per_s: float | None, mean_price_per_s: float | None) -> Amount:

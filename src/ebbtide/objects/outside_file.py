@@ -82,13 +82,7 @@ class OutsideBucket:
                 f"the bucket {self.name} lies in {self.place}, which is reached with obstore, and that is "
                 "not installed: pip install 'ebbtide[outside]'"
             ) from error
-        given = {}
-        for credential, variable in self.credentials.items():
-            if not environment.get(variable):
-                raise ValueError(
-                    f"{variable} is not set, which the bucket {self.name} needs for its {credential}"
-                )
-            given[credential] = environment[variable]
+        given = self._given(environment)
         prefix = self.path or None
         options: dict[str, Any] = {
             "client_options": {
@@ -123,6 +117,15 @@ class OutsideBucket:
         if not self.anonymous:
             options["credential_provider"] = _fixed(given) if given else _boto3_credentials(self.name)
         return store.S3Store(self.container, prefix=prefix, config=config, **options)
+
+    def _given(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The credentials' values by obstore's names. Raises ValueError for a variable that is not set."""
+        for credential, variable in self.credentials.items():
+            if not environment.get(variable):
+                raise ValueError(
+                    f"{variable} is not set, which the bucket {self.name} needs for its {credential}"
+                )
+        return {credential: environment[variable] for credential, variable in self.credentials.items()}
 
 
 def read_file(path: Path) -> dict[str, OutsideBucket]:

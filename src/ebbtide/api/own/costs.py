@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
@@ -91,13 +92,7 @@ async def get_costs(
     first = since or last - timedelta(days=DEFAULT_DAYS - 1)
     if not timedelta(0) <= last - first < timedelta(days=MAX_DAYS):
         raise Invalid(f"since must not be after until, nor {MAX_DAYS} days or more before it.")
-    dimensions = tuple(dict.fromkeys(by or ("endpoint",)))
-    for each in dimensions:
-        if each not in DIMENSIONS and not each.removeprefix(TAG):
-            raise Invalid(f"by: a tag's key must follow {TAG}")
-        if each not in DIMENSIONS and not each.startswith(TAG):
-            raise Invalid(f"by: {each} is none of {', '.join(DIMENSIONS)} and {TAG}KEY.")
-
+    dimensions = _dimensions(by or ("endpoint",))
     types = InstanceTypes(server.settings.instance_types_file)
 
     def read(connection: Connection) -> Report:
@@ -126,6 +121,16 @@ async def get_costs(
         ],
         total=Cost(**_values(found.total)),
     )
+
+
+def _dimensions(by: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in the order given. Raises Invalid for what is none."""
+    for each in by:
+        if each not in DIMENSIONS and not each.removeprefix(TAG):
+            raise Invalid(f"by: a tag's key must follow {TAG}")
+        if each not in DIMENSIONS and not each.startswith(TAG):
+            raise Invalid(f"by: {each} is none of {', '.join(DIMENSIONS)} and {TAG}KEY.")
+    return tuple(dict.fromkeys(by))
 
 
 def _values(amount: Amount) -> dict[str, Any]:

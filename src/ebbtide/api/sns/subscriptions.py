@@ -23,14 +23,46 @@ async def subscribe(params: Params, call: Call) -> Result:
     topic_arn = params["TopicArn"]
     check_arn("TopicArn", topic_arn)
     await call.parts.database.read(lambda connection: get_topic(connection, topic_arn, call))
-    protocol, endpoint = params["Protocol"], params.get("Endpoint", "")
+    wanted = _wanted(params, call)
+
+    def add(connection: Connection) -> Subscription:
+        get_topic(connection, topic_arn, call)
+        found = subscriptions.find_endpoint(connection, topic_arn, wanted.protocol, wanted.endpoint)
+        if found is None:
+            subscriptions.add(connection, wanted)
+        elif "Attributes" in params and found.attributes != wanted.attributes:
+            raise invalid("Attributes Reason: Subscription already exists with different attributes")
+        elif not found.confirmed:
+            subscriptions.renew_token(
+                connection,
+                found.arn,
+                wanted.token,
+                expires_at=wanted.token_expires_at,
+                base_url=wanted.base_url,
+            )
+        subscription = found or wanted
+        if not subscription.confirmed:
+            question = envelope.confirmation_request(topic_arn)
+            request = outbox.message(topic_arn, question, kind=envelope.CONFIRMATION, at=call.now)
+            outbox.add(connection, request, [subscription.arn])
+        return subscription
+
+    subscription = await call.parts.database.write(add)
+    call.parts.deliveries.wake()
+    hidden = not subscription.confirmed and not params.get("ReturnSubscriptionArn", False)
+    return {"SubscriptionArn": "pending confirmation" if hidden else subscription.arn}
+
+
+def _wanted(params: Params, call: Call) -> Subscription:
+    """What Subscribe asks for. Raises ServiceError InvalidParameter."""
+    topic_arn, protocol, endpoint = params["TopicArn"], params["Protocol"], params.get("Endpoint", "")
     settings = call.parts.settings
     parameters.check_receiver(
         protocol, endpoint, private_delivery=settings.private_delivery, mail=settings.smtp_url is not None
     )
     attributes = parameters.check_subscription_attributes(protocol, params.get("Attributes", {}))
     parameters.check_dead_letter_queue(attributes, topic_arn)
-    wanted = Subscription(
+    return Subscription(
         arn=f"{topic_arn}:{uuid.uuid4()}",
         topic_arn=topic_arn,
         account=call.account,
@@ -44,37 +76,6 @@ async def subscribe(params: Params, call: Call) -> Result:
         token_expires_at=call.now + subscriptions.TOKEN_LIFETIME_S,
         created_at=call.now,
     )
-
-    def add(connection: Connection) -> Subscription:
-        get_topic(connection, topic_arn, call)
-        found = subscriptions.find_endpoint(connection, topic_arn, protocol, endpoint)
-        if found is None:
-            subscriptions.add(connection, wanted)
-        elif "Attributes" in params and found.attributes != attributes:
-            raise invalid("Attributes Reason: Subscription already exists with different attributes")
-        elif not found.confirmed:
-            subscriptions.renew_token(
-                connection,
-                found.arn,
-                wanted.token,
-                expires_at=wanted.token_expires_at,
-                base_url=wanted.base_url,
-            )
-        subscription = found or wanted
-        if not subscription.confirmed:
-            request = outbox.message(
-                topic_arn,
-                envelope.confirmation_request(topic_arn),
-                kind=envelope.CONFIRMATION,
-                at=call.now,
-            )
-            outbox.add(connection, request, [subscription.arn])
-        return subscription
-
-    subscription = await call.parts.database.write(add)
-    call.parts.deliveries.wake()
-    hidden = not subscription.confirmed and not params.get("ReturnSubscriptionArn", False)
-    return {"SubscriptionArn": "pending confirmation" if hidden else subscription.arn}
 
 
 async def confirm_subscription(params: Params, call: Call) -> Result:
