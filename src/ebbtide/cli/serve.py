@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def serve(
     """Run the server. Raises NotRunningError when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ebbtide").setLevel(log_level.upper())
+    # numpy's OpenBLAS would start threads that nothing here needs, and where it can start none it sends SIGINT.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         settings = Settings.from_environment(
             data=data, host=host, port=port, database=database, objects=objects, address=address
