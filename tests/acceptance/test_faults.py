@@ -190,8 +190,13 @@ def test_while_the_database_is_locked_work_waits_and_goes_on_once_it_is_free(pla
         place.open()
         with pytest.raises(ClientError, match="cannot be used now"):
             place.invoke(endpoint, "refused")
+        own = place.server.running.own()
+        until(
+            lambda: "database cannot be used" in (own.get(under_way["InferenceId"])["waiting_reason"] or "")
+        )
 
     assert place.outcome(under_way) == "output"
+    assert own.get(under_way["InferenceId"])["waiting_reason"] is None
     assert place.outcome(place.invoke(endpoint, "second")) == "output"
     assert place.server.ends == 0
     assert place.began("refused") == []

@@ -27,7 +27,7 @@ def serve(
     """Run the server. Raises NotRunningError when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ebbtide").setLevel(log_level.upper())
-    # numpy's OpenBLAS would start threads that nothing here needs, and where it can start none it sends SIGINT.
+    # OpenBLAS, numpy's, would start threads that nothing needs; where it can start none it sends us SIGINT.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         settings = Settings.from_environment(

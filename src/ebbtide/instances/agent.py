@@ -8,7 +8,7 @@ the task runs.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +120,11 @@ class Agent:
     @property
     def idle(self) -> bool:
         return self.in_flight == 0 and not self._serving
+
+    @property
+    def waiting_reasons(self) -> Mapping[str, str]:
+        """By invocation id: why an outcome is not published yet though its work is done."""
+        return self._results.waiting_reasons
 
     @property
     def failed_by_work(self) -> bool:

@@ -109,6 +109,12 @@ class Fleet:
         """The endpoint's instances that take work now."""
         return [i for i in self._running.values() if i.endpoint.id == endpoint_id and i.serving]
 
+    def waiting_reason(self, invocation_id: str) -> str | None:
+        """Why the invocation's outcome is not published yet though its work is done, if that is so."""
+        agents = (each.agent for each in self._running.values() if each.has_agent)
+        found = (agent.waiting_reasons.get(invocation_id) for agent in agents)
+        return next((reason for reason in found if reason is not None), None)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Step until told to stop; what runs then is left to `close`.
 

@@ -64,6 +64,8 @@ class Results:
         self._completion = completion
         self._data_log = data_log
         self._next_for = next_for
+        self.waiting_reasons: dict[str, str] = {}
+        """By invocation id: why an outcome is not published yet though its work is done."""
 
     async def receive(self, answer: Answer) -> Response:
         """Stage the model's answer as it arrives, keeping its beginning for the message."""
@@ -162,6 +164,7 @@ class Results:
                     unconfirmed = unconfirmed or isinstance(error, Unconfirmed)
                     # The work is done: it waits for the database or the store rather than be done again.
                     log.warning("%s: its outcome waits: %s", held.invocation.inference_id, error)
+                    self.waiting_reasons[held.invocation.id] = error.message
                     await asyncio.sleep(delay_s)
                     delay_s = min(LONGEST_WAIT_S, 2 * delay_s)
                 else:
@@ -171,6 +174,8 @@ class Results:
             if not unconfirmed:
                 await self._objects.discard(response.staged)
             raise
+        finally:
+            self.waiting_reasons.pop(held.invocation.id, None)
         if outcome.delivered or outcome.undelivered:
             await self._objects.discard(response.staged)
 

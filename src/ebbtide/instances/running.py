@@ -81,7 +81,7 @@ class RunningInstance:
 
     @property
     def agent(self) -> Agent:
-        """Only while `serving`."""
+        """Only where it `has_agent`."""
         assert self._agent is not None
         return self._agent
 
@@ -94,6 +94,11 @@ class RunningInstance:
     def serving(self) -> bool:
         """It is in service and has its agent: it takes work."""
         return self._agent is not None and self.in_service
+
+    @property
+    def has_agent(self) -> bool:
+        """It takes work, or finishes what it has."""
+        return self._agent is not None
 
     @property
     def draining(self) -> bool:

@@ -123,7 +123,8 @@ class Invocation(Summary):
     estimate: Estimated | None = Field(description="Null once it has its outcome.")
     waiting_reason: str | None = Field(
         description="What keeps it, its turn aside: why no instance comes up, why the last attempt had "
-        "no outcome, or, once it has ended, why its failure object is not where it belongs yet."
+        "no outcome, why the outcome of work that is done cannot be published yet (told by the server that "
+        "has it) or, once it has ended, why its failure object is not where it belongs yet."
     )
     attempts: list[Tried] = Field(description="Claims that ended without an outcome, oldest first.")
     timeline: list[Step]

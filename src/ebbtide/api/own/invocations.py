@@ -83,9 +83,13 @@ async def get_invocation(
     seen, found = await selection.find(server, caller, invocation_id)
     if wait and found.state in UNFINISHED:
         await _outcome(server, found.id, client_gone, until=clock.now() + wait)
-    return await server.database.read(
+    shown = await server.database.read(
         lambda connection: details.whole(connection, seen, found.id, clock.now())
     )
+    # That may be the database, which then cannot keep it either: the server knows that has the work.
+    if shown.state in UNFINISHED and (reason := server.fleet.waiting_reason(shown.id)):
+        shown.waiting_reason = reason
+    return shown
 
 
 async def _outcome(server: Parts, id_: str, client_gone: ClientGone, *, until: float) -> None:
