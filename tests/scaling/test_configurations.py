@@ -224,7 +224,7 @@ def test_the_concurrent_requests_of_one_without_a_queue_follow_from_rate_and_lat
     ],
 )
 def test_a_policy_has_the_alarms_that_aws_makes(configuration, sides):
-    """Source: reference autoscaling.md, 3: Alarms, High, Low."""
+    """Source: alarms of target-tracking policies, as users export them."""
     policy_arn = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:policyName/p"
 
     made = alarm_definitions(policy_arn, configuration, SUMMARIES, asynchronous=True)

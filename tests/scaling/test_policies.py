@@ -1,7 +1,8 @@
 """The rules of scaling, each a row: what is seen, and how many instances should be desired.
 
-Each names its source: a section of reference autoscaling.md and the mechanism there, or "ours", which
-docs/scaling.md gives the reason of.
+Each names its source: an operation, a member or a mechanism of target tracking and step scaling as the
+Application Auto Scaling User Guide has them (formula and alarms: as AWS's policies are seen to have them), or
+"ours", which docs/scaling.md gives the reason of.
 """
 
 from dataclasses import replace
@@ -59,35 +60,35 @@ def decided(limits, policies, observation) -> int:
 @pytest.mark.parametrize(
     ("observation", "desired"),
     [
-        rule(seen(0, 0), 0, says="nothing to do, nothing there", source="3 Formula"),
+        rule(seen(0, 0), 0, says="nothing to do, nothing there", source="Formula"),
         rule(seen(1, 0), 1, says="one request wakes one instance", source="ours: wake"),
-        rule(seen(5, 0), 1, says="a backlog at the target needs one", source="3 Formula"),
-        rule(seen(6, 0), 2, says="a backlog above the target needs two", source="3 Formula"),
-        rule(seen(999, 0), 5, says="a burst goes straight to the maximum", source="3 Formula"),
-        rule(seen(999, 5), 5, says="the maximum holds", source="3 Formula"),
-        rule(seen(11, 2), 3, says="more than the target per instance scales out", source="3 High"),
-        rule(seen(10, 2), 2, says="at the target nothing changes", source="3 High"),
-        rule(seen(9, 2), 2, says="nine tenths of the target are not low enough to scale in", source="3 Low"),
-        rule(seen(8, 3), 2, says="well below the target scales in to what is needed", source="3 Low"),
+        rule(seen(5, 0), 1, says="a backlog at the target needs one", source="Formula"),
+        rule(seen(6, 0), 2, says="a backlog above the target needs two", source="Formula"),
+        rule(seen(999, 0), 5, says="a burst goes straight to the maximum", source="Formula"),
+        rule(seen(999, 5), 5, says="the maximum holds", source="Formula"),
+        rule(seen(11, 2), 3, says="more than the target per instance scales out", source="High"),
+        rule(seen(10, 2), 2, says="at the target nothing changes", source="High"),
+        rule(seen(9, 2), 2, says="nine tenths of the target are not low enough to scale in", source="Low"),
+        rule(seen(8, 3), 2, says="well below the target scales in to what is needed", source="Low"),
         rule(seen(3, 5), 1, says="work in the backlog keeps one instance", source="ours: drain"),
-        rule(seen(0, 5), 0, says="without a backlog all go", source="3 To zero"),
+        rule(seen(0, 5), 0, says="without a backlog all go", source="To zero"),
         rule(
             seen(11, 2, last_scaled_at=NOW - 1),
             3,
             says="scale-out waits for no cooldown",
-            source="3 Cooldown out",
+            source="Cooldown out",
         ),
         rule(
             seen(0, 3, last_scaled_at=NOW - 299),
             3,
             says="scale-in waits out its cooldown",
-            source="3 Cooldown in",
+            source="Cooldown in",
         ),
         rule(
             seen(0, 3, last_scaled_at=NOW - 300),
             0,
             says="scale-in after its cooldown",
-            source="3 Cooldown in",
+            source="Cooldown in",
         ),
         rule(
             seen(11, 1, others=1),
@@ -117,7 +118,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 0),
             2,
             says="below the minimum it rises without a policy",
-            source="2 RegisterScalableTarget",
+            source="RegisterScalableTarget",
         ),
         rule(
             Limits(0, 3),
@@ -125,11 +126,9 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 4),
             3,
             says="above the maximum it falls without a policy",
-            source="2 RegisterScalableTarget",
+            source="RegisterScalableTarget",
         ),
-        rule(
-            Limits(1, 5), [policy()], seen(0, 3), 1, says="scale-in ends at the minimum", source="3 Formula"
-        ),
+        rule(Limits(1, 5), [policy()], seen(0, 3), 1, says="scale-in ends at the minimum", source="Formula"),
         rule(
             Limits(0, 5), [], seen(7, 0), 1, says="an arrival wakes one without a policy", source="ours: wake"
         ),
@@ -139,7 +138,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(7, 0),
             0,
             says="no capacity, no waking",
-            source="2 RegisterScalableTarget",
+            source="RegisterScalableTarget",
         ),
         rule(
             Limits(0, 5, scale_out_suspended=True),
@@ -147,7 +146,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(7, 0),
             0,
             says="scale-out suspended",
-            source="3 Suspended",
+            source="Suspended",
         ),
         rule(
             Limits(0, 5, scale_in_suspended=True),
@@ -155,7 +154,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 3),
             3,
             says="scale-in suspended",
-            source="3 Suspended",
+            source="Suspended",
         ),
         rule(
             LIMITS,
@@ -163,7 +162,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 3),
             3,
             says="a policy that never scales in",
-            source="3 DisableScaleIn",
+            source="DisableScaleIn",
         ),
         rule(
             LIMITS,
@@ -171,7 +170,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(20, 3),
             4,
             says="a policy that only scales out",
-            source="3 DisableScaleIn",
+            source="DisableScaleIn",
         ),
         rule(
             LIMITS,
@@ -179,7 +178,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 3),
             0,
             says="a policy that never scales in does not keep others from it",
-            source="3 Several policies",
+            source="Several policies",
         ),
         rule(
             LIMITS,
@@ -187,7 +186,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(10, 2),
             5,
             says="the highest of several wins",
-            source="3 Several policies",
+            source="Several policies",
         ),
         rule(
             LIMITS,
@@ -195,7 +194,7 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(4, 4),
             2,
             says="in to the highest of several",
-            source="3 Several policies",
+            source="Several policies",
         ),
         rule(
             LIMITS,
@@ -203,11 +202,9 @@ def test_target_tracking_of_the_backlog(observation, desired):
             seen(0, 3, last_scaled_at=NOW - 600),
             3,
             says="scale-in needs every policy's agreement",
-            source="3 Several policies",
+            source="Several policies",
         ),
-        rule(
-            LIMITS, [], seen(0, 3), 3, says="without a policy nothing scales in", source="3 Several policies"
-        ),
+        rule(LIMITS, [], seen(0, 3), 3, says="without a policy nothing scales in", source="Several policies"),
         rule(
             LIMITS,
             [policy(most_at_once=1)],
@@ -259,13 +256,13 @@ def watched(backlog, desired, *peaks, since=0.0, **given) -> Observation:
             watched(0, 2, last_scaled_at=NOW - 5, last_scale_out_at=NOW - 5),
             2,
             says="a scale-out is waited out",
-            source="3 Cooldown in",
+            source="Cooldown in",
         ),
         rule(
             watched(0, 2, since=NOW - 10, last_scaled_at=NOW - 5),
             2,
             says="what was not watched is taken from the last scaling act",
-            source="3 Cooldown in",
+            source="Cooldown in",
         ),
     ],
 )
@@ -288,11 +285,25 @@ def test_peaks_tell_the_highest_backlog_of_any_time_up_to_now(backlogs, within_s
 @pytest.mark.parametrize(
     ("limits", "observation", "code"),
     [
-        rule(Limits(0, 5), seen(99, 5), "AlreadyAtMaxCapacity", says="more than the maximum", source="5"),
-        rule(Limits(2, 5), seen(0, 2), "AlreadyAtMinCapacity", says="fewer than the minimum", source="5"),
-        rule(Limits(0, 5), seen(10, 2), None, says="as many as wanted", source="5"),
-        rule(Limits(0, 5), seen(0, 0), None, says="nothing at zero", source="5"),
-        rule(Limits(0, 5), seen(99, 0), None, says="what is scaled needs no excuse", source="5"),
+        rule(
+            Limits(0, 5),
+            seen(99, 5),
+            "AlreadyAtMaxCapacity",
+            says="more than the maximum",
+            source="NotScaledReasons",
+        ),
+        rule(
+            Limits(2, 5),
+            seen(0, 2),
+            "AlreadyAtMinCapacity",
+            says="fewer than the minimum",
+            source="NotScaledReasons",
+        ),
+        rule(Limits(0, 5), seen(10, 2), None, says="as many as wanted", source="NotScaledReasons"),
+        rule(Limits(0, 5), seen(0, 0), None, says="nothing at zero", source="NotScaledReasons"),
+        rule(
+            Limits(0, 5), seen(99, 0), None, says="what is scaled needs no excuse", source="NotScaledReasons"
+        ),
     ],
 )
 def test_a_change_that_cannot_be_has_awss_reason(limits, observation, code):
@@ -302,7 +313,7 @@ def test_a_change_that_cannot_be_has_awss_reason(limits, observation, code):
 
 
 def test_a_step_policy_whose_alarm_asks_for_more_agrees_to_no_scale_in():
-    """Source: reference autoscaling.md, 3 Several policies."""
+    """Source: target tracking, several policies."""
     observation = seen(0, 3)
     readings = [(policy(), read_backlog(policy(), observation))]
 
@@ -368,55 +379,53 @@ MISSING = None
             seen(desired=2),
             (4, True, False),
             says="three minutes above",
-            source="3 High",
+            source="High",
         ),
         rule(
             [10.0] * 13 + [5.0, 10.0],
             seen(desired=2),
             (4, False, False),
             says="two of three above",
-            source="3 High",
+            source="High",
         ),
         rule(
             [4.0] * 15,
             seen(desired=5),
             (4, False, True),
             says="fifteen minutes below nine tenths",
-            source="3 Low",
+            source="Low",
         ),
-        rule(
-            [4.6] * 15, seen(desired=5), (5, False, False), says="below, but not by a tenth", source="3 Low"
-        ),
+        rule([4.6] * 15, seen(desired=5), (5, False, False), says="below, but not by a tenth", source="Low"),
         rule(
             [9.0] + [4.0] * 14,
             seen(desired=5),
             (4, False, False),
             says="fourteen minutes below",
-            source="3 Low",
+            source="Low",
         ),
         rule(
-            [4.0] * 14 + [MISSING], seen(desired=5), None, says="no data, no opinion", source="3 Missing data"
+            [4.0] * 14 + [MISSING], seen(desired=5), None, says="no data, no opinion", source="Missing data"
         ),
         rule(
             [MISSING] + [4.0] * 14,
             seen(desired=5),
             (4, False, False),
             says="a gap is not below",
-            source="3 Missing data",
+            source="Missing data",
         ),
         rule(
             [10.0] * 15,
             seen(desired=4, before_scale_out=2, last_scale_out_at=NOW - 60),
             (4, True, False),
             says="in its cooldown a scale-out is not multiplied again",
-            source="3 Cooldown out",
+            source="Cooldown out",
         ),
         rule(
             [10.0] * 15,
             seen(desired=4, before_scale_out=2, last_scale_out_at=NOW - 300),
             (8, True, False),
             says="after its cooldown it is",
-            source="3 Cooldown out",
+            source="Cooldown out",
         ),
     ],
 )
@@ -444,26 +453,26 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=1),
             2,
             says="a lower bound of a positive range is inclusive",
-            source="4 StepAdjustments",
+            source="StepAdjustments",
         ),
-        rule(OUT, 9.9, seen(desired=1), 2, says="within the first step", source="4 StepAdjustments"),
+        rule(OUT, 9.9, seen(desired=1), 2, says="within the first step", source="StepAdjustments"),
         rule(
             OUT,
             10,
             seen(desired=1),
             4,
             says="an upper bound of a positive range is exclusive",
-            source="4 StepAdjustments",
+            source="StepAdjustments",
         ),
-        rule(OUT, 1e9, seen(desired=1), 4, says="an open end", source="4 StepAdjustments"),
-        rule(OUT, -1, seen(desired=1), None, says="no step covers it", source="4 StepAdjustments"),
+        rule(OUT, 1e9, seen(desired=1), 4, says="an open end", source="StepAdjustments"),
+        rule(OUT, -1, seen(desired=1), None, says="no step covers it", source="StepAdjustments"),
         rule(
             IN,
             0,
             seen(desired=4),
             3,
             says="an upper bound of a negative range is inclusive",
-            source="4 StepAdjustments",
+            source="StepAdjustments",
         ),
         rule(
             IN,
@@ -471,10 +480,10 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=4),
             1,
             says="a lower bound of a negative range is exclusive",
-            source="4 StepAdjustments",
+            source="StepAdjustments",
         ),
         rule(
-            OUT, 20, seen(desired=4), 5, says="no further than the maximum", source="2 RegisterScalableTarget"
+            OUT, 20, seen(desired=4), 5, says="no further than the maximum", source="RegisterScalableTarget"
         ),
         rule(
             OUT,
@@ -482,7 +491,7 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=5),
             None,
             says="at the maximum there is nothing to do",
-            source="2 RegisterScalableTarget",
+            source="RegisterScalableTarget",
         ),
         rule(
             IN,
@@ -498,7 +507,7 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=2, before_scale_out=1, last_scale_out_at=NOW - 60, last_scaled_at=NOW - 60),
             None,
             says="in its cooldown the same step does nothing more",
-            source="4 Cooldown",
+            source="Cooldown",
         ),
         rule(
             OUT,
@@ -506,7 +515,7 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=2, before_scale_out=1, last_scale_out_at=NOW - 60, last_scaled_at=NOW - 60),
             4,
             says="in its cooldown a greater step goes as far as it would have",
-            source="4 Cooldown",
+            source="Cooldown",
         ),
         rule(
             IN,
@@ -514,7 +523,7 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=3, last_scaled_at=NOW - 60),
             None,
             says="scale-in waits out its cooldown",
-            source="3 Cooldown in",
+            source="Cooldown in",
         ),
         rule(
             steps((0, None, 2), type_="ExactCapacity"),
@@ -522,7 +531,7 @@ IN = steps((None, -10, -3), (-10, 0, -1))
             seen(desired=4),
             2,
             says="an exact capacity",
-            source="4 AdjustmentType",
+            source="AdjustmentType",
         ),
     ],
 )
@@ -535,14 +544,12 @@ def test_step_scaling(rule_, distance, observation, desired):
 @pytest.mark.parametrize(
     ("count", "percent", "magnitude", "desired"),
     [
-        rule(10, 25, 0, 12, says="above 1 rounds down", source="4 Percent rounding"),
-        rule(10, 5, 0, 11, says="0 to 1 rounds up to 1", source="4 Percent rounding"),
-        rule(10, -5, 0, 9, says="-1 to 0 rounds down to -1", source="4 Percent rounding"),
-        rule(10, -67, 0, 4, says="below -1 rounds up", source="4 Percent rounding"),
-        rule(10, 10, 3, 13, says="at least the minimum magnitude", source="4 MinAdjustmentMagnitude"),
-        rule(
-            10, -10, 3, 7, says="at least the minimum magnitude downwards", source="4 MinAdjustmentMagnitude"
-        ),
+        rule(10, 25, 0, 12, says="above 1 rounds down", source="Percent rounding"),
+        rule(10, 5, 0, 11, says="0 to 1 rounds up to 1", source="Percent rounding"),
+        rule(10, -5, 0, 9, says="-1 to 0 rounds down to -1", source="Percent rounding"),
+        rule(10, -67, 0, 4, says="below -1 rounds up", source="Percent rounding"),
+        rule(10, 10, 3, 13, says="at least the minimum magnitude", source="MinAdjustmentMagnitude"),
+        rule(10, -10, 3, 7, says="at least the minimum magnitude downwards", source="MinAdjustmentMagnitude"),
     ],
 )
 def test_percentages_round_as_documented(count, percent, magnitude, desired):
@@ -557,9 +564,9 @@ def test_percentages_round_as_documented(count, percent, magnitude, desired):
 @pytest.mark.parametrize(
     ("aggregation", "value"),
     [
-        rule("Average", 4.0, says="the average, by default", source="4 MetricAggregationType"),
-        rule("Minimum", 1.0, says="the minimum", source="4 MetricAggregationType"),
-        rule("Maximum", 9.0, says="the maximum", source="4 MetricAggregationType"),
+        rule("Average", 4.0, says="the average, by default", source="MetricAggregationType"),
+        rule("Minimum", 1.0, says="the minimum", source="MetricAggregationType"),
+        rule("Maximum", 9.0, says="the maximum", source="MetricAggregationType"),
     ],
 )
 def test_steps_are_measured_by_one_value_of_the_datapoints(aggregation, value):
@@ -567,7 +574,7 @@ def test_steps_are_measured_by_one_value_of_the_datapoints(aggregation, value):
 
 
 def test_a_step_policy_scales_in_no_further_than_other_policies_want():
-    """Source: reference autoscaling.md, 3 Several policies."""
+    """Source: target tracking, several policies."""
     observation = seen(9, 4)
     others = [(policy(), read_backlog(policy(), observation))]
 
@@ -580,17 +587,21 @@ def test_a_step_policy_scales_in_no_further_than_other_policies_want():
 @pytest.mark.parametrize(
     ("rule_", "distance", "observation", "code"),
     [
-        rule(OUT, 5, seen(desired=5), "AlreadyAtMaxCapacity", says="at the maximum", source="5"),
-        rule(IN, -5, seen(desired=0), "AlreadyAtMinCapacity", says="at the minimum", source="5"),
+        rule(
+            OUT, 5, seen(desired=5), "AlreadyAtMaxCapacity", says="at the maximum", source="NotScaledReasons"
+        ),
+        rule(
+            IN, -5, seen(desired=0), "AlreadyAtMinCapacity", says="at the minimum", source="NotScaledReasons"
+        ),
         rule(
             steps((0, None, 2), type_="ExactCapacity"),
             1,
             seen(desired=2),
             "AlreadyAtDesiredCapacity",
             says="as many as it asks for",
-            source="5",
+            source="NotScaledReasons",
         ),
-        rule(OUT, -5, seen(desired=5), None, says="no step covers it", source="5"),
+        rule(OUT, -5, seen(desired=5), None, says="no step covers it", source="NotScaledReasons"),
     ],
 )
 def test_a_step_that_cannot_be_has_awss_reason(rule_, distance, observation, code):

@@ -10,7 +10,7 @@ ROLE = "ebbtide"
 
 async def get_caller_identity(_params: Params, call: Call) -> Result:
     """The account of the key that signed, as an assumed role: the sagemaker SDK's get_execution_role turns
-    that ARN into the role's, and refuses any other form. Source: GetCallerIdentity; reference clients.md, 3.
+    that ARN into the role's, and refuses any other form. Source: GetCallerIdentity, STS 2011-06-15.
     """
     return {
         "Account": call.submitter,

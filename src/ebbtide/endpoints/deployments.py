@@ -18,7 +18,7 @@ def check_config(given: Mapping[str, Any]) -> None:
     """Refuse a configuration that no deployment could follow. Raises ServiceError (ValidationException).
 
     given: CreateEndpointConfig's input, already valid against the service model.
-    Source: reference sagemaker-hosting.md, 4 and 8.
+    Source: CreateEndpointConfig; SageMaker Developer Guide, async-inference.
     """
     variants = given["ProductionVariants"]
     names = [variant["VariantName"] for variant in variants]

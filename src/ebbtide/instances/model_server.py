@@ -38,7 +38,7 @@ PREPARE_TIMEOUT_S = 3600.0
 
 PING_TIMEOUT_S = 2.0
 STOP_GRACE_S = 30.0
-"""From SIGTERM to SIGKILL. Both: reference container-contract.md, 1."""
+"""From SIGTERM to SIGKILL. Both: SageMaker Developer Guide, your-algorithms-inference-code."""
 
 FIRST_POLLS_S, LATER_POLLS_S, POLLED_OFTEN_S = 0.005, 0.2, 2.0
 """A small model is up in a few hundredths of a second, and its first request waits for it."""

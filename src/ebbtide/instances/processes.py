@@ -66,7 +66,8 @@ def scrubbed_environment(
 ) -> dict[str, str]:
     """The environment of a model's process; what the model's own Environment says, wins.
 
-    gpus: indices of the devices it may use. Source: reference container-contract.md, 3.
+    gpus: indices of the devices it may use. Source: sagemaker-inference and
+    sagemaker-huggingface-inference-toolkit, which read these variables.
     """
     count = str(threads)
     return {

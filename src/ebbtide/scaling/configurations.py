@@ -31,7 +31,7 @@ _RESOURCE = re.compile(r"endpoint/(?P<endpoint>[^/]+)/variant/(?P<variant>[^/]+)
 INVOCATIONS_PER_INSTANCE = "SageMakerVariantInvocationsPerInstance"
 CONCURRENT_REQUESTS = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 PREDEFINED = (INVOCATIONS_PER_INSTANCE, CONCURRENT_REQUESTS)
-"""The predefined metric types of a variant with instances. Source: reference autoscaling.md, 3."""
+"""The predefined metric types of a variant with instances. Source: MetricType, 2016-02-06."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,8 @@ def alarm_definitions(
     policy_arn: str, configuration: Mapping[str, Any], resource: Resource, *, asynchronous: bool
 ) -> list[dict[str, Any]]:
     """The alarms that AWS makes for a target-tracking policy, as PutMetricAlarm takes them: one above the
-    target and, unless it never scales in, one well below. Source: reference autoscaling.md, 3.
+    target and, unless it never scales in, one well below. Source: alarms of
+    such policies as users have exported them.
 
     They tell others what the policy sees; the scaler looks at the metric itself.
     """

@@ -332,7 +332,7 @@ def gauges(account: str, endpoint_name: str, backlog: Backlog, in_service: int, 
     """An asynchronous endpoint's backlog as CloudWatch names it.
 
     ApproximateBacklogSizePerInstance is undefined, so absent, without instances; the age of the oldest
-    request is 0 without any. Source: reference metrics-and-notifications.md, 2.
+    request is 0 without any. Source: SageMaker Developer Guide, async-inference-monitor.
     """
     oldest = backlog.oldest_accepted_at
     values = [

@@ -5,7 +5,7 @@ a scalable target; a step policy answers an alarm (`step`). AWS's parameters and
 for three things: the backlog is exact and seen at once, so that no three minutes of alarm come first; its
 scale-in cooldown is how long fewer instances must have been enough; and a request for a variant without
 instances wakes it whatever its policies say.
-Source: reference autoscaling.md, 3 and 4.
+Source: Application Auto Scaling User Guide, Target tracking and Step scaling policies.
 """
 
 from collections import deque

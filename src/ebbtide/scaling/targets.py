@@ -31,7 +31,7 @@ from ebbtide.scaling.policies import Limits
 
 MAX_POLICIES = 50
 MAX_SCHEDULED_ACTIONS = 200
-"""Of a target. Source: quotas, reference autoscaling.md, 2."""
+"""Of a target. Source: Application Auto Scaling User Guide, Quotas."""
 
 targets = Table(
     "scalable_targets",

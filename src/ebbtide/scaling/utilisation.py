@@ -2,7 +2,7 @@
 
 One sample of each a minute and instance, so that CPUUtilization's SampleCount over a minute is the number of
 instances: AWS's documentation of asynchronous endpoints counts them so.
-Source: reference metrics-and-notifications.md, 2 (instance metrics).
+Source: SageMaker Developer Guide, monitoring-cloudwatch and async-inference-troubleshooting.
 """
 
 from collections.abc import Iterable

@@ -198,10 +198,7 @@ async def delete_endpoint(params: Params, call: Call) -> Result:
 
 
 def _test_notifications(connection: Connection, endpoint: Endpoint, built: Deployment, call: Call) -> None:
-    """Tell the topics of a new deployment, and fail the deployment when one is missing.
-
-    Source: reference sagemaker-hosting.md, 5 (CreateEndpoint, UpdateEndpoint).
-    """
+    """Tell the topics of a new deployment, and fail the deployment when one is missing, as AWS does."""
     config = built.async_config
     try:
         for topic in sorted(config.topics) if config else ():

@@ -41,7 +41,7 @@ def get_endpoint(connection: Connection, call: Call, name: str) -> Endpoint:
 def listed(records: Iterable[Any], params: Params) -> tuple[list[Any], str | None]:
     """The page of models, configurations or endpoints that a List operation asks for.
 
-    Source: reference sagemaker-hosting.md, 3.
+    Source: ListModels, ListEndpointConfigs and ListEndpoints, SageMaker 2017-07-24.
     """
     by = {
         "Name": lambda record: (record.name,),
