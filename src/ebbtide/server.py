@@ -217,7 +217,6 @@ def _build(settings: Settings, database: Database, key: Credentials, peers: Peer
         wakeups=wakeups,
         changes=changes,
         intake=intake,
-        completion=completion,
         steering=Steering(database, objects, changes, wakeups, deliveries.wake, region=settings.region),
         deliveries=deliveries,
         move_tasks=MoveTasks(database, arrivals),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ebbtide.objects.store import ObjectStore
     from ebbtide.peers import Peers
     from ebbtide.queue.changes import Changes
-    from ebbtide.queue.completion import Completion
     from ebbtide.queue.intake import Intake
     from ebbtide.queue.steering import Steering
     from ebbtide.queue.wakeups import Wakeups
@@ -48,7 +47,6 @@ class Parts:
     wakeups: "Wakeups"
     changes: "Changes"
     intake: "Intake"
-    completion: "Completion"
     steering: "Steering"
     deliveries: "Deliveries"
     move_tasks: "MoveTasks"

@@ -1,7 +1,8 @@
 """What runs inside an instance: a process that speaks SageMaker's container contract on a Unix socket.
 
 A request passes `contract` (HTTP: /ping and /invocations), `toolkit` (the framework's content types, handlers
-and errors) and a model: `summariser` on CTranslate2, `extractive`, or what the user's inference.py loads.
+and errors) and a model: `summariser` on one of `engines`, `extractive`, transformers itself (`tasks`), or
+what the user's inference.py loads.
 `preparation` makes a model ready once per version: fetched from the Hub, converted, cached by content.
 
 Nothing here imports ebbtide outside this package, so that it can run in a model's own environment.
