@@ -161,7 +161,13 @@ def test_values_with_counts_and_statistic_sets_are_samples_like_others(cloudwatc
     assert (point["SampleCount"], point["Sum"], point["Maximum"]) == (6, 20, 8)
 
 
-def test_a_large_batch_which_boto3_compresses_is_recorded_whole(cloudwatch, namespace):
+@pytest.mark.parametrize("coding", ["gzip", "GZIP"])
+def test_a_large_batch_which_its_client_compresses_is_recorded_whole(ebbtide, namespace, coding):
+    cloudwatch = ebbtide.session().client("cloudwatch", endpoint_url=ebbtide.url)
+    cloudwatch.meta.events.register(
+        "before-sign.cloudwatch.PutMetricData",
+        lambda request, **_: request.headers.replace_header("Content-Encoding", coding),
+    )
     put(cloudwatch, namespace, range(1000), step_s=1)
 
     answer = cloudwatch.get_metric_data(
@@ -187,6 +193,26 @@ def test_metric_data_comes_newest_first_unless_asked_otherwise(cloudwatch, names
         "Values": [1, 2, 3],
         "StatusCode": "Complete",
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels"),
+    [
+        pytest.param([("Sum", 60)], ["Level"], id="alone"),
+        pytest.param([("Sum", 60), ("Minimum", 60)], ["Level Sum", "Level Minimum"], id="statistics"),
+        pytest.param([("Sum", 60), ("Sum", 30)], ["Level 60", "Level 30"], id="periods"),
+        pytest.param([("Sum", 60), ("Minimum", 30)], ["Level Sum 60", "Level Minimum 30"], id="both"),
+        pytest.param([("Sum", 60), ("Sum", 60)], ["Level", "Level"], id="nothing"),
+    ],
+)
+def test_the_labels_of_one_metric_tell_in_what_its_series_differ(cloudwatch, namespace, asked, labels):
+    queries = [
+        metric_stat(namespace, f"m{number}", stat, period) for number, (stat, period) in enumerate(asked)
+    ]
+
+    answer = cloudwatch.get_metric_data(MetricDataQueries=queries, **hour())
+
+    assert [result["Label"] for result in answer["MetricDataResults"]] == labels
 
 
 def test_expressions_work_on_metrics_and_on_each_other(cloudwatch, namespace):

@@ -393,7 +393,7 @@ def test_instance_counts_and_weights_can_be_changed_down_to_zero(ebbtide, sagema
     sagemaker.delete_endpoint(EndpointName=deployed.name)
 
 
-def test_the_capacity_of_a_variant_that_is_not_there_cannot_be_changed(ebbtide, sagemaker, model):
+def test_the_capacity_of_a_variant_not_there_or_named_twice_cannot_be_changed(ebbtide, sagemaker, model):
     name = unique()
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=create_config(ebbtide, model))
     in_service(sagemaker, name)
@@ -403,8 +403,14 @@ def test_the_capacity_of_a_variant_that_is_not_there_cannot_be_changed(ebbtide, 
         EndpointName=name,
         DesiredWeightsAndCapacities=[{"VariantName": "other", "DesiredInstanceCount": 1}],
     )
+    twice = refused(
+        sagemaker.update_endpoint_weights_and_capacities,
+        EndpointName=name,
+        DesiredWeightsAndCapacities=[{"VariantName": "v", "DesiredInstanceCount": n} for n in (1, 2)],
+    )
 
     assert 'Variant "other" is not a variant of endpoint' in error["Message"]
+    assert 'The variant name "v" was non-unique within the request.' in twice["Message"]
 
 
 def test_endpoints_are_listed_by_status(ebbtide, sagemaker, model):

@@ -196,6 +196,7 @@ def test_messages_received_too_often_go_to_the_dead_letter_queue(sqs, queue):
         assert got["Body"] == "poison"
     third = sqs.receive_message(QueueUrl=queue)
 
+    assert json.loads(attributes(sqs, queue)["RedrivePolicy"])["maxReceiveCount"] == 2
     assert "Messages" not in third
     [moved] = sqs.receive_message(QueueUrl=dead, AttributeNames=["All"])["Messages"]
     assert moved["Body"] == "poison"

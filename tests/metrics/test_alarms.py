@@ -192,6 +192,7 @@ async def test_the_message_to_a_topic_tells_states_reason_and_trigger(watch):
     assert told["AlarmName"] == "high"
     assert told["AWSAccountId"] == ACCOUNT
     assert told["Trigger"]["MetricName"] == "Level"
+    assert told["Trigger"]["EvaluateLowSampleCountPercentile"] == ""
     assert told["Trigger"]["Dimensions"] == [{"name": "Harbour", "value": "Brest"}]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ebbtide import clock
 from ebbtide.api import SERVICES
 from ebbtide.api.authentication import Caller, authenticate
-from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge, unzipped
+from ebbtide.api.body import MAX_BODY_BYTES, Body, TooLarge, is_zipped, unzipped
 from ebbtide.api.call import Call, Params, Parts, Result
 from ebbtide.api.forwarding import Forwarding
 from ebbtide.api.own.mount import OwnAPI
@@ -164,7 +164,7 @@ class Application:
             raise sigv4.as_service_error(refused, target.protocol) from refused
         # Before its parameters are looked at: that there is no such operation is what its caller must know.
         function = self._function(operation, target.protocol)
-        if operation.accepts_gzip and request.headers.get("content-encoding") == "gzip":
+        if operation.accepts_gzip and is_zipped(request):
             request.body = unzipped(request.body)
         params = parse(operation, target.protocol, request, labels)
         if operation.streamed is not None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from ebbtide.errors import ServiceError
 from ebbtide.http_server.exchange import Receive
 from ebbtide.wire.chunked import ChunkedDecoder, incomplete_body
+from ebbtide.wire.request import Request
 from ebbtide.wire.sigv4 import payload_mismatch
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -137,6 +138,11 @@ class Body:
         self._ended = not message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         return piece
+
+
+def is_zipped(request: Request) -> bool:
+    """Whether the body is said to be gzip; names of codings have no case (RFC 9110, 8.4.1)."""
+    return request.headers.get("content-encoding", "").strip().lower() == "gzip"
 
 
 def unzipped(body: bytes) -> bytes:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qs, unquote
 
-from ebbtide.api.body import unzipped
+from ebbtide.api.body import is_zipped, unzipped
 from ebbtide.errors import ServiceError
 from ebbtide.values import value
 from ebbtide.wire import models
@@ -126,7 +126,7 @@ def action(request: Request) -> str:
     Raises TooLarge, and ServiceError for a form that is said to be gzip and is not.
     """
     # boto3 1.38 and older compress the forms of PutMetricData.
-    body = unzipped(request.body) if request.headers.get("content-encoding") == "gzip" else request.body
+    body = unzipped(request.body) if is_zipped(request) else request.body
     form: Mapping[str, list[str]] = parse_qs(body.decode("latin-1")) if body else {}
     return (request.arguments.get("Action") or form.get("Action") or [""])[0]
 

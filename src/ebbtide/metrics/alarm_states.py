@@ -184,6 +184,7 @@ def notification(alarm: Alarm) -> tuple[str, str]:
     elif statistic := definition.get("ExtendedStatistic"):
         trigger |= {"StatisticType": "ExtendedStatistic", "ExtendedStatistic": statistic}
     trigger["Unit"] = definition.get("Unit")
+    trigger["EvaluateLowSampleCountPercentile"] = ""  # it is refused when an alarm is put
     trigger["Dimensions"] = [
         {"value": value, "name": name} for name, value in data.dimensions(definition.get("Dimensions", ()))
     ]

@@ -203,21 +203,20 @@ def _labelled(query: Query, value: Value) -> list[tuple[str, Series]]:
 
 
 def _label(query: Query, queries: Sequence[Query]) -> str:
-    """As little as tells the metric from the others of the request."""
+    """The metric's name, with what its namesakes differ in: dimensions, statistic, period."""
     if "MetricStat" not in query:
         return str(query["Id"])
-    others = [other["MetricStat"] for other in queries if other is not query and "MetricStat" in other]
-    mine = _telling(query["MetricStat"])
-    for length in range(1, len(mine) + 1):
-        if all(_telling(other)[:length] != mine[:length] for other in others):
-            break
-    return " ".join(part for part in mine[:length] if part)
+    name, *mine = _telling(query["MetricStat"])
+    told = [_telling(other["MetricStat"]) for other in queries if "MetricStat" in other]
+    namesakes = [parts for other, *parts in told if other == name]
+    differing = [part for part, *others in zip(mine, *namesakes, strict=True) if set(others) != {part}]
+    return " ".join(filter(None, (name, *differing)))
 
 
-def _telling(stat: Mapping[str, Any]) -> tuple[str, ...]:
+def _telling(stat: Mapping[str, Any]) -> tuple[str, str, str, str]:
     metric = stat["Metric"]
     values = " ".join(value for _, value in dimensions(metric.get("Dimensions", ())))
-    return (metric.get("MetricName", ""), values, stat["Stat"])
+    return (metric.get("MetricName", ""), values, stat["Stat"], str(stat["Period"]))
 
 
 _DYNAMIC = re.compile(r"\$\{(?:(?P<live>[A-Z_]+)|PROP\('(?P<property>[^']+)'\))\}")

@@ -90,7 +90,8 @@ def _read_datum(
         raise MissingParameter(f"One of {where}.Value, Values and StatisticValues must be specified.")
     if len(given) > 1:
         raise InvalidCombination(
-            f"The parameters {where}.{given[0]} and {where}.{given[1]} are mutually exclusive."
+            f"The parameters {where}.{given[0]} and {where}.{given[1]} are mutually exclusive "
+            "and you have specified both."
         )
     name, unit = datum["MetricName"], datum.get("Unit", "None")
     if given == ["StatisticValues"]:
@@ -98,8 +99,10 @@ def _read_datum(
         return
     values = datum.get("Values", [datum.get("Value")])
     counts = datum.get("Counts", [1.0] * len(values))
-    if not 0 < len(values) <= MAX_VALUES or len(counts) != len(values):
-        raise InvalidValue(f"{where} must have 1 to {MAX_VALUES} Values, and a count for each in Counts.")
+    if not 0 < len(values) <= MAX_VALUES:
+        raise InvalidValue(f"The collection {where}.Values must have 1 to {MAX_VALUES} members.")
+    if len(counts) != len(values):
+        raise InvalidValue(f"The parameters {where}.Values and {where}.Counts must be of the same size.")
     for value, count in zip(values, counts, strict=True):
         _check_number(f"{where}.{given[0]}", value)
         _check_number(f"{where}.Counts", count)

@@ -1,6 +1,7 @@
 """What SQS asks of messages and queues beyond its service model, and their digests. Pure."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -102,12 +103,13 @@ def check_queue_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
             if number is None or not RANGES[name][0] <= number <= RANGES[name][1]:
                 raise _invalid_attribute(name)
         if name == "RedrivePolicy":
-            _check_redrive_policy(value)
+            value = _redrive_policy(value)
         kept[name] = value
     return kept
 
 
-def _check_redrive_policy(value: str) -> None:
+def _redrive_policy(value: str) -> str:
+    """The policy as it is kept: a count that was given as text becomes a number, as SQS shows it."""
     try:
         policy = parse_json(value)
     except ValueError as error:
@@ -128,6 +130,9 @@ def _check_redrive_policy(value: str) -> None:
             f"Invalid value for maxReceiveCount: {policy['maxReceiveCount']}, "
             "valid values are from 1 to 1000 both inclusive.",
         )
+    if isinstance(policy["maxReceiveCount"], str):
+        return json.dumps(policy | {"maxReceiveCount": most}, separators=(",", ":"))
+    return value
 
 
 def check_range(name: str, value: int, least: int, greatest: int) -> None:

@@ -153,10 +153,13 @@ async def update_endpoint(params: Params, call: Call) -> Result:
 async def update_endpoint_weights_and_capacities(params: Params, call: Call) -> Result:
     """Change how many instances variants have, and their weights.
 
-    Raises ServiceError unless the endpoint is InService, for a variant it does not have, and for a count
-    of 0 unless it is asynchronous. Source: UpdateEndpointWeightsAndCapacities.
+    Raises ServiceError unless the endpoint is InService, for a variant that it does not have or that is
+    named twice, and for a count of 0 unless it is asynchronous. Source: UpdateEndpointWeightsAndCapacities.
     """
     wanted = params["DesiredWeightsAndCapacities"]
+    names = [each["VariantName"] for each in wanted]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ServiceError(f'The variant name "{twice[0]}" was non-unique within the request.')
     counts = {
         each["VariantName"]: each["DesiredInstanceCount"] for each in wanted if "DesiredInstanceCount" in each
     }
@@ -164,11 +167,9 @@ async def update_endpoint_weights_and_capacities(params: Params, call: Call) -> 
 
     def rescale(connection: Connection) -> Endpoint:
         endpoint = get_endpoint(connection, call, params["EndpointName"])
-        for each in wanted:
-            if endpoint.live.variant(each["VariantName"]) is None:
-                raise ServiceError(
-                    f'Variant "{each["VariantName"]}" is not a variant of endpoint "{endpoint.arn}".'
-                )
+        for name in names:
+            if endpoint.live.variant(name) is None:
+                raise ServiceError(f'Variant "{name}" is not a variant of endpoint "{endpoint.arn}".')
         if any(count > MAX_INSTANCE_COUNT for count in counts.values()):
             raise ServiceError(f"DesiredInstanceCount must be at most {MAX_INSTANCE_COUNT}.")
         if endpoint.async_config is None and 0 in counts.values():
