@@ -60,3 +60,19 @@ def test_the_runtime_imports_nothing_of_the_rest():
     rest = {name for line in lines()[1:] for name in line} - {"runtime"}
 
     assert [file for file, own, imported in imports() if own == "runtime" and imported in rest] == []
+
+
+def test_every_file_that_the_document_names_is_there():
+    """A name alone is of the folder that the line named before it."""
+    missing = []
+    for line in ARCHITECTURE.read_text().splitlines():
+        folder = PACKAGE
+        for name in re.findall(r"`((?:\w+/)*(?:\w+\.(?:py|toml)|\w+/))`", line):
+            places = [root / name for root in (PACKAGE, folder, ARCHITECTURE.parents[1])]
+            found = next((place for place in places if place.exists()), None)
+            if found is not None:
+                folder = found.parent
+            elif name != "code/inference.py":  # a model's
+                missing.append(name)
+
+    assert missing == []
