@@ -13,6 +13,7 @@ from sqlalchemy import Boolean, Column, Connection, Float, String, Table, text
 from ebbtide.database import Statement, metadata
 from ebbtide.endpoints import Endpoint
 from ebbtide.identifiers import parse_location
+from ebbtide.objects.buckets import find_bucket
 from ebbtide.objects.records import ObjectRecord, find_object
 from ebbtide.queue.invocations import Invocation
 
@@ -48,7 +49,7 @@ _SWITCH = Statement("SELECT enabled, retention_s FROM endpoint_deduplication WHE
 
 _TWIN = text(
     """
-SELECT inference_id, output_uri, failure_uri FROM invocations
+SELECT state, inference_id, output_uri, failure_uri FROM invocations
  WHERE endpoint_id = :endpoint_id AND digest = :digest AND digest IS NOT NULL
    AND (state IN ('queued', 'claimed') OR (state = 'succeeded' AND finished_at > :since))
  ORDER BY id DESC LIMIT 1
@@ -112,7 +113,19 @@ def forget(connection: Connection, invocation_id: str) -> None:
 def find_twin(
     connection: Connection, endpoint_id: str, digest: str, *, retention_s: float, now: float
 ) -> Twin | None:
-    """The latest equal request that is in flight, or succeeded within the retention time."""
+    """The latest equal request that is in flight, or succeeded within the retention time, its output still
+    there.
+    """
     values = {"endpoint_id": endpoint_id, "digest": digest, "since": now - retention_s}
     row = connection.execute(_TWIN, values).one_or_none()
-    return Twin(*row) if row else None
+    if row is None:
+        return None
+    state, *shared = row
+    return None if state == "succeeded" and _is_gone(connection, row.output_uri) else Twin(*shared)
+
+
+def _is_gone(connection: Connection, output_uri: str) -> bool:
+    """Whether the output was removed since. Of one in an outside bucket nobody here knows."""
+    place = parse_location(output_uri)
+    is_ours = find_bucket(connection, place.bucket) is not None
+    return is_ours and find_object(connection, place.bucket, place.key) is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.deployments import Deployed, deploy
+from tests.deployments import Deployed, deploy, outcome
 
 import ebbtide as package
 from ebbtide.client import Client
@@ -279,6 +279,25 @@ def test_equal_requests_share_an_outcome_where_the_endpoint_is_told_to(
 
     assert first == equal
     assert apart != first
+
+
+def test_an_output_that_was_removed_answers_no_equal_request(ebbtide: Ebbtide, own: Client) -> None:
+    endpoint = deploy(ebbtide, environment={"HF_MODEL_ID": "ebbtide/echo"})
+    own.put_settings(endpoint.name, {"deduplication": {"enabled": True, "retention_s": 60.0}})
+    request = {"EndpointName": endpoint.name, "Body": b"equal", "ContentType": "text/plain"}
+    runtime, s3 = ebbtide.client("sagemaker-runtime"), ebbtide.client("s3")
+
+    first = runtime.invoke_endpoint_async(**request)
+    assert outcome(ebbtide, first)[0] == "output"
+    assert runtime.invoke_endpoint_async(**request) | {"ResponseMetadata": 0} == first | {
+        "ResponseMetadata": 0
+    }
+    bucket, _, key = first["OutputLocation"].removeprefix("s3://").partition("/")
+    s3.delete_object(Bucket=bucket, Key=key)
+
+    again = runtime.invoke_endpoint_async(**request)
+    assert again["OutputLocation"] != first["OutputLocation"]
+    assert outcome(ebbtide, again)[:2] == ("output", b"equal")
 
 
 def test_what_was_replaced_while_it_waited_answers_no_equal_of_what_it_was(
