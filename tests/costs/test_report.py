@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, update
+from tests.queue.accepted import invocation
 
 from ebbtide.costs.report import Amount, report
 from ebbtide.database import Database
@@ -15,7 +16,6 @@ from ebbtide.instances import records
 from ebbtide.instances.records import Instance, State
 from ebbtide.instances.types import InstanceTypes
 from ebbtide.queue import invocations, tables
-from ebbtide.queue.invocations import Invocation
 
 OPERATOR, ECONOMICS, LAW = "123456789012", "222222222222", "333333333333"
 DAY = date(2026, 3, 1)
@@ -73,22 +73,7 @@ def hold(
     """An invocation that was accepted and claimed at `begin`, and ended at `end`, in s after noon."""
     at = NOON + begin
     id_ = time_ordered_id(at)
-    one = Invocation(
-        id=id_,
-        inference_id=id_,
-        account=account,
-        endpoint_id=f"id-of-{endpoint}",
-        accepted_at=at,
-        expires_at=at + 21_600,
-        timeout_s=900,
-        input_uri="s3://in/x",
-        content_type=None,
-        accept=None,
-        custom_attributes=None,
-        output_uri=f"s3://out/{id_}",
-        failure_uri=None,
-        body=None,
-    )
+    one = invocation(id_, f"id-of-{endpoint}", at, account=account)
     invocations.accept(connection, [one], {id_: tags} if tags else {})
     connection.execute(
         update(tables.invocations)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, update
 from tests.instances.recorded import instances_of
+from tests.queue.accepted import invocation
 
 from ebbtide import endpoints, queue
 from ebbtide.database import Database, metadata
@@ -166,23 +167,17 @@ class Workplace:
 
     async def invoke(self, endpoint: Endpoint, body: str, *, timeout_s: int = 60) -> str:
         name = f"{time.time_ns()}"
-        invocation = invocations.Invocation(
-            id=name,
-            inference_id=name,
-            account=ACCOUNT,
-            endpoint_id=endpoint.id,
-            accepted_at=time.time(),
-            expires_at=time.time() + 60,
+        accepted = invocation(
+            name,
+            endpoint.id,
+            time.time(),
             timeout_s=timeout_s,
             input_uri=None,
             content_type="application/json",
-            accept=None,
-            custom_attributes=None,
             output_uri=f"s3://b/out/{name}.out",
-            failure_uri=None,
             body=body.encode(),
         )
-        await self.database.write(lambda connection: invocations.accept(connection, [invocation]))
+        await self.database.write(lambda connection: invocations.accept(connection, [accepted]))
         self.wakeups.notify(endpoint.id)
         return f"out/{name}.out"
 

@@ -4,28 +4,14 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import Connection, text
+from tests.queue.accepted import invocation
 
 from ebbtide.database import Database
 from ebbtide.queue import invocations, retention, tables
 from ebbtide.queue.invocations import NOTHING, Backlog, Claim, Ending, Invocation, Phases
 
 ENDPOINT = "endpoint-1"
-REQUEST = Invocation(
-    id="a",
-    inference_id="given-by-the-caller",
-    account="123456789012",
-    endpoint_id=ENDPOINT,
-    accepted_at=100.0,
-    expires_at=160.0,
-    timeout_s=900,
-    input_uri="s3://in/a.json",
-    content_type="application/json",
-    accept=None,
-    custom_attributes=None,
-    output_uri="s3://out/a.out",
-    failure_uri="s3://out/a-error.out",
-    body=None,
-)
+REQUEST = invocation("a", ENDPOINT, 100.0, expires_at=160.0)
 
 
 async def accept(database: Database, *requests: Invocation) -> None:

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from sqlalchemy import select
+from tests.queue.accepted import invocation
 
 from ebbtide.database import Database, metadata
 from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue, create_endpoint
@@ -92,21 +93,12 @@ class Life(RuleBasedStateMachine):
         """One more invocation, that the model knows of."""
         id_ = f"{len(self.expected):06}"
         self.expected[id_] = Expected(account, self.now + TTL_S)
-        return Invocation(
-            id=id_,
-            inference_id=id_,
+        return invocation(
+            id_,
+            self.endpoint.id,
+            self.now,
             account=account,
-            endpoint_id=self.endpoint.id,
-            accepted_at=self.now,
             expires_at=self.now + TTL_S,
-            timeout_s=900,
-            input_uri="s3://in/x",
-            content_type=None,
-            accept=None,
-            custom_attributes=None,
-            output_uri=f"s3://out/{id_}",
-            failure_uri=None,
-            body=None,
             priority=priority,
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from tests.queue.accepted import invocation
 
 from ebbtide import endpoints
 from ebbtide.database import Database
@@ -76,21 +77,15 @@ async def place(tmp_path: Path, database: Database) -> Place:
         catalogue.create_model(connection, model)
         catalogue.create_endpoint_config(connection, config)
         endpoint = endpoints.create_endpoint(connection, config, "e", region="us-east-1", at=0.0)
-    request = Invocation(
-        id="a",
+    request = invocation(
+        "a",
+        endpoint.id,
+        ACCEPTED_AT,
         inference_id="given",
-        account=ACCOUNT,
-        endpoint_id=endpoint.id,
-        accepted_at=ACCEPTED_AT,
         expires_at=ACCEPTED_AT + 60,
-        timeout_s=900,
         input_uri="s3://b/in",
-        content_type=None,
-        accept=None,
-        custom_attributes=None,
         output_uri="s3://b/out/a.out",
         failure_uri="s3://b/failures/a-error.out",
-        body=None,
     )
     await database.write(lambda connection: invocations.accept(connection, [request]))
     objects = ObjectStore(tmp_path / "objects", database)

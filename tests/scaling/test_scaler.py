@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from sqlalchemy import text
+from tests.queue.accepted import invocation
 
 from ebbtide import endpoints, metrics, queue
 from ebbtide.database import Database
@@ -101,25 +102,6 @@ class World:
             lambda c: statistics(c, ACCOUNT, metric, "Average", period_s=1, start=int(at), end=int(at) + 1)
         )
         return values.get(int(at))
-
-
-def invocation(id_: str, endpoint_id: str, at: float) -> invocations.Invocation:
-    return invocations.Invocation(
-        id=id_,
-        inference_id=id_,
-        account=ACCOUNT,
-        endpoint_id=endpoint_id,
-        accepted_at=at,
-        expires_at=at + 21_600,
-        timeout_s=900,
-        input_uri=None,
-        content_type=None,
-        accept=None,
-        custom_attributes=None,
-        output_uri=f"s3://out/{id_}.out",
-        failure_uri=None,
-        body=b"text",
-    )
 
 
 def in_service(id_: str, endpoint_id: str, at: float) -> instances.Instance:
