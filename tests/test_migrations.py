@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection, Engine, inspect, text
 
 import ebbtide
-from ebbtide import database, migrations
-from ebbtide.database import Database
+from ebbtide import migrations
+from ebbtide.database import Database, kinds, metadata
 from ebbtide.migrations import HEAD, NewerDatabase, migrate
 from tests.postgresql import PostgreSQL
 
@@ -75,7 +75,7 @@ def test_the_migrations_lead_to_the_declared_tables(empty: Callable[[str], Path 
         if not found.name.startswith(WITHOUT_TABLES):
             importlib.import_module(found.name)
     declared, migrated = Database(empty("declared")), Database(empty("migrated"))
-    database.metadata.create_all(declared.engine)
+    metadata.create_all(declared.engine)
     migrate(migrated.engine)
 
     expected, got = schema(declared.engine), schema(migrated.engine)
@@ -116,7 +116,7 @@ def test_servers_that_start_together_wait_however_long_the_first_one_takes(
 ) -> None:
     """A request's bounds on waiting for a lock, and on pausing in a transaction, are not a change's."""
     bounds = "SET lock_timeout = '1ms'; SET idle_in_transaction_session_timeout = '1s'"
-    monkeypatch.setattr(database._PostgreSQL, "SESSION", bounds)
+    monkeypatch.setattr(kinds.PostgreSQL, "SESSION", bounds)
     starts: list[Future[None]] = []
     with postgresql.database() as url, ThreadPoolExecutor() as starting:
 

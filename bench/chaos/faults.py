@@ -54,8 +54,10 @@ class Faults:
         self._outside = outside
         self._second = second
         self._carry_out: dict[str, Callable[[Blow], None]] = {
-            "kill a model server": self._kill_model_server,
-            "stop a model server": self._stop_model_server,
+            "kill a model server": partial(self._signal, server.model_servers, signal.SIGKILL),
+            "stop a model server": partial(self._signal, server.model_servers, signal.SIGSTOP),
+            "kill the process that writes": partial(self._signal, server.writer_processes, signal.SIGKILL),
+            "stop the process that writes": partial(self._signal, server.writer_processes, signal.SIGSTOP),
             "kill the server": partial(self._kill_server, server),
             "stop the server": partial(self._stop_server, server),
             "kill the second server": partial(self._kill_server, second),
@@ -103,15 +105,10 @@ class Faults:
     def _over(self, blow: Blow) -> None:
         self._seen.strike_ended(blow.fault.name)
 
-    def _kill_model_server(self, blow: Blow) -> None:
-        self._signal_model_server(blow, signal.SIGKILL)
-
-    def _stop_model_server(self, blow: Blow) -> None:
-        self._signal_model_server(blow, signal.SIGSTOP)
-
-    def _signal_model_server(self, blow: Blow, number: signal.Signals) -> None:
+    def _signal(self, find: Callable[[], list[psutil.Process]], number: signal.Signals, blow: Blow) -> None:
+        """Kill or stop one of those that there are."""
         until = time.monotonic() + LONGEST_WAIT_S
-        while not (alive := sorted(self._server.model_servers(), key=lambda process: process.pid)):
+        while not (alive := sorted(find(), key=lambda process: process.pid)):
             if time.monotonic() > until:
                 return
             time.sleep(LOOK_S)  # the server is down, or only coming up

@@ -57,6 +57,8 @@ class Fault:
 FAULTS = (
     Fault("kill a model server", "model servers", 30),
     Fault("stop a model server", "model servers", 10, 0.5, 6.0),
+    Fault("kill the process that writes", "process that writes", 10),
+    Fault("stop the process that writes", "process that writes", 3, 0.5, 6.0),
     Fault("kill the server", "server", 6),
     Fault("stop the server", "server", 5, 0.5, 6.0),
     Fault("drain the server", "server", 3),

@@ -182,7 +182,8 @@ class Server:
         self.failed_starts = 0
         self._data = data
         self._log = log
-        serve = [sys.executable, "-m", "ebbtide", "serve", "--data", str(data), "--port", str(port)]
+        ebbtide = [sys.executable, "-P", str(Path(__file__).with_name("serve.py"))]
+        serve = [*ebbtide, "serve", "--data", str(data), "--port", str(port)]
         self._command = [*enter, *serve, *options]
         self._environment = {
             **_without_ours(os.environ),
@@ -229,6 +230,15 @@ class Server:
             if process.pid != own
             and {"ebbtide.runtime", "ebbtide.runtime.forkserver"} & {*(process.info["cmdline"] or ())}
             and any(str(self._data) in argument for argument in process.info["cmdline"])
+        ]
+
+    def writer_processes(self) -> list[psutil.Process]:
+        """What it has at most one of."""
+        own = self._process.pid if self._process is not None else 0
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "ppid"])
+            if process.info["ppid"] == own and "ebbtide.database" in (process.info["cmdline"] or ())
         ]
 
     def close(self) -> None:

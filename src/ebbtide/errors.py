@@ -4,6 +4,7 @@ An operation raises one of these; `wire/` turns it into the service's own error 
 that escapes an operation is a defect: it is logged with its trace and answered as InternalFailure.
 """
 
+import copyreg
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,10 @@ class ServiceError(Exception):
         if http_status is not None:
             self.http_status = http_status
         self.members = dict(members or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As any other object, without its class's own parameters: an exception's would be its arguments.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class Unavailable(ServiceError):

@@ -1,7 +1,8 @@
 """Values that are made in numbers for every invocation."""
 
-from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, TypeVar, cast, dataclass_transform
 
 T = TypeVar("T")
 
@@ -12,4 +13,8 @@ def value(cls: type[T]) -> type[T]:
 
     Python's own frozen ones set every field by a call, and so take five times as long to make.
     """
-    return dataclass(slots=True, unsafe_hash=True)(cls)
+    made: Any = dataclass(slots=True, unsafe_hash=True)(cls)
+    # Python's own way to pickle what has slots asks for each field by a call.
+    read = attrgetter("__class__", *(each.name for each in fields(made)))
+    made.__reduce__ = lambda self: (made, read(self)[1:])
+    return cast("type[T]", made)

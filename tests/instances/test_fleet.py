@@ -364,7 +364,7 @@ async def test_poisonous_requests_do_not_make_their_neighbours_wait_for_instance
 async def test_a_fleet_whose_database_is_locked_when_it_starts_starts_once_it_is_free(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr("ebbtide.database.PATIENCE_S", 0.0)
+    monkeypatch.setattr("ebbtide.database.writer.PATIENCE_S", 0.0)
     workplace = Workplace(tmp_path)
     with closing(sqlite3.connect(tmp_path / "ebbtide.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hypothesis import settings
@@ -14,12 +15,11 @@ from sqlalchemy import select
 from tests.queue.accepted import invocation
 
 from ebbtide.database import Database, metadata
-from ebbtide.endpoints import Endpoint, EndpointConfig, Model, catalogue, create_endpoint
+from ebbtide.endpoints import EndpointConfig, Model, catalogue, create_endpoint
 from ebbtide.queue import intake, invocations, steering, tables
 from ebbtide.queue.intake import Request
 from ebbtide.queue.invocations import Claim, Ending, Invocation, Phases
 from ebbtide.queue.tables import MOVES
-from ebbtide.queue.wakeups import Reservation
 
 OWNER = "123456789012"
 NAME = "summaries"
@@ -39,14 +39,6 @@ class Expected:
     lost_count: int = 0
     lease_until: float = 0.0
     outcomes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Instance:
-    """Whose slots are reserved while requests arrive."""
-
-    endpoint: Endpoint
-    instance_id: str
 
 
 def deploy(connection):
@@ -118,10 +110,16 @@ class Life(RuleBasedStateMachine):
         """The claims come with the acceptance, by the rules of any others."""
         made = [self.made(*each) for each in asked]
         requests = [Request(OWNER, NAME, lambda _, one=one: one, {}, may_share=True) for one in made]
-        reserved = Reservation(Instance(self.endpoint, instance), slots, alone)
-        outcomes, [taken] = self.write(
-            lambda connection: intake.accept(connection, requests, [reserved], lease_s=LEASE_S, now=self.now)
+        claim = partial(
+            invocations.claim,
+            endpoint_id=self.endpoint.id,
+            instance_id=instance,
+            limit=slots,
+            lease_s=LEASE_S,
+            now=self.now,
+            alone=alone,
         )
+        outcomes, [taken] = self.write(lambda connection: intake.accept(connection, requests, [claim]))
         assert all(isinstance(each, Invocation) for each in outcomes)
         return self.took(taken, limit=slots, alone=alone)
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from functools import partial
 
 from ebbtide import clock, metrics
 from ebbtide.api import submission
@@ -43,7 +44,7 @@ async def invoke_endpoint_async(params: Params, call: Call) -> Result:
     accepted = await call.parts.intake.accept(
         call.account,
         params["EndpointName"],
-        lambda endpoint: invocation(params, endpoint, call.submitter, call.now, wanted),
+        partial(invocation, params, account=call.submitter, now=call.now, wanted=wanted),
         tags=wanted.tags,
         may_share=wanted.deduplicate,
     )

@@ -8,7 +8,6 @@ gives a boto3 session that sends it.
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from ebbtide.errors import ServiceError
@@ -34,7 +33,7 @@ class Submission:
     """
 
     priority: int = 0
-    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tags: Mapping[str, str] = field(default_factory=dict)
     deduplicate: bool = True
     ttl_s: int | None = None
 

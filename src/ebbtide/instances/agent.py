@@ -29,7 +29,7 @@ from ebbtide.queue import invocations, reaper
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import Completion, claimed
 from ebbtide.queue.invocations import Claim, LeaseLost, Phases
-from ebbtide.queue.wakeups import Reservation, Wakeups, Worker
+from ebbtide.queue.wakeups import Reservation, Wakeups, Worker, claim_for
 from ebbtide.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -186,17 +186,11 @@ class Agent:
             return
         reserved = self.reserve(free)
         take = partial(
-            invocations.claim,
-            endpoint_id=self.endpoint.id,
-            instance_id=self.instance_id,
-            limit=reserved.slots,
-            lease_s=self._settings.lease_s,
-            now=clock.now(),
-            alone=reserved.alone,
+            claim_for(self, lease_s=self._settings.lease_s), limit=reserved.slots, alone=reserved.alone
         )
-        claims: Sequence[Claim] = ()
+        claims: list[Claim] = []
         try:
-            claims = await self._database.write(take)
+            claims = await self._database.write_much(take, of=1)
         except Unavailable as error:
             log.warning("%s: claims nothing now: %s", self.instance_id, error)
         finally:

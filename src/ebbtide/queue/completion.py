@@ -12,13 +12,11 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from ebbtide import clock
 from ebbtide.database import Database
-from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.invocations import Claim
 from ebbtide.queue.outcomes import Outcome, end_claims
-from ebbtide.queue.wakeups import Worker
+from ebbtide.queue.wakeups import Worker, claim_for
 from ebbtide.values import value
 
 LINGER_S = 0.004
@@ -85,37 +83,23 @@ class Completion:
                 await asyncio.sleep(LINGER_S)
             group, self._gathering = self._gathering, []
             try:
-                self._answer(group, await self._database.write(partial(self._end, group=group)))
+                self._answer(group, await self._end(group))
             except Exception as error:  # noqa: BLE001 - each caller raises it, even a defect of our own
                 for each in group:
                     if not each.published.done():
                         each.published.set_exception(error)
         self._committing = None
 
-    def _end(self, connection: Connection, group: Sequence[_Ended]) -> _Committed:
-        results = end_claims(connection, [(each.held, each.outcome) for each in group])
-        # Only a slot whose outcome stands is free: the others publish something else first.
-        free = Counter(
-            each.next_for
-            for each, error in zip(group, results, strict=True)
-            if each.next_for is not None and error is None
+    async def _end(self, group: Sequence[_Ended]) -> _Committed:
+        workers = {each.next_for: None for each in group if each.next_for is not None}
+        place: dict[Worker | None, int] = {worker: n for n, worker in enumerate(workers)}
+        work = partial(
+            _publish,
+            ended=[(each.held, each.outcome, place.get(each.next_for)) for each in group],
+            claims_for=[claim_for(worker, lease_s=self._lease_s) for worker in workers],
         )
-        now = clock.now()
-        claims = [
-            (
-                worker,
-                invocations.claim(
-                    connection,
-                    endpoint_id=worker.endpoint.id,
-                    instance_id=worker.instance_id,
-                    limit=slots,
-                    lease_s=self._lease_s,
-                    now=now,
-                ),
-            )
-            for worker, slots in free.items()
-        ]
-        return _Committed(results, claims)
+        results, claims = await self._database.write_much(work, of=len(group))
+        return _Committed(results, list(zip(workers, claims, strict=True)))
 
     def _answer(self, group: Sequence[_Ended], committed: _Committed) -> None:
         for worker, claims in committed.claims:
@@ -134,6 +118,26 @@ class Completion:
         self._changes.tell(changes)
         if notifies:
             self._deliveries_wake()
+
+
+def _publish(
+    connection: Connection,
+    ended: Sequence[tuple[Claim, Outcome, int | None]],
+    claims_for: "Sequence[partial[list[Claim]]]",
+) -> tuple[list[Exception | None], list[list[Claim]]]:
+    """Publish each claim's outcome, and claim for the slots that become free.
+
+    ended: with each the number of the claim that is to follow it, if any. Returns what hindered each outcome,
+    and the claims.
+    """
+    results = end_claims(connection, [(held, outcome) for held, outcome, _ in ended])
+    # Only a slot whose outcome stands is free: the others publish something else first.
+    free = Counter(
+        number
+        for (_, _, number), error in zip(ended, results, strict=True)
+        if number is not None and error is None
+    )
+    return list(results), [claim(connection, limit=free[n]) for n, claim in enumerate(claims_for)]
 
 
 def change(outcome: Outcome) -> Change:

@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 
 from sqlalchemy import Connection
 
-from ebbtide import accounts, clock
+from ebbtide import accounts
 from ebbtide.database import Database
 from ebbtide.endpoints import Endpoint, get_endpoint
 from ebbtide.errors import ServiceError
@@ -25,10 +24,12 @@ from ebbtide.queue import deduplication, invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.deduplication import Switch, Twin
 from ebbtide.queue.invocations import Claim, Invocation
-from ebbtide.queue.wakeups import Reservation, Wakeups
+from ebbtide.queue.wakeups import Reservation, Wakeups, claim_for
 from ebbtide.values import value
 
 log = logging.getLogger(__name__)
+
+NO_TAGS: Mapping[str, str] = {}
 
 
 class QuotaExceeded(ServiceError):
@@ -71,7 +72,7 @@ class Intake:
         endpoint_name: str,
         make: Callable[[Endpoint], Invocation],
         *,
-        tags: Mapping[str, str] = MappingProxyType({}),
+        tags: Mapping[str, str] = NO_TAGS,
         may_share: bool = True,
     ) -> Invocation | Twin:
         """Queue what `make` makes of the account's endpoint; returns once it is on disk. Where the endpoint
@@ -94,7 +95,7 @@ class Intake:
         endpoint_name: str,
         make: Callable[[Endpoint], Invocation],
         *,
-        tags: Mapping[str, str] = MappingProxyType({}),
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> Callable[[], None]:
         """Queue what `make` makes of the account's endpoint in the caller's transaction, as `accept` does.
 
@@ -120,13 +121,17 @@ class Intake:
     async def _commit_group(self, group: Sequence[_Waiting]) -> None:
         requests = [request for request, _ in group]
         reserved = self._reserve(requests)
-        work = partial(accept, requests=requests, reserved=reserved, lease_s=self._lease_s, now=clock.now())
-        outcomes: Sequence[Outcome]
-        claims: Sequence[Sequence[Claim]]
+        claims_for = [
+            partial(claim_for(each.worker, lease_s=self._lease_s), limit=each.slots, alone=each.alone)
+            for each in reserved
+        ]
+        work = partial(accept, requests=requests, claims_for=claims_for)
+        outcomes: list[Outcome]
+        claims: list[list[Claim]]
         try:
-            outcomes, claims = await self._database.write(work)
+            outcomes, claims = await self._database.write_much(work, of=len(group))
         except Exception as error:  # noqa: BLE001 - each caller raises it
-            outcomes, claims = [error] * len(group), [()] * len(reserved)
+            outcomes, claims = [error] * len(group), [[] for _ in reserved]
         self._tell(outcomes, {held.invocation.id for taken in claims for held in taken})
         for each, taken in zip(reserved, claims, strict=True):
             each.worker.fill(taken)
@@ -159,30 +164,14 @@ def _answer(group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
 def accept(
     connection: Connection,
     requests: Sequence[Request],
-    reserved: Sequence[Reservation],
-    *,
-    lease_s: float,
-    now: float,
+    claims_for: "Sequence[partial[list[Claim]]]" = (),
 ) -> tuple[list[Outcome], list[list[Claim]]]:
     """Queue the requests, and claim for the reserved slots what comes next: where others wait, it need not be
     one of these.
 
     Returns what became of each request, and the claims of each reservation.
     """
-    outcomes = _insert(connection, requests)
-    claims = [
-        invocations.claim(
-            connection,
-            endpoint_id=each.worker.endpoint.id,
-            instance_id=each.worker.instance_id,
-            limit=each.slots,
-            lease_s=lease_s,
-            now=now,
-            alone=each.alone,
-        )
-        for each in reserved
-    ]
-    return outcomes, claims
+    return _insert(connection, requests), [claim(connection) for claim in claims_for]
 
 
 def _insert(connection: Connection, group: Sequence[Request]) -> list[Outcome]:

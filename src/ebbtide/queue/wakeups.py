@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
+from ebbtide import clock
 from ebbtide.endpoints import Endpoint
+from ebbtide.queue import invocations
 from ebbtide.queue.invocations import Claim
 
 
@@ -43,6 +46,17 @@ class Reservation:
     worker: Worker
     slots: int
     alone: bool
+
+
+def claim_for(worker: Worker, *, lease_s: float) -> "partial[list[Claim]]":
+    """The work that claims for a worker now; it lacks how many, the `limit`."""
+    return partial(
+        invocations.claim,
+        endpoint_id=worker.endpoint.id,
+        instance_id=worker.instance_id,
+        lease_s=lease_s,
+        now=clock.now(),
+    )
 
 
 class Subscription:

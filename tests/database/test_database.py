@@ -10,11 +10,10 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
-
-from ebbtide import database as database_module
-from ebbtide.database import Database, Statement
-from ebbtide.errors import Unavailable, Unconfirmed
 from tests.postgresql import PostgreSQL
+
+from ebbtide.database import Database, Statement, kinds, writer
+from ebbtide.errors import Unavailable, Unconfirmed
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ async def test_what_a_caller_was_told_is_on_disk_for_the_next_reader(database: D
 async def test_nothing_is_accepted_into_a_file_that_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.0)
     path = tmp_path / "ebbtide.db"
     database = Database(path)
     await database.write(lambda connection: connection.execute(text("CREATE TABLE t (n INTEGER)")))
@@ -233,7 +232,7 @@ async def test_a_text_with_nul_that_got_this_far_stops_nothing(database: Databas
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers are told at the first failure that the database cannot be used."""
-    monkeypatch.setattr(database_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.0)
 
 
 def lock(database: Database) -> Callable[[], None]:
@@ -243,7 +242,7 @@ def lock(database: Database) -> Callable[[], None]:
         holder.execute("BEGIN EXCLUSIVE")
         return holder.close
     locker = database.engine.raw_connection()
-    locker.cursor().execute(f"SELECT pg_advisory_xact_lock({database_module.WRITER_LOCK})")
+    locker.cursor().execute(f"SELECT pg_advisory_xact_lock({kinds.WRITER_LOCK})")
     return locker.close
 
 
@@ -328,7 +327,7 @@ async def test_a_postgresql_that_falls_silent_is_given_up_and_reached_again(
     own_postgresql: PostgreSQL, impatient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As past a proxy that swallows what it gets: the connection never ends, and no answer comes."""
-    monkeypatch.setattr(database_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(kinds, "ANSWER_S", 0.2)
     database = Database(own_postgresql.url("postgres"))
     await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER PRIMARY KEY)")))
     assert await database.read(rows) == []
