@@ -6,6 +6,7 @@ passes over the rest; that decides in the transaction, so a claim or an outcome 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy import BindParameter, Connection, String, bindparam, select, text
 
@@ -19,7 +20,7 @@ from ebbtide.queue import invocations
 from ebbtide.queue.changes import Change, Changes
 from ebbtide.queue.completion import change
 from ebbtide.queue.invocations import FIELDS, Invocation
-from ebbtide.queue.outcomes import Outcome, stage_failure
+from ebbtide.queue.outcomes import Outcome, Response, stage_failure
 from ebbtide.queue.owed import publish_or_owe
 from ebbtide.queue.tables import tags
 from ebbtide.queue.wakeups import Wakeups
@@ -99,43 +100,10 @@ class Steering:
         for begin in range(0, len(ids), BATCH):
             batch = ids[begin : begin + BATCH]
             # Few enough bytes to lie in memory: nothing is left over of those that are not used.
-            response = {id_: await stage_failure(self._objects, CANCELLED, 400) for id_ in batch}
-
-            def cancel(connection: Connection) -> list[Outcome]:
-                rows = connection.execute(_UNFINISHED[connection.dialect.name], {"ids": batch}).all()  # noqa: B023
-                found: dict[str, Endpoint | None] = {}
-                outcomes = []
-                for row in rows:
-                    invocation, claimed_at = Invocation(*row[:-2]), row[-1]
-                    if invocation.endpoint_id not in found:
-                        found[invocation.endpoint_id] = endpoints.find_endpoint(
-                            connection, invocation.endpoint_id
-                        )
-                    endpoint = found[invocation.endpoint_id]
-                    if endpoint is None or endpoint.async_config is None:
-                        continue  # it goes with its endpoint
-                    outcomes.append(
-                        Outcome(
-                            endpoint=endpoint,
-                            variant=endpoint.variants[0].name,
-                            region=self._region,
-                            invocation=invocation,
-                            state="cancelled",
-                            response=response[invocation.id],  # noqa: B023
-                            at=now,
-                            reason=CANCELLED,
-                            claimed_at=claimed_at,
-                        )
-                    )
-                if outcomes:
-                    connection.execute(
-                        CANCEL,
-                        [{"id": each.invocation.id, "now": now, "reason": CANCELLED} for each in outcomes],
-                    )
-                    publish_or_owe(connection, self._objects, outcomes, code=400)
-                return outcomes
-
-            done = await self._database.write(cancel)
+            responses = {id_: await stage_failure(self._objects, CANCELLED, 400) for id_ in batch}
+            done = await self._database.write(
+                partial(_cancel, objects=self._objects, responses=responses, region=self._region, now=now)
+            )
             self._changes.tell(map(change, done))
             cancelled += done
         if cancelled:
@@ -165,9 +133,7 @@ class Steering:
         redriven: dict[str, str] = {}
         for begin in range(0, len(ids), BATCH):
             batch = ids[begin : begin + BATCH]
-            accepted = await self._database.write(
-                lambda connection: _redrive(connection, batch, to, now)  # noqa: B023
-            )
+            accepted = await self._database.write(partial(_redrive, ids=batch, to=to, now=now))
             self._changes.tell(
                 Change(each.id, each.endpoint_id, each.account, "queued", now) for each in accepted
             )
@@ -185,7 +151,48 @@ class Steering:
         )
 
 
-def _redrive(connection: Connection, ids: Sequence[str], to: Endpoint | None, now: float) -> list[Invocation]:
+def _cancel(
+    connection: Connection,
+    *,
+    objects: ObjectStore,
+    responses: Mapping[str, Response],
+    region: str,
+    now: float,
+) -> list[Outcome]:
+    """responses: by invocation id, what each of them is answered by."""
+    cancelled = []
+    found: dict[str, Endpoint | None] = {}
+    for row in connection.execute(_UNFINISHED[connection.dialect.name], {"ids": list(responses)}).all():
+        invocation, claimed_at = Invocation(*row[:-2]), row[-1]
+        if invocation.endpoint_id not in found:
+            found[invocation.endpoint_id] = endpoints.find_endpoint(connection, invocation.endpoint_id)
+        endpoint = found[invocation.endpoint_id]
+        if endpoint is None or endpoint.async_config is None:
+            continue  # it goes with its endpoint
+        cancelled.append(
+            Outcome(
+                endpoint=endpoint,
+                variant=endpoint.variants[0].name,
+                region=region,
+                invocation=invocation,
+                state="cancelled",
+                response=responses[invocation.id],
+                at=now,
+                reason=CANCELLED,
+                claimed_at=claimed_at,
+            )
+        )
+    if cancelled:
+        connection.execute(
+            CANCEL, [{"id": each.invocation.id, "now": now, "reason": CANCELLED} for each in cancelled]
+        )
+        publish_or_owe(connection, objects, cancelled, code=400)
+    return cancelled
+
+
+def _redrive(
+    connection: Connection, *, ids: Sequence[str], to: Endpoint | None, now: float
+) -> list[Invocation]:
     rows = connection.execute(_REDRIVABLE, {"ids": ids, "states": REDRIVABLE})
     accepted = []
     for row in rows:
