@@ -1,11 +1,13 @@
 """Conditional and range requests."""
 
+from email.utils import formatdate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.errors import ServiceError
-from ebbtide.objects.conditions import Conditions, byte_range, check_write
+from ebbtide.objects.conditions import Conditions, byte_range, check_write, is_unchanged
 from ebbtide.objects.errors import InvalidRange, NoSuchKey, PreconditionFailed
 
 ETAG, MODIFIED_AT = "abc", 1000.75
@@ -90,6 +92,22 @@ def test_a_copy_names_the_condition_that_failed(conditions, failed):
     with pytest.raises(PreconditionFailed) as refused:
         asked.check_copy(ETAG, MODIFIED_AT, now=MODIFIED_AT + 5)
     assert refused.value.members["Condition"] == f"x-{failed}"
+
+
+@pytest.mark.parametrize(
+    ("if_range", "counts"),
+    [
+        pytest.param(None, True, id="no condition"),
+        pytest.param(f'"{ETAG}"', True, id="the same tag"),
+        pytest.param('"other"', False, id="another tag"),
+        pytest.param(f'W/"{ETAG}"', False, id="a weak tag"),
+        pytest.param(formatdate(MODIFIED_AT, usegmt=True), True, id="the same date"),
+        pytest.param(formatdate(MODIFIED_AT + 1, usegmt=True), False, id="a later date"),
+        pytest.param("nonsense", False, id="nonsense"),
+    ],
+)
+def test_a_range_counts_while_if_range_names_the_object(if_range, counts):
+    assert is_unchanged(if_range, ETAG, MODIFIED_AT) == counts
 
 
 @given(size=st.integers(1, 50), start=st.integers(0, 60), end=st.integers(0, 60))

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 from ebbtide.objects.errors import InvalidRange, NoSuchKey, NotOffered, PreconditionFailed
 
@@ -71,6 +73,18 @@ def check_write(key: str, etag: str | None, *, if_match: str | None, if_none_mat
 def _matches(header: str, etag: str) -> bool:
     tags = [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
     return "*" in tags or etag in tags
+
+
+def is_unchanged(if_range: str | None, etag: str, modified_at: float) -> bool:
+    """Whether an If-Range header names the object as it is, so that the Range beside it counts.
+
+    It has an entity tag or the date in Last-Modified; a weak tag names no bytes. Source: RFC 9110, 13.1.5.
+    """
+    if if_range is None:
+        return True
+    if if_range.endswith('"'):
+        return if_range == f'"{etag}"'
+    return if_range == format_datetime(datetime.fromtimestamp(int(modified_at), UTC), usegmt=True)
 
 
 _RANGE = re.compile(r"^bytes=([0-9]{0,18})-([0-9]{0,18})$")

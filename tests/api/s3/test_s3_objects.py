@@ -144,6 +144,21 @@ def test_a_range_that_is_none_is_ignored(s3, bucket, asked):
     assert found["Body"].read() == b"0123456789"
 
 
+def test_a_download_that_is_resumed_is_whole_when_the_object_has_changed_meanwhile(s3, bucket):
+    old = s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")["ETag"]
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    resumed = {"Range": "bytes=5-", "If-Range": old}
+
+    with urllib.request.urlopen(urllib.request.Request(url, headers=resumed)) as answer:
+        same = answer.status, answer.read()
+    s3.put_object(Bucket=bucket, Key="k", Body=b"abcdefghij")
+    with urllib.request.urlopen(urllib.request.Request(url, headers=resumed)) as answer:
+        changed = answer.status, answer.read()
+
+    assert same == (206, b"56789")
+    assert changed == (200, b"abcdefghij")
+
+
 def test_a_range_past_the_end_is_a_416(s3, bucket):
     s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")
 

@@ -32,7 +32,7 @@ from ebbtide.api.s3.uploading import (
 from ebbtide.errors import ServiceError
 from ebbtide.objects import contents, records
 from ebbtide.objects.buckets import Bucket, get_bucket
-from ebbtide.objects.conditions import Conditions, byte_range
+from ebbtide.objects.conditions import Conditions, byte_range, is_unchanged
 from ebbtide.objects.contents import Piece
 from ebbtide.objects.errors import InvalidArgument, InvalidRequest
 from ebbtide.objects.records import ObjectRecord
@@ -102,7 +102,7 @@ async def get_object(params: Params, call: Call) -> Result:
     found = await _find_anywhere(params, call)
     if unchanged := _not_modified(found.record, params):
         return unchanged
-    stretch = _stretch(found, params)
+    stretch = _stretch(found, params, call)
     if bucket_outside := outside_bucket(params, call):
         body = await outside.read(bucket_outside, found.record, stretch.start, stretch.length)
         return _described(found, stretch, params) | {"Body": body}
@@ -113,7 +113,7 @@ async def get_object(params: Params, call: Call) -> Result:
 async def head_object(params: Params, call: Call) -> Result:
     """What GetObject would answer, without the bytes."""
     found = await _find_anywhere(params, call)
-    return _not_modified(found.record, params) or _described(found, _stretch(found, params), params)
+    return _not_modified(found.record, params) or _described(found, _stretch(found, params, call), params)
 
 
 async def get_object_attributes(params: Params, call: Call) -> Result:
@@ -373,7 +373,7 @@ def _not_modified(record: ObjectRecord, params: Params) -> Result | None:
     }
 
 
-def _stretch(found: Found, params: Params) -> Stretch:
+def _stretch(found: Found, params: Params, call: Call) -> Stretch:
     """Raises InvalidRange, InvalidPartNumber, InvalidRequest."""
     size_bytes = found.record.size_bytes
     header, number = params.get("Range"), params.get("PartNumber")
@@ -392,6 +392,8 @@ def _stretch(found: Found, params: Params) -> Stretch:
             )
         start = sum(piece.size_bytes for piece in found.pieces[: number - 1])
         return Stretch(start, found.pieces[number - 1].size_bytes, partial=True)
+    if not is_unchanged(call.headers.get("if-range"), found.record.etag, found.record.modified_at):
+        header = None  # what the caller has a part of is not this object any more
     asked = None if header is None else byte_range(header, size_bytes)
     return Stretch(0, size_bytes, partial=False) if asked is None else Stretch(*asked, partial=True)
 
