@@ -87,6 +87,7 @@ def add_tags(connection: Connection, resource_arn: str, tags: Iterable[Mapping[s
 
 
 def list_tags(connection: Connection, resource_arn: str) -> list[dict[str, str]]:
+    """As ListTags answers them, by key."""
     rows = connection.execute(
         select(tables.tags.c.key, tables.tags.c.value)
         .where(tables.tags.c.resource_arn == resource_arn)

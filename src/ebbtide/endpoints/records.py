@@ -73,6 +73,7 @@ class AsyncConfig:
 
     @classmethod
     def from_given(cls, given: Mapping[str, Any]) -> "AsyncConfig":
+        """given: AsyncInferenceConfig, already valid against the service model."""
         output = given["OutputConfig"]
         notification = output.get("NotificationConfig", {})
         return cls(

@@ -36,6 +36,8 @@ from ebbtide.database import metadata
 
 
 class State(StrEnum):
+    """Where an instance is in its life; which state follows which: LEGAL_MOVES."""
+
     PENDING = "Pending"
     STARTING = "Starting"
     IN_SERVICE = "InService"

@@ -27,6 +27,8 @@ UNKNOWN = "<unk>"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
+    """One of the vocabulary. score: by which pieces are chosen or merged; kind: USER_DEFINED, or another."""
+
     text: str
     score: float
     kind: int

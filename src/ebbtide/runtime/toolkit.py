@@ -33,6 +33,8 @@ INVOCATION_HEADER = "X-Ebbtide-Invocation-Id"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """What goes back to the agent: an HTTP status, headers and the whole body."""
+
     status: int
     headers: dict[str, str]
     body: bytes

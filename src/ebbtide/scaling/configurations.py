@@ -217,6 +217,7 @@ def _check_bounds(steps: Sequence[StepAdjustment]) -> None:
 
 
 def step_scaling(name: str, configuration: Mapping[str, Any]) -> StepScaling:
+    """configuration: StepScalingPolicyConfiguration, checked; absent bounds of a step are open."""
     return StepScaling(
         name=name,
         adjustment_type=configuration["AdjustmentType"],

@@ -194,6 +194,7 @@ def observe(
     at: float,
     peaks: Peaks | None = None,
 ) -> Observation:
+    """What policies are asked with. at: epoch seconds; peaks: None where the backlog has not been watched."""
     others = (each.desired_instance_count for each in endpoint.variants if each.name != variant.name)
     return Observation(
         at=at,

@@ -108,6 +108,7 @@ class ScalableTarget:
 
     @property
     def limits(self) -> Limits:
+        """What no policy and no goal of the target leaves."""
         return Limits(
             self.min_capacity,
             self.max_capacity,
