@@ -5,7 +5,7 @@ import zlib
 from typing import Any
 
 import pytest
-from tests import checkpoints
+from tests import corpus
 from tests.checkpoints import Trained
 from tests.deployments import Deployed, deploy, outcome
 from tests.runtime import documents
@@ -180,7 +180,7 @@ def test_a_long_article_says_how_far_it_has_come_while_it_runs(
     ebbtide: Ebbtide, own: Client, pegasus: Deployed
 ) -> None:
     # No two parts are alike, since a part that was summarised is not done again.
-    article = "\n\n".join(f"In {n} {text}" for n in range(200) for text in checkpoints.texts(32))
+    article = "\n\n".join(f"In {n} {text}" for n in range(200) for text in corpus.texts(32))
     begun: list[dict[str, Any]] = []
 
     def begin() -> None:
@@ -205,7 +205,7 @@ def test_a_long_article_says_how_far_it_has_come_while_it_runs(
 def test_an_article_that_is_done_keeps_what_each_pass_took(
     ebbtide: Ebbtide, own: Client, pegasus: Deployed
 ) -> None:
-    article = "\n\n".join(checkpoints.texts(32) * 4)
+    article = "\n\n".join(corpus.texts(32) * 4)
     answer = invoke(ebbtide, pegasus, {"inputs": article, "parameters": {"return_details": True}})
     done = own.wait(answer["InferenceId"])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from tests import checkpoints
+from tests import corpus
 from tests.checkpoints import Trained
 from tests.deployments import deploy, outcome
 
@@ -37,7 +37,7 @@ def written(folder: Path, count: int = 24) -> Path:
     """Pairs whose reference is the text's last words: what the checkpoint has not learnt."""
     rows = [
         {"article": " ".join(text.split()[:40]), "summary": " ".join(text.split()[:40][-4:])}
-        for text in checkpoints.texts(count)
+        for text in corpus.texts(count)
     ]
     path = folder / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -160,7 +160,7 @@ def test_the_archive_answers_when_it_is_deployed(ebbtide: Ebbtide, resumed: Resu
     endpoint = deploy(ebbtide, environment=environment, archive=resumed.archive.read_bytes())
     answer = ebbtide.client("sagemaker-runtime").invoke_endpoint_async(
         EndpointName=endpoint.name,
-        Body=json.dumps({"inputs": checkpoints.texts(1)[0]}).encode(),
+        Body=json.dumps({"inputs": corpus.texts(1)[0]}).encode(),
         ContentType="application/json",
     )
     kind, body, _ = outcome(ebbtide, answer)

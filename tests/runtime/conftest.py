@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests import checkpoints
+from tests import checkpoints, corpus
 from tests.model_servers import HUGGING_FACE, ModelServerProcess, Start, command, surroundings
 
 
@@ -66,7 +66,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Beginnings of sentences, from real documents, that the trained checkpoints answer well."""
-    return checkpoints.texts()[:24]
+    return corpus.texts()[:24]
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests import checkpoints
+from tests import checkpoints, corpus
 from tests.model_servers import ModelServerProcess, Start
 from tests.runtime import documents
 
 ARTICLE = "\n\n".join(
-    f"## Section {number}\n\n{text}" for number, text in enumerate(checkpoints.texts(12), start=1)
+    f"## Section {number}\n\n{text}" for number, text in enumerate(corpus.texts(12), start=1)
 )
 
 
@@ -39,7 +39,7 @@ def test_without_details_the_answer_has_the_toolkit_s_shape(server: ModelServerP
 
 
 def test_a_long_and_a_short_article_of_one_request_are_answered_in_order(server: ModelServerProcess) -> None:
-    short = checkpoints.texts(1)[0]
+    short = corpus.texts(1)[0]
     both = server.invoke({"inputs": [ARTICLE, short]}).json
     assert [both[0]] == server.invoke({"inputs": ARTICLE}).json
     assert [both[1]] == server.invoke({"inputs": short}).json

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import checkpoints
+from tests import checkpoints, corpus
 
 from ebbtide.evaluation import rouge
 from ebbtide.runtime import engines
@@ -119,7 +119,7 @@ def serve(trained: checkpoints.Trained, cache: Path) -> Serve:
 
 def _texts() -> list[str]:
     """What the checkpoints have learnt, and mixtures of it that they are not sure about."""
-    known = checkpoints.texts()[:16]
+    known = corpus.texts()[:16]
     mixed = [
         " ".join(one.split()[:6] + other.split()[6:]) for one, other in zip(known, known[5:], strict=False)
     ]

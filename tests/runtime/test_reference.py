@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import checkpoints
+from tests import corpus
 from tests.checkpoints import Trained
 from tests.model_servers import Start
 
@@ -35,7 +35,7 @@ class Subject:
         self.settings = model_settings(checkpoint.config, checkpoint.generation_config)
         self.engine = ReferenceEngine(folder, threads=1)
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-        texts = checkpoints.texts()
+        texts = corpus.texts()
         some = [texts[0], "Tide.", texts[1], f"{texts[2]} {texts[3]}", texts[4]]
         self.sources = text_tokenizer(checkpoint).encode(some)
 
@@ -176,7 +176,7 @@ def test_led_is_served_within_its_window(start: Start, trained: Trained):
     folder = trained("led")
     server = start(model_dir=folder).ready()
 
-    reply = server.invoke({"inputs": checkpoints.texts()[:2], "parameters": {"num_beams": 2}})
+    reply = server.invoke({"inputs": corpus.texts()[:2], "parameters": {"num_beams": 2}})
     long = server.invoke({"inputs": "tide " * 500})
     cut = server.invoke({"inputs": "tide " * 500, "parameters": {"truncation": True}})
 
@@ -189,7 +189,7 @@ def test_any_model_is_served_where_transformers_is_asked_for(start: Start, train
     answers = []
     for environment in ({"EBBTIDE_ENGINE": "transformers"}, {"EBBTIDE_COMPUTE_TYPE": "float32"}):
         server = start({"HF_TASK": "translation_en_to_de", **environment}, model_dir=trained("t5")).ready()
-        answers.append(server.invoke({"inputs": checkpoints.texts()[:4]}).json)
+        answers.append(server.invoke({"inputs": corpus.texts()[:4]}).json)
 
     assert [set(item) for item in answers[0]] == [{"translation_text"}] * 4
     assert answers[0] == answers[1]

@@ -12,7 +12,9 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.checkpoints import MBART_LANGUAGES, Trained, documents
+from tests.checkpoint_families import MBART_LANGUAGES
+from tests.checkpoints import Trained
+from tests.corpus import documents
 
 from ebbtide.runtime.checkpoint import Checkpoint
 from ebbtide.runtime.conversion.tokenizer import text_tokenizer
