@@ -177,6 +177,26 @@ def test_a_large_batch_which_its_client_compresses_is_recorded_whole(ebbtide, na
     assert answer["MetricDataResults"][0]["Values"] == [499_500]
 
 
+def test_points_of_different_units_are_not_added_up(cloudwatch, namespace):
+    put(cloudwatch, namespace, [60_000], Unit="Milliseconds")
+    put(cloudwatch, namespace, [60, 40], Unit="Seconds")
+
+    any_unit, in_seconds = metric_stat(namespace, "any"), metric_stat(namespace, "seconds")
+    for query in (any_unit, in_seconds):
+        query["MetricStat"] |= {"Stat": "Sum", "Period": 3600}
+    in_seconds["MetricStat"]["Unit"] = "Seconds"
+
+    answer = cloudwatch.get_metric_data(MetricDataQueries=[any_unit, in_seconds], **hour())
+
+    unsaid, seconds = answer["MetricDataResults"]
+
+    assert unsaid["Values"] == [60_000]
+    assert unsaid["Messages"] == [
+        {"Code": "MultipleUnits", "Value": "Multiple units returned: '[Milliseconds, Seconds]'"}
+    ]
+    assert (seconds["Values"], seconds.get("Messages", [])) == ([100], [])
+
+
 def test_metric_data_comes_newest_first_unless_asked_otherwise(cloudwatch, namespace):
     put(cloudwatch, namespace, [1, 2, 3])
     queries = [metric_stat(namespace)]

@@ -448,11 +448,20 @@ def _page(
                     "Values": [value for _, value in kept],
                     "StatusCode": "Complete" if whole else "PartialData",
                 }
+                | _messages(answer)
             )
         if not whole:
             return results, f"{number}:{kept[-1][0] if kept else ''}"
         limit -= len(kept)
     return results, None
+
+
+def _messages(answer: data.Answer) -> Result:
+    """What the caller of GetMetricData must know of a series, if anything."""
+    if len(answer.units) < 2:
+        return {}
+    named = ", ".join(answer.units)
+    return {"Messages": [{"Code": "MultipleUnits", "Value": f"Multiple units returned: '[{named}]'"}]}
 
 
 def _has_action(alarm: Alarm, prefix: str | None) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ebbtide.errors import ServiceError
 from ebbtide.metrics import expressions
 from ebbtide.metrics.expressions import ExpressionError, Scope, Series, Value
 from ebbtide.metrics.points import DAY_S, Dimensions
-from ebbtide.metrics.query import Metric, aligned, statistics
+from ebbtide.metrics.query import Metric, aligned, statistics, units
 from ebbtide.metrics.statistics import parse
 
 Query = Mapping[str, Any]
@@ -33,11 +33,14 @@ class InvalidQuery(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A time series that a query returns."""
+    """A time series that a query returns. `units`: of a metric that was asked for without one, those that
+    it has points in; the series is of the first.
+    """
 
     id: str
     label: str
     points: Mapping[int, float]
+    units: Sequence[str] = ()
 
 
 def dimensions(given: Sequence[Mapping[str, str]]) -> Dimensions:
@@ -93,7 +96,16 @@ def answer(
     now: float,
 ) -> list[Answer]:
     """Evaluate the queries over what the database has of the account's metrics."""
-    return answer_from(partial(statistics, connection, account), queries, start=start, end=end, now=now)
+    answers = answer_from(partial(statistics, connection, account), queries, start=start, end=end, now=now)
+    stats = {query["Id"]: query["MetricStat"] for query in queries if "MetricStat" in query}
+
+    def units_of(key: str) -> Sequence[str]:
+        if key not in stats or "Unit" in stats[key]:
+            return ()
+        since = aligned(start, stats[key]["Period"], now)
+        return units(connection, account, metric_of(stats[key]), start=since, end=end)
+
+    return [replace(each, units=units_of(each.id)) for each in answers]
 
 
 def metric_of(stat: Mapping[str, Any]) -> Metric:

@@ -33,13 +33,15 @@ def statistics(
 ) -> dict[int, float]:
     """The statistic of each period from `start` to before `end` that has samples, by the period's start.
 
-    Periods follow one another from `start`, whole epoch seconds. Without `unit`, all units count.
-    Raises ValueError for a statistic that does not exist.
+    Periods follow one another from `start`, whole epoch seconds. Without `unit` it is the first of those
+    that were recorded then: seconds and milliseconds have no sum. Raises ValueError for a statistic that
+    does not exist.
     """
     wanted = parse(statistic)
-    series = [
-        series_id for series_id, found in series_of(connection, account, metric) if unit in (None, found)
-    ]
+    found = series_of(connection, account, metric)
+    if unit is None and len(found) > 1:
+        unit = next(iter(units(connection, account, metric, start=start, end=end)), None)
+    series = [series_id for series_id, own in found if unit in (None, own)]
     rows = connection.execute(
         DISTRIBUTIONS if wanted.needs_distribution else SUMMARIES,
         {
@@ -54,6 +56,21 @@ def statistics(
         int(start) + slot * period_s: wanted.of([Samples(*row[1:]) for row in group])
         for slot, group in groupby(rows, key=lambda row: row[0])
     }
+
+
+def units(connection: Connection, account: str, metric: Metric, *, start: float, end: float) -> list[str]:
+    """The units in which the metric has points from `start` to before `end`, by name."""
+    found = dict(series_of(connection, account, metric))
+    used = connection.scalars(
+        USED_SERIES,
+        {
+            "series": list(found),
+            "resolutions": [resolution_s for resolution_s, _ in TIERS],
+            "start": int(start),
+            "end": end,
+        },
+    )
+    return sorted({found[series_id] for series_id in used})
 
 
 def series_of(connection: Connection, account: str, metric: Metric) -> list[tuple[int, str]]:
@@ -119,6 +136,12 @@ SERIES_OF = text("""
 SELECT id, unit FROM metric_series
  WHERE account = :account AND namespace = :namespace AND name = :name AND dimensions = :dimensions
 """)
+
+USED_SERIES = text("""
+SELECT DISTINCT series_id FROM metric_points
+ WHERE series_id IN :series AND resolution_s IN :resolutions
+   AND starts_at >= :start AND starts_at < :end
+""").bindparams(bindparam("series", expanding=True), bindparam("resolutions", expanding=True))
 
 SUMMARIES = text("""
 SELECT (starts_at - :start) / :period_s AS slot,
