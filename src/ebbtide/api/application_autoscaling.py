@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from ebbtide import endpoints
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.pages import page
+from ebbtide.api.pages import next_page, page
 from ebbtide.api.scaling_requests import (
     PAGE_SIZE,
     check_capacities,
@@ -19,7 +19,6 @@ from ebbtide.api.scaling_requests import (
     check_namespace,
     limit_of,
     named,
-    next_page,
     resource_of,
 )
 from ebbtide.api.scheduled_actions import (

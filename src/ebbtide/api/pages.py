@@ -38,6 +38,11 @@ def page(
     return ordered[:limit], _token(key(ordered[limit - 1]))
 
 
+def next_page(token: str | None) -> dict[str, str]:
+    """The member of an answer that leads to the next page, if there is one."""
+    return {} if token is None else {"NextToken": token}
+
+
 def _token(key: Key) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 

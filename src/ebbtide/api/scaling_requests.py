@@ -1,7 +1,5 @@
 """What all operations of Application Auto Scaling read from their parameters, and tell of a resource."""
 
-from typing import Any
-
 from ebbtide.api.call import Params
 from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT
 from ebbtide.errors import ServiceError
@@ -49,7 +47,3 @@ def limit_of(params: Params, most: int) -> int:
     if not 1 <= limit <= most:
         raise ServiceError(f"MaxResults must be 1 to {most}, not {limit}.")
     return limit
-
-
-def next_page(token: str | None) -> dict[str, Any]:
-    return {} if token is None else {"NextToken": token}

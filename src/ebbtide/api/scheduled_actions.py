@@ -6,14 +6,13 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.pages import page
+from ebbtide.api.pages import next_page, page
 from ebbtide.api.scaling_requests import (
     PAGE_SIZE,
     check_capacities,
     check_listing,
     limit_of,
     named,
-    next_page,
     resource_of,
 )
 from ebbtide.errors import ServiceError

@@ -4,7 +4,6 @@ Source: "Event message structure", Amazon S3 user guide, version 2.1.
 """
 
 import json
-from datetime import UTC, datetime
 from urllib.parse import quote_plus
 
 from sqlalchemy import Connection
@@ -12,6 +11,7 @@ from sqlalchemy import Connection
 from ebbtide.errors import ServiceError
 from ebbtide.notifications import queues, topics
 from ebbtide.notifications.deliveries import Deliveries
+from ebbtide.notifications.envelope import timestamp
 from ebbtide.objects import buckets
 from ebbtide.objects.buckets import Bucket
 from ebbtide.objects.events import CREATED, ObjectEvent
@@ -66,7 +66,7 @@ def message(event: ObjectEvent, bucket: Bucket) -> str:
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": bucket.region,
-        "eventTime": _timestamp(event.at),
+        "eventTime": timestamp(event.at),
         "eventName": event.name,
         "userIdentity": {"principalId": event.cause.principal},
         "requestParameters": {"sourceIPAddress": event.cause.source_ip},
@@ -94,14 +94,10 @@ def trial_message(bucket: str, *, request_id: str, now: float) -> str:
         {
             "Service": "Amazon S3",
             "Event": "s3:TestEvent",
-            "Time": _timestamp(now),
+            "Time": timestamp(now),
             "Bucket": bucket,
             "RequestId": request_id,
             "HostId": "ebbtide",
         },
         separators=(",", ":"),
     )
-
-
-def _timestamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,9 +7,9 @@ AWS's samples.
 import base64
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from ebbtide.notifications.envelope import timestamp
 from ebbtide.queue.invocations import Invocation
 
 INCLUDED_RESPONSE_BYTES = 128 * 1024
@@ -35,8 +35,8 @@ def message(
     """
     content: dict[str, Any] = {
         "awsRegion": region,
-        "eventTime": _timestamp(at),
-        "receivedTime": _timestamp(invocation.accepted_at),
+        "eventTime": timestamp(at),
+        "receivedTime": timestamp(invocation.accepted_at),
         "invocationStatus": status,
     }
     if failure_reason is not None:
@@ -71,7 +71,3 @@ def _response_body(included: bytes | None) -> dict[str, str]:
         text = f"The response is larger than {INCLUDED_RESPONSE_BYTES} bytes and was not included."
         return {"message": text, "encoding": "BASE64"}
     return {"content": base64.b64encode(included).decode(), "message": "", "encoding": "BASE64"}
-
-
-def _timestamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -261,3 +261,12 @@ class _Pickle:
         widened = stored.float() if stored.dtype in (torch.bfloat16, torch.float64) else stored
         array: np.ndarray = widened.numpy()
         return array
+
+
+def pegasus_positions(count: int, width: int) -> np.ndarray:
+    """PEGASUS's table of positions, which newer checkpoints leave out: sines, then cosines.
+
+    Returns float32 [count, width]. Source: PegasusSinusoidalPositionalEmbedding, which computes in float64.
+    """
+    angles = np.arange(count)[:, None] / np.power(10000, 2 * np.arange(width // 2) / width)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -5,8 +5,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.pages import next_page
 from ebbtide.api.sagemaker.containers import check_model_data, container_of
-from ebbtide.api.sagemaker.resources import get_config, get_model, listed, next_page, resource_arn
+from ebbtide.api.sagemaker.resources import get_config, get_model, listed, resource_arn
 from ebbtide.endpoints import EndpointConfig, Model, catalogue
 from ebbtide.endpoints.deployments import check_config
 

@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 
 from ebbtide import endpoints
 from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.sagemaker.resources import get_config, get_endpoint, listed, next_page
+from ebbtide.api.pages import next_page
+from ebbtide.api.sagemaker.resources import get_config, get_endpoint, listed
 from ebbtide.api.sagemaker.tags import set_tags
 from ebbtide.endpoints import Deployment, Endpoint, Variant
 from ebbtide.endpoints.deployments import MAX_INSTANCE_COUNT

@@ -63,7 +63,3 @@ def listed(records: Iterable[Any], params: Params) -> tuple[list[Any], str | Non
         token=params.get("NextToken"),
         descending=params.get("SortOrder", "Descending") == "Descending",
     )
-
-
-def next_page(token: str | None) -> dict[str, Any]:
-    return {} if token is None else {"NextToken": token}

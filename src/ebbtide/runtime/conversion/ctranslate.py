@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ebbtide.runtime.checkpoint import PICKLE, Checkpoint
+from ebbtide.runtime.checkpoint import PICKLE, Checkpoint, pegasus_positions
 from ebbtide.runtime.errors import LoadFailure
 
 COMPUTE_TYPES = (
@@ -313,13 +313,7 @@ def _positions(name: str, config: Mapping[str, Any], weights: _Weights, family: 
     count, width = config["max_position_embeddings"], config["d_model"]
     if family.positions == "tensor2tensor":
         return Weight(lambda: [_sinusoids_of_tensor2tensor(count, width)])
-    return weights.stack(name) if name in weights else Weight(lambda: [_sinusoids(count, width)])
-
-
-def _sinusoids(count: int, width: int) -> np.ndarray:
-    """Source: PegasusSinusoidalPositionalEmbedding, which computes in float64."""
-    angles = np.arange(count)[:, None] / np.power(10000, 2 * np.arange(width // 2) / width)
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    return weights.stack(name) if name in weights else Weight(lambda: [pegasus_positions(count, width)])
 
 
 def _sinusoids_of_tensor2tensor(count: int, width: int) -> np.ndarray:

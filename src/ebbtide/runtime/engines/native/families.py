@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ebbtide.runtime.checkpoint import Checkpoint
+from ebbtide.runtime.checkpoint import Checkpoint, pegasus_positions
 from ebbtide.runtime.errors import LoadFailure
 
 Side = Literal["encoder", "decoder"]
@@ -177,7 +177,7 @@ class Bart(Family):
         if self._checkpoint.model_type == "pegasus":
             if name in self._checkpoint:
                 return self._tensor(name)
-            return _sinusoids(self._config["max_position_embeddings"], self.width)
+            return pegasus_positions(self._config["max_position_embeddings"], self.width)
         # fairseq counted from the id after the padding token's.
         return self._tensor(name)[2:]
 
@@ -285,9 +285,3 @@ class T5(Family):
 
 FAMILIES: dict[str, type[Family]] = {"pegasus": Bart, "bart": Bart, "mbart": Bart, "t5": T5}
 """By model_type in config.json."""
-
-
-def _sinusoids(count: int, width: int) -> np.ndarray:
-    """PEGASUS's table, which newer checkpoints leave out: sines in the first half, cosines in the second."""
-    angles = np.arange(count)[:, None] / np.power(10000, 2 * np.arange(width // 2) / width)
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
