@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Group:
     created_at_ms: int
     retention_days: int | None
     directory: Path
+    tags: Mapping[str, str]
 
 
 class LogStream:
@@ -297,9 +298,9 @@ class AccountLogs:
             found = self._streams[directory] = LogStream(group, name, directory)
         return found
 
-    def create_group(self, group: str, *, now: float) -> None:
+    def create_group(self, group: str, tags: Mapping[str, str] = {}, *, now: float) -> None:
         """Raises AlreadyExists."""
-        made = {"name": group, "created_at_ms": int(now * 1000)}
+        made = {"name": group, "created_at_ms": int(now * 1000), "tags": dict(tags)}
         if not _describe(self._group_directory(group), "group.json", made):
             raise AlreadyExists("The specified log group already exists")
 
@@ -349,11 +350,20 @@ class AccountLogs:
 
     def set_retention(self, group: str, days: int | None) -> None:
         """Keep a group's streams for `days` after their last event, or for ever. Raises GroupNotFound."""
-        found = self.group(group)
-        _replace(
-            found.directory / "group.json",
-            {"name": group, "created_at_ms": found.created_at_ms, "retention_days": days},
-        )
+        self._rewrite(replace(self.group(group), retention_days=days))
+
+    def set_tags(self, group: str, tags: Mapping[str, str]) -> None:
+        """Give a group these tags and no others. Raises GroupNotFound."""
+        self._rewrite(replace(self.group(group), tags=tags))
+
+    def _rewrite(self, group: Group) -> None:
+        described = {
+            "name": group.name,
+            "created_at_ms": group.created_at_ms,
+            "retention_days": group.retention_days,
+            "tags": dict(group.tags),
+        }
+        _replace(group.directory / "group.json", described)
 
     def expire(self, now: float) -> None:
         """Delete the streams whose last event is older than their group's retention."""
@@ -391,7 +401,13 @@ def _replace(path: Path, described: dict[str, Any]) -> None:
 
 def _read_group(directory: Path) -> Group:
     described = json.loads((directory / "group.json").read_text())
-    return Group(described["name"], described["created_at_ms"], described.get("retention_days"), directory)
+    return Group(
+        described["name"],
+        described["created_at_ms"],
+        described.get("retention_days"),
+        directory,
+        described.get("tags", {}),
+    )
 
 
 def _read_stream(group: str, directory: Path) -> LogStream:

@@ -1,6 +1,7 @@
 """CloudWatch Logs as boto3 sees it. Tests share the server, so each has a log group of its own."""
 
 import time
+import uuid
 
 import pytest
 from botocore.exceptions import ClientError
@@ -140,6 +141,34 @@ def test_groups_are_listed_by_prefix_with_their_retention(logs, group):
     assert listed["logGroupName"] == group
     assert listed["retentionInDays"] == 14
     assert listed["arn"].endswith(f":log-group:{group}:*")
+
+
+def test_a_groups_tags_are_kept_set_and_taken_away_beside_its_retention(logs):
+    name = f"/tagged/{uuid.uuid4()}"
+    logs.create_log_group(logGroupName=name, tags={"team": "press", "stage": "test"})
+    resource = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"][0]["logGroupArn"]
+
+    logs.tag_resource(resourceArn=resource, tags={"stage": "live"})
+    logs.put_retention_policy(logGroupName=name, retentionInDays=14)
+    logs.tag_log_group(logGroupName=name, tags={"by": "an older client"})
+    logs.untag_resource(resourceArn=resource, tagKeys=["team"])
+
+    tags = logs.list_tags_for_resource(resourceArn=resource)["tags"]
+    assert tags == {"stage": "live", "by": "an older client"}
+    assert logs.list_tags_log_group(logGroupName=name)["tags"] == tags
+    assert logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"][0]["retentionInDays"] == 14
+    with pytest.raises(logs.exceptions.TooManyTagsException):
+        logs.tag_resource(resourceArn=resource, tags={str(number): "" for number in range(49)})
+
+
+@pytest.mark.parametrize(
+    "asked", [{"kmsKeyId": "k"}, {"logGroupClass": "DELIVERY"}, {"deletionProtectionEnabled": True}]
+)
+def test_a_group_is_not_made_with_what_it_cannot_have(logs, asked):
+    with pytest.raises(ClientError, match="is not supported") as error:
+        logs.create_log_group(logGroupName="/never/made", **asked)
+
+    assert code(error) == "InvalidParameterException"
 
 
 def test_events_too_old_are_left_out_and_the_answer_says_so(logs, group):

@@ -28,8 +28,14 @@ __all__ = [
     "describe_log_streams",
     "filter_log_events",
     "get_log_events",
+    "list_tags_for_resource",
+    "list_tags_log_group",
     "put_log_events",
     "put_retention_policy",
+    "tag_log_group",
+    "tag_resource",
+    "untag_log_group",
+    "untag_resource",
 ]
 
 PAGE = 50
@@ -53,16 +59,62 @@ RETENTION_DAYS = frozenset(
 )
 
 
+MAX_TAGS = 50
+
+
 class InvalidParameter(ServiceError):
     """A parameter is not specified correctly."""
 
     code = "InvalidParameterException"
 
 
+class TooManyTags(ServiceError):
+    """A log group would have more tags than it may."""
+
+    code = "TooManyTagsException"
+
+
 async def create_log_group(params: Params, call: Call) -> Result:
-    """Raises AlreadyExists. Source: CreateLogGroup."""
-    call.logs.create_group(params["logGroupName"], now=call.now)
+    """Raises AlreadyExists, InvalidParameter for what groups cannot have. Source: CreateLogGroup."""
+    # Who asks for encryption or protection must not believe to have it.
+    if "kmsKeyId" in params:
+        raise InvalidParameter("kmsKeyId is not supported: log groups are not encrypted.")
+    if (asked := params.get("logGroupClass", "STANDARD")) != "STANDARD":
+        raise InvalidParameter(f"logGroupClass {asked} is not supported, STANDARD is.")
+    if params.get("deletionProtectionEnabled"):
+        raise InvalidParameter("deletionProtectionEnabled is not supported: log groups can be deleted.")
+    call.logs.create_group(params["logGroupName"], params.get("tags", {}), now=call.now)
     return {}
+
+
+async def tag_resource(params: Params, call: Call) -> Result:
+    """Set tags of a log group. Raises GroupNotFound, TooManyTags. Source: TagResource."""
+    return _tag(_name(params["resourceArn"]), params["tags"], call)
+
+
+async def untag_resource(params: Params, call: Call) -> Result:
+    """Raises GroupNotFound. Source: UntagResource."""
+    return _untag(_name(params["resourceArn"]), params["tagKeys"], call)
+
+
+async def list_tags_for_resource(params: Params, call: Call) -> Result:
+    """Raises GroupNotFound. Source: ListTagsForResource."""
+    return {"tags": call.logs.group(_name(params["resourceArn"])).tags}
+
+
+async def tag_log_group(params: Params, call: Call) -> Result:
+    """As TagResource, for clients from before it. Source: TagLogGroup."""
+    return _tag(params["logGroupName"], params["tags"], call)
+
+
+async def untag_log_group(params: Params, call: Call) -> Result:
+    """As UntagResource. Source: UntagLogGroup."""
+    return _untag(params["logGroupName"], params["tags"], call)
+
+
+async def list_tags_log_group(params: Params, call: Call) -> Result:
+    """As ListTagsForResource. Source: ListTagsLogGroup."""
+    return {"tags": call.logs.group(params["logGroupName"]).tags}
 
 
 async def create_log_stream(params: Params, call: Call) -> Result:
@@ -315,6 +367,21 @@ def _group(params: Params) -> str:
     return name if name is not None else _name(str(identifier))
 
 
+def _tag(group: str, given: Mapping[str, str], call: Call) -> Result:
+    tags = {**call.logs.group(group).tags, **given}
+    if len(tags) > MAX_TAGS:
+        raise TooManyTags(f"A log group can have at most {MAX_TAGS} tags.")
+    call.logs.set_tags(group, tags)
+    return {}
+
+
+def _untag(group: str, keys: Iterable[str], call: Call) -> Result:
+    gone = set(keys)
+    tags = call.logs.group(group).tags
+    call.logs.set_tags(group, {key: value for key, value in tags.items() if key not in gone})
+    return {}
+
+
 def _name(identifier: str) -> str:
     return identifier.partition(":log-group:")[2].removesuffix(":*") or identifier
 
@@ -351,6 +418,7 @@ def _describe_group(group: Group, call: Call) -> Result:
         "logGroupArn": group_arn,
         "storedBytes": sum(stream.stored_bytes() for stream in call.logs.streams(group.name)),
         "logGroupClass": "STANDARD",
+        "deletionProtectionEnabled": False,
     }
     return described | ({"retentionInDays": group.retention_days} if group.retention_days else {})
 
