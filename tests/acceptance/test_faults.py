@@ -61,8 +61,13 @@ class Place:
             data,
             tmp_path / "server.log",
             enter=self.disk.enter,
-            # None of this ends by the drain's own bound.
-            environment={"EBBTIDE_DRAIN_TIMEOUT_S": "3600", **self.clock.environment, **environment},
+            # None of this ends by the drain's own bound, and no lease outlasts a fault.
+            environment={
+                "EBBTIDE_DRAIN_TIMEOUT_S": "3600",
+                "EBBTIDE_LEASE_S": "2",
+                **self.clock.environment,
+                **environment,
+            },
             options=[],
         )
         stack.callback(self.server.close)
@@ -196,7 +201,8 @@ def test_while_the_database_is_locked_work_waits_and_goes_on_once_it_is_free(pla
         )
 
     assert place.outcome(under_way) == "output"
-    assert own.get(under_way["InferenceId"])["waiting_reason"] is None
+    ended = own.get(under_way["InferenceId"])
+    assert (ended["claim_count"], ended["waiting_reason"]) == (1, None)
     assert place.outcome(place.invoke(endpoint, "second")) == "output"
     assert place.server.ends == 0
     assert place.began("refused") == []

@@ -27,12 +27,16 @@ ACCEPTED_AT = 1_800_000_000.0
 
 @dataclass
 class Place:
-    """A database with one endpoint and one request, and the reaper over it."""
+    """A database with one endpoint and one request, and the reaper over it.
+
+    in_work: the ids of what agents work on.
+    """
 
     database: Database
     objects: ObjectStore
     reaper: Reaper
     request: Invocation
+    in_work: set[str]
 
     async def failure(self) -> str:
         """The failure object's message."""
@@ -90,9 +94,18 @@ async def place(tmp_path: Path, database: Database) -> Place:
     await database.write(lambda connection: invocations.accept(connection, [request]))
     objects = ObjectStore(tmp_path / "objects", database)
     settings = Settings(tmp_path, max_claim_count=2)
+    in_work: set[str] = set()
     changes = Changes()
-    reaper = Reaper(settings, database, objects, Wakeups(), changes, lambda: None)
-    return Place(database, objects, reaper, request)
+    reaper = Reaper(
+        settings,
+        database,
+        objects,
+        Wakeups(),
+        changes,
+        lambda: None,
+        lambda held: held.invocation.id in in_work,
+    )
+    return Place(database, objects, reaper, request, in_work)
 
 
 async def test_a_request_past_its_ttl_ends_expired_with_a_failure_object_that_says_so(place: Place) -> None:
@@ -123,6 +136,16 @@ async def test_a_claim_whose_agent_is_gone_is_put_back_when_its_lease_is_over(pl
         lambda connection: invocations.backlog(connection, place.request.endpoint_id)
     )
     assert backlog == Backlog(queued=1, claimed=0, oldest_accepted_at=ACCEPTED_AT)
+
+
+async def test_a_claim_whose_lease_could_not_be_renewed_stays_with_the_agent_that_works_on_it(
+    place: Place,
+) -> None:
+    place.in_work.add(place.request.id)
+
+    await place.claim_and_let_lapse(alone=False)
+
+    assert await place.state() == "claimed"
 
 
 async def test_a_request_whose_agents_die_again_and_again_fails_with_the_reason(place: Place) -> None:

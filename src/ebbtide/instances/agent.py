@@ -131,6 +131,11 @@ class Agent:
         """Its model server died with a request in it, or had to be replaced for one that had timed out."""
         return self._lost_work or self.replace_requested.is_set()
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether it works on the claim, whatever has become of the lease."""
+        work = self._serving.get(claim.invocation.id)
+        return work is not None and work.held.count == claim.count
+
     def drain(self) -> None:
         """Claim no more; `run` returns when what is in flight is done."""
         self._draining.set()
@@ -256,8 +261,10 @@ class Agent:
             self.give_up()
 
     async def _renew(self) -> None:
+        wait_s = self._settings.lease_s / 3
         while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
+            await asyncio.sleep(wait_s)
+            wait_s = self._settings.lease_s / 3
             work = partial(
                 invocations.renew,
                 claims=[work.held for work in self._serving.values()],
@@ -268,6 +275,7 @@ class Agent:
                 lost = await self._database.write(work)
             except Unavailable as error:
                 log.warning("%s: leases not renewed now: %s", self.instance_id, error)
+                wait_s = min(wait_s, AFTER_DEFECT_S)
                 continue
             for held in lost:
                 # Another agent has it, or it was cancelled elsewhere: what we compute would be thrown away.
@@ -290,7 +298,7 @@ class Agent:
         except LeaseLost:
             log.info("%s: another agent holds it now", held.invocation.inference_id)
         except asyncio.CancelledError:
-            await self._release(held, "its instance was given up")
+            await self._release(held, "its instance was given up", patient=False)
             raise
         except Unavailable as error:
             log.warning("%s: waits, and is tried again: %s", held.invocation.inference_id, error)
@@ -370,16 +378,21 @@ class Agent:
             return
         await self._release(held, "the model server died while it worked on this request", lost=True)
 
-    async def _release(self, held: Claim, reason: str, *, lost: bool = False) -> None:
-        now = clock.now()
-        put_back = False
-        try:
-            put_back = await self._database.write(
-                lambda connection: invocations.release(connection, held, reason=reason, now=now, lost=lost)
-            )
-        except Unavailable as error:
-            # The lease runs out by itself, and the reaper puts the invocation back then.
-            log.warning("%s: not put back at once: %s", held.invocation.inference_id, error)
+    async def _release(self, held: Claim, reason: str, *, lost: bool = False, patient: bool = True) -> None:
+        """Put the claim back. patient: it is kept until it can be, else it would seem to be an agent's that
+        died with it; one that has to go leaves it to the reaper, once its lease is over.
+        """
+        while True:
+            now = clock.now()
+            work = partial(invocations.release, held=held, reason=reason, now=now, lost=lost)
+            try:
+                put_back = await self._database.write(work)
+                break
+            except Unavailable as error:
+                log.warning("%s: not put back now: %s", held.invocation.inference_id, error)
+                if not patient:
+                    return
+                await asyncio.sleep(AFTER_DEFECT_S)
         if put_back:
             invocation = held.invocation
             self._changes.tell(

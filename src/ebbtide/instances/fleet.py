@@ -9,7 +9,7 @@ generation comes up beside the old one, which serves until the new one is there 
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -45,6 +45,7 @@ from ebbtide.logs import LogStore
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue.changes import Changes
 from ebbtide.queue.completion import Completion
+from ebbtide.queue.invocations import Claim
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
 
@@ -109,11 +110,17 @@ class Fleet:
         """The endpoint's instances that take work now."""
         return [i for i in self._running.values() if i.endpoint.id == endpoint_id and i.serving]
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether an agent here works on the claim."""
+        return any(agent.holds(claim) for agent in self._agents())
+
     def waiting_reason(self, invocation_id: str) -> str | None:
         """Why the invocation's outcome is not published yet though its work is done, if that is so."""
-        agents = (each.agent for each in self._running.values() if each.has_agent)
-        found = (agent.waiting_reasons.get(invocation_id) for agent in agents)
+        found = (agent.waiting_reasons.get(invocation_id) for agent in self._agents())
         return next((reason for reason in found if reason is not None), None)
+
+    def _agents(self) -> Iterator[Agent]:
+        return (each.agent for each in self._running.values() if each.has_agent)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step until told to stop; what runs then is left to `close`.

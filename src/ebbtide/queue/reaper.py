@@ -1,4 +1,8 @@
-"""Ends what no agent will: invocations past their TTL, and claims whose agent is gone."""
+"""Ends what no agent will: invocations past their TTL, and claims whose agent is gone.
+
+A lease that is over is not enough for that. While the database is out of reach, or the whole server is
+stopped, no lease is renewed; but the agents here go on with what they hold, and renew it after.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +34,10 @@ def poison_reason(lost_count: int) -> str:
 
 
 class Reaper:
-    """Its step publishes expiries and puts lapsed claims back into their queues."""
+    """Its step publishes expiries and puts lapsed claims back into their queues.
+
+    is_held: whether an agent here works on a claim.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class Reaper:
         wakeups: Wakeups,
         changes: Changes,
         deliveries_wake: Callable[[], None],
+        is_held: Callable[[Claim], bool],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -47,6 +55,7 @@ class Reaper:
         self._wakeups = wakeups
         self._changes = changes
         self._deliveries_wake = deliveries_wake
+        self._is_held = is_held
 
     async def step(self, now: float) -> float:
         """Handle one batch of each kind; returns the delay until the next step, in s."""
@@ -58,10 +67,11 @@ class Reaper:
         ]
         if overdue:
             await self._expire(overdue, now)
-        for held in lapsed:
+        abandoned = [held for held in lapsed if not self._is_held(held)]
+        for held in abandoned:
             if endpoint := known.get(held.invocation.endpoint_id):
                 await self._return(held, endpoint, now)
-        return 0.0 if max(len(expiring), len(lapsed)) == BATCH else IDLE_S
+        return 0.0 if BATCH in (len(expiring), len(abandoned)) else IDLE_S
 
     async def _outcome(
         self, invocation: Invocation, endpoint: Endpoint, state: str, reason: str, code: int, now: float
