@@ -9,6 +9,7 @@ PAGE_SIZE = 50
 
 
 def resource_of(params: Params) -> configurations.Resource:
+    """The variant that is meant. Raises ServiceError for what is none."""
     return configurations.parse_resource(
         params["ServiceNamespace"], params["ResourceId"], params["ScalableDimension"]
     )
@@ -35,6 +36,7 @@ def check_capacities(minimum: int | None, maximum: int | None) -> None:
 
 
 def named(resource_id: str) -> dict[str, str]:
+    """How a description names its resource."""
     return {
         "ServiceNamespace": "sagemaker",
         "ResourceId": resource_id,

@@ -5,9 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ebbtide.api.call import Call, Params, Result
-from ebbtide.api.pages import next_page, page
-from ebbtide.api.scaling_requests import (
+from ebbtide.api.application_autoscaling.requests import (
     PAGE_SIZE,
     check_capacities,
     check_listing,
@@ -15,6 +13,8 @@ from ebbtide.api.scaling_requests import (
     named,
     resource_of,
 )
+from ebbtide.api.call import Call, Params, Result
+from ebbtide.api.pages import next_page, page
 from ebbtide.errors import ServiceError
 from ebbtide.identifiers import arn, time_ordered_id
 from ebbtide.metrics.datums import LAST_MOMENT
