@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -160,6 +160,16 @@ def _check_stat(key: str, stat: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise InvalidQuery(f"The query {key} is not valid: {error}") from error
     check_period(stat["Period"])
+
+
+def check_accounts(queries: Iterable[Mapping[str, Any]], account: str) -> None:
+    """Raises InvalidQuery for a metric of another account, of which nothing is told here."""
+    for asked in queries:
+        if asked.get("AccountId", account) != account:
+            raise InvalidQuery(
+                f"The query {asked['Id']} is for account {asked['AccountId']}; there are metrics of "
+                f"{account} only"
+            )
 
 
 def check_period(period_s: int) -> None:
