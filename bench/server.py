@@ -25,6 +25,10 @@ from ebbtide.cli.running import RunningServer, find
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-inference:latest"
 
 
+PERIOD_US = 4_000
+"""Within which a limited process has its share, so that no request waits for long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A server process and how to reach it."""
@@ -69,6 +73,30 @@ def server(core: int | None = None, options: Sequence[str] = ()) -> Iterator[Mea
         process.terminate()
         process.wait(60)
         shutil.rmtree(data, ignore_errors=True)
+
+
+@contextmanager
+def processor_share(process: psutil.Process, share: float) -> Iterator[None]:
+    """Let a process, and what it starts from now on, compute for such a part of the time of one core.
+
+    Needs root, and control groups with the `cpu` controller, of either version.
+    """
+    second = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    group = Path("/sys/fs/cgroup", "" if second else "cpu", f"ebbtide-bench-{process.pid}")
+    group.mkdir()
+    try:
+        quota_us = round(share * PERIOD_US)
+        if second:
+            (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+        else:
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+        (group / "cgroup.procs").write_text(str(process.pid))
+        yield
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
 
 
 @contextmanager
