@@ -1,6 +1,7 @@
 """The single writer: many callers, one transaction, each with its own outcome, on either database."""
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -53,6 +54,26 @@ async def test_nothing_is_accepted_into_a_file_that_was_removed(
         await database.write(put(1))
 
     assert not path.exists()
+    database.close()
+
+
+async def test_what_was_committed_outlives_a_write_ahead_log_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.0)
+    path = tmp_path / "ebbtide.db"
+    database = Database(path)
+    await database.write(lambda connection: connection.execute(text("CREATE TABLE t (n INTEGER)")))
+    await database.write(put(1))
+    (tmp_path / "ebbtide.db-wal").unlink()
+
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="-wal was removed or replaced"):
+            await database.write(put(2))
+
+    killed_here = Database(Path(shutil.copy(path, tmp_path / "copy.db")))
+    assert await killed_here.read(rows) == [1]
+    killed_here.close()
     database.close()
 
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -82,26 +82,36 @@ class SQLite:
         )
     )
 
-    def __init__(self, path: Path, file: tuple[int, int] | None = None) -> None:
-        """file: its identity, if it must be this one."""
+    def __init__(
+        self, path: Path, file: tuple[int, int] | None = None, log: tuple[int, int] | None = None
+    ) -> None:
+        """file, log: the identities of the database and of its write-ahead log, if they must be these."""
         self._path = path
-        self._file = file
+        self._log_path = path.with_name(f"{path.name}-wal")
+        self._file, self._log = file, log
+        self._keeper: Connection | None = None
         # SQLite's own lock is asked for again and again, after ever longer pauses.
         self._turn = os.open(f"{path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.engine = create_engine(f"sqlite:///{path}", creator=self._connect, pool_size=self.readers + 1)
+        self.engine = create_engine(f"sqlite:///{path}", creator=self._connect, pool_size=self.readers + 2)
         event.listen(self.engine, "connect", self._prepare)
         event.listen(self.engine, "begin", self._begin)
 
     def open_writer(self) -> Connection:
         connection = self.engine.connect().execution_options(ebbtide_writer=True)
         self._file = self._file or _identity(self._path)
+        if self._keeper is None:
+            # SQLite makes the log for the first that reads, and removes it after the last: this one stays.
+            self._keeper = self.engine.connect()
+            with self._keeper.begin():
+                self.executor(self._keeper)("SELECT count(*) FROM sqlite_master")
+            self._log = self._log or _identity(self._log_path)
         return connection
 
     def open_reader(self) -> Connection:
         return self.engine.connect()
 
     def again(self) -> "Callable[[], Kind]":
-        return partial(SQLite, self._path, self._file)
+        return partial(SQLite, self._path, self._file, self._log)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -112,10 +122,14 @@ class SQLite:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
         self.engine.dispose()
         os.close(self._turn)
 
     def _connect(self) -> sqlite3.Connection:
+        if self._log is not None:
+            self._check_log()  # with another log than those that are open, it would spoil the file
         # Once there was a file, none is made in its place: an empty one would look like a database.
         mode = "rwc" if self._file is None else "rw"
         return sqlite3.connect(
@@ -144,6 +158,18 @@ class SQLite:
         # SQLite goes on writing to a file that has no name any more, of which nothing would be left.
         if _identity(self._path) != self._file:
             raise Unavailable(f"{self._path} was removed or replaced: the server must be started anew")
+        try:
+            self._check_log()
+        except Unavailable:
+            # What it alone has is read from the log that we have open: the next start finds it in the file.
+            if self._keeper is not None:
+                with suppress(sqlite3.Error):
+                    self.executor(self._keeper)("PRAGMA wal_checkpoint(PASSIVE)")
+            raise
+
+    def _check_log(self) -> None:
+        if _identity(self._log_path) != self._log:
+            raise Unavailable(f"{self._log_path} was removed or replaced: the server must be started anew")
 
     def _prepare(self, connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: reads would then see no snapshot.
