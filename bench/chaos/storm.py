@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.foreign_store import VARIABLES, foreign_s3, gateway_to, outside_file
+from tests.foreign_store import VARIABLES, ForeignS3, Gateway, foreign_s3, gateway_to, outside_file
 
 from bench.chaos import plan
 from bench.chaos.clients import (
@@ -60,70 +61,22 @@ def storm(
     """
     asks = plan.asks(seed, seconds=seconds, rate_per_s=rate_per_s, parked=parked, largest_bytes=largest_bytes)
     seen = Observations()
-    left_out = dict.fromkeys(without, "not asked for")
     with tempfile.TemporaryDirectory(prefix="ebbtide-chaos-") as place, ExitStack() as stack:
-        data, tries = Path(place) / "data", Path(place) / "tries"
-        tries.touch()
         # Each payload and each result at once, and room for the database.
         used_bytes = 2 * sum(ask.size_bytes for ask in asks) + DISK_SPARE_BYTES
-        disk, clock = _disk(data, used_bytes, left_out), _clock(Path(place), left_out)
-        if disk is not None:
-            stack.callback(disk.close)
-        tormented = (
-            PrivatePostgreSQL()
-            if database == "postgresql"
-            else SQLiteFile(data / "ebbtide.db", disk.enter if disk else [])
-        )
-        stack.callback(tormented.close)
-        left_out |= tormented.left_out
-        outside = stack.enter_context(foreign_s3())
-        outside.empty()  # moto keeps what it has as long as the process lives: the last storm's
-        gateway = stack.enter_context(gateway_to(outside))
-        start = partial(
-            Server,
-            enter=disk.enter if disk else [],
-            environment={
-                "EBBTIDE_LEASE_S": str(LEASE_S),
-                "EBBTIDE_MAX_CLAIM_COUNT": str(MAX_CLAIM_COUNT),
-                "EBBTIDE_DRAIN_TIMEOUT_S": "5",
-                "EBBTIDE_OBJECTS": str(data / "objects"),
-                "EBBTIDE_OUTSIDE_STORES_FILE": str(
-                    outside_file(Path(place) / "outside.toml", gateway.url, name=OUTSIDE_BUCKET)
-                ),
-                **VARIABLES,
-                **(clock.environment if clock else {}),
-            },
-            options=tormented.options,
-        )
-        server = start(data, log)
-        stack.callback(server.close)
-        server.await_up()
-        second = None
-        if tormented.shared and not left_out.keys() >= SECONDS:
-            second = start(data / "second", log.with_suffix(".second.log"), beside=server)
-            stack.callback(second.close)
-            second.await_up()
-        servers = [each for each in (server, second) if each is not None]
+        scene = _scene(stack, Path(place), log, database, used_bytes, dict.fromkeys(without, "not asked for"))
+        tries = Path(place) / "tries"
+        tries.touch()
         receiver = Receiver(seen)
         stack.callback(receiver.close)
-        clients = Clients.of(server.running)
-        queue_url = deploy(clients, server.running, receiver, tries)
-        faults = Faults(
-            server,
-            clients,
-            receiver,
-            seen,
-            disk=disk,
-            clock=clock,
-            database=tormented,
-            outside=gateway,
-            second=second,
-            left_out=left_out,
-        )
-        with closing(Following(clients, outside, queue_url, seen)):
+        first = scene.servers[0]
+        clients = Clients.of(first.running)
+        queue_url = deploy(clients, first.running, receiver, tries)
+        faults = scene.faults(clients, receiver, seen)
+        with closing(Following(clients, scene.outside, queue_url, seen)):
             say(f"{database}, seed {seed}: {len(asks)} requests, {seconds:.0f} s of faults")
             began_at = time.monotonic()
-            asking = Asking([Clients.of(each.running) for each in servers], asks, seed, seen)
+            asking = Asking([Clients.of(each.running) for each in scene.servers], asks, seed, seen)
             faults.carry_out(plan.blows(seed, possible=faults.possible), seconds=seconds)
             calm_at = time.monotonic()
             say(f"the faults are over; {len(seen.accepted)} accepted so far")
@@ -132,21 +85,97 @@ def storm(
             _settle(seen)
             settled_at = time.monotonic()
         _at_last(lambda: check_cut(clients, faults.cut_keys, seen))
-        for each in servers:
+        for each in scene.servers:
             each.close()
             seen.broken += each.broken
-        seen.broken += [f"{each.pid} was left: {each.info['cmdline']}" for each in server.model_servers()]
+        seen.broken += [f"{each.pid} was left: {each.info['cmdline']}" for each in first.model_servers()]
         seen.tries.update(tries.read_text().split())
         # The end of the server that leads puts what its models hold back without blaming it, and so does
         # another's leading in its place.
-        changes = sum(each.ends for each in servers) + sum(seen.struck[name] for name in LEAD_MOVES)
+        changes = sum(each.ends for each in scene.servers) + sum(seen.struck[name] for name in LEAD_MOVES)
         verdict = judge(seen, CHANNELS, most_tries=MAX_CLAIM_COUNT + changes)
-        report = _report(seen, verdict, left_out)
-        report["storm_s"] = round(calm_at - began_at, 1)
-        report["settling_s"] = round(settled_at - calm_at, 1)
-        report["servers"] = [{"ends": each.ends, "failed_starts": each.failed_starts} for each in servers]
-        report["planned"] = len(asks)
-        return {"database": database, "seed": seed, **report}
+        return {
+            "database": database,
+            "seed": seed,
+            **_report(seen, verdict, scene.left_out),
+            "storm_s": round(calm_at - began_at, 1),
+            "settling_s": round(settled_at - calm_at, 1),
+            "servers": [{"ends": each.ends, "failed_starts": each.failed_starts} for each in scene.servers],
+            "planned": len(asks),
+        }
+
+
+@dataclass
+class _Scene:
+    """What a storm breaks. servers: one, or beside a database that several may share two.
+
+    outside: the foreign store; gateway: what stands before it. left_out: each fault that cannot be had here,
+    and why.
+    """
+
+    servers: list[Server]
+    database: SQLiteFile | PrivatePostgreSQL
+    disk: SmallDisk | None
+    clock: WallClock | None
+    outside: ForeignS3
+    gateway: Gateway
+    left_out: dict[str, str]
+
+    def faults(self, clients: Clients, receiver: Receiver, seen: Observations) -> Faults:
+        return Faults(
+            self.servers[0],
+            clients,
+            receiver,
+            seen,
+            disk=self.disk,
+            clock=self.clock,
+            database=self.database,
+            outside=self.gateway,
+            second=self.servers[1] if len(self.servers) > 1 else None,
+            left_out=self.left_out,
+        )
+
+
+def _scene(
+    stack: ExitStack, place: Path, log: Path, database: str, used_bytes: int, left_out: dict[str, str]
+) -> _Scene:
+    """Build it, its servers up; the stack takes it down. used_bytes: what the disk has to hold."""
+    data = place / "data"
+    disk, clock = _disk(data, used_bytes, left_out), _clock(place, left_out)
+    if disk is not None:
+        stack.callback(disk.close)
+    enter = disk.enter if disk else []
+    tormented = PrivatePostgreSQL() if database == "postgresql" else SQLiteFile(data / "ebbtide.db", enter)
+    stack.callback(tormented.close)
+    left_out |= tormented.left_out
+    outside = stack.enter_context(foreign_s3())
+    outside.empty()  # moto keeps what it has as long as the process lives: the last storm's
+    gateway = stack.enter_context(gateway_to(outside))
+    file = outside_file(place / "outside.toml", gateway.url, name=OUTSIDE_BUCKET)
+    start = partial(
+        Server,
+        enter=enter,
+        environment={
+            "EBBTIDE_LEASE_S": str(LEASE_S),
+            "EBBTIDE_MAX_CLAIM_COUNT": str(MAX_CLAIM_COUNT),
+            "EBBTIDE_DRAIN_TIMEOUT_S": "5",
+            "EBBTIDE_OBJECTS": str(data / "objects"),
+            "EBBTIDE_OUTSIDE_STORES_FILE": str(file),
+            **VARIABLES,
+            **(clock.environment if clock else {}),
+        },
+        options=tormented.options,
+    )
+    first = start(data, log)
+    stack.callback(first.close)
+    first.await_up()
+    servers = [first]
+    if tormented.shared and not left_out.keys() >= SECONDS:
+        second = start(data / "second", log.with_suffix(".second.log"), beside=first)
+        stack.callback(second.close)
+        second.await_up()
+        servers.append(second)
+    return _Scene(servers, tormented, disk, clock, outside, gateway, left_out)
 
 
 def _disk(data: Path, used_bytes: int, left_out: dict[str, str]) -> SmallDisk | None:
