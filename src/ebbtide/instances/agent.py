@@ -195,7 +195,7 @@ class Agent:
         )
         claims: list[Claim] = []
         try:
-            claims = await self._database.write_much(take, of=1)
+            claims = await self._database.write_much(take, of=len(self._serving))
         except Unavailable as error:
             log.warning("%s: claims nothing now: %s", self.instance_id, error)
         finally:
