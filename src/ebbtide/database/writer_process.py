@@ -182,7 +182,7 @@ class _Channel(asyncio.Protocol):
         """Start a process; returns once it can work. Raises OSError when it cannot."""
         process, ours = await asyncio.to_thread(_start)
         channel = cls(process)
-        await channel.loop.create_connection(lambda: channel, sock=ours)
+        await channel.loop.create_unix_connection(lambda: channel, sock=ours)
         channel._transport.write(framed(opening))
         await channel._is_ready.wait()
         if channel.gone.is_set():
