@@ -18,6 +18,7 @@ import traceback
 from functools import partial
 from typing import Any
 
+from ebbtide import __version__
 from ebbtide.database.writer import Outcome, Writer
 from ebbtide.database.writer_process import READ_BYTES, Answer, Frames, Opening, framed
 
@@ -41,6 +42,8 @@ def main(descriptor: int) -> None:
                 return
             works = frames.feed(data)
         opening: Opening = works.pop(0)
+        if opening.version != __version__:
+            sys.exit(f"this is ebbtide {__version__}, and its server {opening.version}")
         kind = opening.kind()
         writer = Writer(kind, partial(_see, server))
         gc.freeze()

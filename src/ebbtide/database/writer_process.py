@@ -4,7 +4,8 @@ There is one while there is much to do: it starts within a burst and ends when n
 Works go to it over a socket of ours as they come; it takes what has gathered as one group, and answers group
 by group, in order (__main__.py). Without it, or when it is lost, works go by the writer's thread.
 
-Both ends are this program, at one version: nobody else's bytes are unpickled.
+Both ends are this program: nobody else's bytes are unpickled. One installed under a running server in
+place of its own ends at once.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+from ebbtide import __version__
 from ebbtide.database.kinds import Kind
 from ebbtide.database.writer import Outcome
 from ebbtide.errors import Unconfirmed
@@ -44,8 +46,8 @@ SILENT_S = 40.0
 
 LOOK_EVERY_S = 1.0
 
-PAUSE_S = 1.0
-"""How long after one has ended the next may start."""
+PAUSE_S, AFTER_FAILURE_S = 1.0, 60.0
+"""How long after one has ended the next may start, and after one that could not even start."""
 
 SIZE = struct.Struct("!I")
 """Before each pickle: its bytes."""
@@ -60,6 +62,7 @@ ENDS_WITHIN_S = 10.0
 class Opening:
     """What the process is told first. functions: what will be asked for, so that their modules are loaded."""
 
+    version: str
     kind: Callable[[], Kind]
     functions: tuple[Callable[..., Any], ...]
     collect_after: tuple[int, int, int]
@@ -146,9 +149,10 @@ class WriterProcess:
 
     async def _live(self) -> None:
         """Start a process, look after it, and see it end."""
+        pause_s = PAUSE_S
         try:
-            channel = await _Channel.open(Opening(self._kind, tuple(self._functions), gc.get_threshold()))
-            self._channel = channel
+            opening = Opening(__version__, self._kind, tuple(self._functions), gc.get_threshold())
+            channel = self._channel = await _Channel.open(opening)
             try:
                 await channel.watch()
             finally:
@@ -159,8 +163,9 @@ class WriterProcess:
             await asyncio.to_thread(channel.reap)
         except OSError as error:
             log.warning("no process for writing: %s", error)
+            pause_s = AFTER_FAILURE_S
         # Also after one that ended in peace: it is not to be started and ended again and again.
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(pause_s)
         self._life = None
 
 
@@ -182,9 +187,14 @@ class _Channel(asyncio.Protocol):
         """Start a process; returns once it can work. Raises OSError when it cannot."""
         process, ours = await asyncio.to_thread(_start)
         channel = cls(process)
-        await channel.loop.create_unix_connection(lambda: channel, sock=ours)
-        channel._transport.write(framed(opening))
-        await channel._is_ready.wait()
+        try:
+            await channel.loop.create_unix_connection(lambda: channel, sock=ours)
+            channel._transport.write(framed(opening))
+            await channel._is_ready.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         if channel.gone.is_set():
             raise OSError(f"the process ended with {await asyncio.to_thread(process.wait)}")
         return channel
