@@ -267,7 +267,7 @@ def _loops(parts: Parts, stop: asyncio.Event) -> Iterator[Coroutine[None, None, 
         parts.wakeups,
         parts.changes,
         parts.deliveries.wake,
-        parts.fleet.holds,
+        parts.fleet,
     )
     owed = Owed(parts.database, parts.objects, parts.deliveries.wake, region=parts.settings.region)
     retention = Retention(parts.database, retention_s=parts.settings.retention_s)

@@ -192,7 +192,7 @@ async def test_a_lease_that_is_renewed_does_not_lapse(database: Database) -> Non
 
     lapsed = await database.read(lambda connection: invocations.lapsed(connection, now=131.5, limit=10))
 
-    assert [held.invocation.id for held in lapsed] == [forgotten.invocation.id]
+    assert [held.invocation.id for held, _ in lapsed] == [forgotten.invocation.id]
 
 
 async def test_renewing_tells_which_claims_were_lost(database: Database) -> None:

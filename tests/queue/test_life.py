@@ -201,7 +201,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def reap(self):
-        for held in self.write(lambda connection: invocations.lapsed(connection, now=self.now, limit=100)):
+        for held, _ in self.write(lambda connection: invocations.lapsed(connection, now=self.now, limit=100)):
             one = self.expected[held.invocation.id]
             assert self.holds(held)
             assert one.lease_until <= self.now

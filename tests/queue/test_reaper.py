@@ -1,7 +1,7 @@
 """What no agent ends: requests that waited too long, and claims whose agent is gone."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from ebbtide.objects.buckets import Bucket, create_bucket
 from ebbtide.objects.store import ObjectStore
 from ebbtide.queue import invocations
 from ebbtide.queue.changes import Changes
-from ebbtide.queue.invocations import Backlog, Invocation
+from ebbtide.queue.invocations import Backlog, Claim, Invocation
 from ebbtide.queue.reaper import Reaper
 from ebbtide.queue.wakeups import Wakeups
 from ebbtide.settings import Settings
@@ -26,17 +26,31 @@ ACCEPTED_AT = 1_800_000_000.0
 
 
 @dataclass
+class Here:
+    """Agents, by their instances, and the ids of what they work on."""
+
+    instances: set[str] = field(default_factory=set)
+    in_work: set[str] = field(default_factory=set)
+
+    def holds(self, claim: Claim) -> bool:
+        return claim.invocation.id in self.in_work
+
+    def has(self, instance_id: str) -> bool:
+        return instance_id in self.instances
+
+
+@dataclass
 class Place:
     """A database with one endpoint and one request, and the reaper over it.
 
-    in_work: the ids of what agents work on.
+    here: the agents that there are.
     """
 
     database: Database
     objects: ObjectStore
     reaper: Reaper
     request: Invocation
-    in_work: set[str]
+    here: Here
 
     async def failure(self) -> str:
         """The failure object's message."""
@@ -94,7 +108,7 @@ async def place(tmp_path: Path, database: Database) -> Place:
     await database.write(lambda connection: invocations.accept(connection, [request]))
     objects = ObjectStore(tmp_path / "objects", database)
     settings = Settings(tmp_path, max_claim_count=2)
-    in_work: set[str] = set()
+    here = Here()
     changes = Changes()
     reaper = Reaper(
         settings,
@@ -103,9 +117,9 @@ async def place(tmp_path: Path, database: Database) -> Place:
         Wakeups(),
         changes,
         lambda: None,
-        lambda held: held.invocation.id in in_work,
+        here,
     )
-    return Place(database, objects, reaper, request, in_work)
+    return Place(database, objects, reaper, request, here)
 
 
 async def test_a_request_past_its_ttl_ends_expired_with_a_failure_object_that_says_so(place: Place) -> None:
@@ -141,11 +155,22 @@ async def test_a_claim_whose_agent_is_gone_is_put_back_when_its_lease_is_over(pl
 async def test_a_claim_whose_lease_could_not_be_renewed_stays_with_the_agent_that_works_on_it(
     place: Place,
 ) -> None:
-    place.in_work.add(place.request.id)
+    place.here.instances.add("i-1")
+    place.here.in_work.add(place.request.id)
 
     await place.claim_and_let_lapse(alone=False)
 
     assert await place.state() == "claimed"
+
+
+async def test_a_claim_that_its_agent_never_learnt_of_is_put_back_and_blames_nobody(place: Place) -> None:
+    place.here.instances.add("i-1")
+
+    await place.claim_and_let_lapse(alone=False)
+    await place.claim_and_let_lapse(alone=False)
+    await place.claim_and_let_lapse(alone=False)
+
+    assert await place.state() == "queued"
 
 
 async def test_a_request_whose_agents_die_again_and_again_fails_with_the_reason(place: Place) -> None:

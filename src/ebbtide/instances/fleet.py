@@ -114,6 +114,10 @@ class Fleet:
         """Whether an agent here works on the claim."""
         return any(agent.holds(claim) for agent in self._agents())
 
+    def has(self, instance_id: str) -> bool:
+        """Whether the instance has an agent here."""
+        return any(agent.instance_id == instance_id for agent in self._agents())
+
     def waiting_reason(self, invocation_id: str) -> str | None:
         """Why the invocation's outcome is not published yet though its work is done, if that is so."""
         found = (agent.waiting_reasons.get(invocation_id) for agent in self._agents())

@@ -201,7 +201,7 @@ _EXPIRING = text(
 
 _LAPSED = text(
     f"""
-SELECT {", ".join(f"i.{name}" for name in FIELDS)}, i.claim_count, i.lost_count, i.claimed_at
+SELECT {", ".join(f"i.{name}" for name in FIELDS)}, i.claim_count, i.lost_count, i.claimed_at, i.instance_id
   FROM invocation_depths d
   JOIN invocations i ON i.endpoint_id = d.endpoint_id AND i.account = d.account AND i.state = 'claimed'
  WHERE d.claimed > 0 AND i.lease_until <= :now LIMIT :limit
@@ -361,10 +361,10 @@ def ended(connection: Connection, ids: Sequence[str]) -> set[str]:
     return set(ids) - set(connection.execute(_UNENDED, {"ids": list(ids)}).scalars())
 
 
-def lapsed(connection: Connection, *, now: float, limit: int) -> list[Claim]:
-    """Claims whose lease has run out: their agent is dead or cut off."""
+def lapsed(connection: Connection, *, now: float, limit: int) -> list[tuple[Claim, str]]:
+    """Claims whose lease has run out, each with its instance, whose agent is dead, cut off, or unaware."""
     rows = connection.execute(_LAPSED, {"now": now, "limit": limit})
-    return [Claim(Invocation(*row[:-3]), row[-3], row[-2], row[-1]) for row in rows]
+    return [(Claim(Invocation(*row[:-4]), row[-4], row[-3], row[-2]), row[-1]) for row in rows]
 
 
 def release_all(connection: Connection, *, now: float) -> None:

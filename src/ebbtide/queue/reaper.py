@@ -1,11 +1,14 @@
 """Ends what no agent will: invocations past their TTL, and claims whose agent is gone.
 
 A lease that is over is not enough for that. While the database is out of reach, or the whole server is
-stopped, no lease is renewed; but the agents here go on with what they hold, and renew it after.
+stopped, no lease is renewed; but the agents here go on with what they hold, and renew it after. Nor is it
+always an agent's death: a commit that nobody confirmed may have claimed for an agent that never learnt of it.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -33,11 +36,18 @@ def poison_reason(lost_count: int) -> str:
     return f"ClientError: The model server died {lost_count} times while it worked on this request."
 
 
-class Reaper:
-    """Its step publishes expiries and puts lapsed claims back into their queues.
+class Agents(Protocol):
+    """Those of the instances that run here."""
 
-    is_held: whether an agent here works on a claim.
-    """
+    def holds(self, claim: Claim) -> bool:
+        """Whether one of them works on the claim."""
+
+    def has(self, instance_id: str) -> bool:
+        """Whether the instance's is one of them."""
+
+
+class Reaper:
+    """Its step publishes expiries and puts lapsed claims back into their queues."""
 
     def __init__(
         self,
@@ -47,7 +57,7 @@ class Reaper:
         wakeups: Wakeups,
         changes: Changes,
         deliveries_wake: Callable[[], None],
-        is_held: Callable[[Claim], bool],
+        agents: Agents,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -55,7 +65,7 @@ class Reaper:
         self._wakeups = wakeups
         self._changes = changes
         self._deliveries_wake = deliveries_wake
-        self._is_held = is_held
+        self._agents = agents
 
     async def step(self, now: float) -> float:
         """Handle one batch of each kind; returns the delay until the next step, in s."""
@@ -67,9 +77,12 @@ class Reaper:
         ]
         if overdue:
             await self._expire(overdue, now)
-        abandoned = [held for held in lapsed if not self._is_held(held)]
-        for held in abandoned:
-            if endpoint := known.get(held.invocation.endpoint_id):
+        abandoned = [(held, instance_id) for held, instance_id in lapsed if not self._agents.holds(held)]
+        for held, instance_id in abandoned:
+            endpoint = known.get(held.invocation.endpoint_id)
+            if endpoint is not None and self._agents.has(instance_id):
+                await self._put_back(held, now, "its agent had not learnt that it was claimed", lost=False)
+            elif endpoint is not None:
                 await self._return(held, endpoint, now)
         return 0.0 if BATCH in (len(expiring), len(abandoned)) else IDLE_S
 
@@ -97,21 +110,21 @@ class Reaper:
         self._changes.tell(map(change, expired))
         self._deliveries_wake()
 
+    async def _put_back(self, held: Claim, now: float, reason: str, *, lost: bool) -> None:
+        await self._database.write(partial(invocations.release, held=held, reason=reason, now=now, lost=lost))
+        invocation = held.invocation
+        self._changes.tell([Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)])
+        self._wakeups.notify(invocation.endpoint_id)
+
     async def _return(self, held: Claim, endpoint: Endpoint, now: float) -> None:
         """Put a claim of a dead agent back, or end it when it has died too often."""
-        lost_count, invocation = held.lost_count + 1, held.invocation
+        lost_count = held.lost_count + 1
         if lost_count < self._settings.max_claim_count:
             reason = "its agent was not heard of while it worked on this request"
-            await self._database.write(
-                lambda connection: invocations.release(connection, held, reason=reason, now=now, lost=True)
-            )
-            self._changes.tell(
-                [Change(invocation.id, invocation.endpoint_id, invocation.account, "queued", now)]
-            )
-            self._wakeups.notify(invocation.endpoint_id)
+            await self._put_back(held, now, reason, lost=True)
             return
         reason = poison_reason(lost_count)
-        failed = await self._outcome(invocation, endpoint, "failed", reason, 500, now)
+        failed = await self._outcome(held.invocation, endpoint, "failed", reason, 500, now)
         failed = replace(failed, claimed_at=held.claimed_at)
 
         def fail(connection: Connection) -> bool:
@@ -126,13 +139,17 @@ class Reaper:
             self._deliveries_wake()
 
 
-def _look(connection: Connection, now: float) -> tuple[list[Invocation], list[Claim], dict[str, Endpoint]]:
+def _look(
+    connection: Connection, now: float
+) -> tuple[list[Invocation], list[tuple[Claim, str]], dict[str, Endpoint]]:
     """What is to be ended or put back, and its endpoints; what belongs to none any more goes with that."""
     expiring = invocations.expiring(connection, now=now, limit=BATCH)
     lapsed = invocations.lapsed(connection, now=now, limit=BATCH)
     found = [
         endpoints.find_endpoint(connection, endpoint_id)
-        for endpoint_id in {each.endpoint_id for each in (*expiring, *(held.invocation for held in lapsed))}
+        for endpoint_id in {
+            each.endpoint_id for each in (*expiring, *(held.invocation for held, _ in lapsed))
+        }
     ]
     known = {endpoint.id: endpoint for endpoint in found if endpoint is not None and endpoint.async_config}
     return expiring, lapsed, known
