@@ -10,11 +10,13 @@ at the most) after the second, five at the most."""
 
 
 def documents(count: int, *, min_words: int = 60) -> list[str]:
-    """Real English texts: the long descriptions of Python packages installed here, in a fixed order."""
+    """Real English texts: the long descriptions of Python packages installed here, in a fixed order. Ours is
+    not among them: with each change of it every model would be another.
+    """
     texts = []
     for distribution in sorted(metadata.distributions(), key=lambda found: found.metadata["Name"].lower()):
         description = str(distribution.metadata.get_payload())
-        if len(description.split()) >= min_words:
+        if len(description.split()) >= min_words and distribution.metadata["Name"] != "ebbtide":
             texts.append(description)
         if len(texts) == count:
             return texts
