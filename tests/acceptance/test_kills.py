@@ -14,8 +14,9 @@ def pytest_generate_tests(metafunc):
 def report(request, tmp_path):
     """Of a storm with a few faults, each once, on the machine as it is."""
     return storm(
-        # One that kills server, model server and database, fills the disk and has the outside store refuse.
-        seed=7177,
+        # One that kills server, model server, the process that writes, the database or has the outside store
+        # refuse, and fills the disk.
+        seed=2341,
         seconds=6.0,
         rate_per_s=6.0,
         log=tmp_path / "server.log",
@@ -27,6 +28,7 @@ def report(request, tmp_path):
             {
                 "drain the server",
                 "lock the database",
+                "stop the process that writes",
                 "stop the server",
                 "have the outside store hang",
                 "kill the second server",
