@@ -15,6 +15,8 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,15 +35,12 @@ def main(descriptor: int) -> None:
     told: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logging.getLogger().addHandler(logging.handlers.QueueHandler(told))
     logging.getLogger("ebbtide").setLevel(logging.INFO)
-    with socket.socket(fileno=descriptor) as server:
-        frames = Frames()
-        works: list[Any] = []
-        while not works:
-            data = server.recv(READ_BYTES)
-            if not data:
-                return
-            works = frames.feed(data)
-        opening: Opening = works.pop(0)
+    # A server that is gone breaks the connection: nobody is left to be told of it.
+    with socket.socket(fileno=descriptor) as server, suppress(ConnectionError):
+        received = _received(server)
+        opening: Opening | None = next(received, [None])[0]
+        if opening is None:
+            return
         if opening.version != __version__:
             sys.exit(f"this is ebbtide {__version__}, and its server {opening.version}")
         kind = opening.kind()
@@ -49,14 +48,21 @@ def main(descriptor: int) -> None:
         gc.freeze()
         gc.set_threshold(*opening.collect_after)
         server.sendall(framed(Answer([], [])))
-        while data := server.recv(READ_BYTES):
-            works = frames.feed(data)
+        for works in received:
             for begin in range(0, len(works), MAX_GROUP):
                 outcomes = writer.carry_out(works[begin : begin + MAX_GROUP], time.monotonic())
                 records = [told.get() for _ in range(told.qsize())]
                 server.sendall(framed(Answer([_portable(outcome) for outcome in outcomes], records)))
         writer.close()
         kind.close()
+
+
+def _received(server: socket.socket) -> Iterator[list[Any]]:
+    """What has come whole by each time that it is asked for, until the server has no more."""
+    frames = Frames()
+    while data := server.recv(READ_BYTES):
+        if values := frames.feed(data):
+            yield values
 
 
 def _see(server: socket.socket) -> None:

@@ -46,6 +46,9 @@ SILENT_S = 40.0
 
 LOOK_EVERY_S = 1.0
 
+ENDS_WITHIN_S = 10.0
+"""How long it may take to end once it is told to."""
+
 PAUSE_S, AFTER_FAILURE_S = 1.0, 60.0
 """How long after one has ended the next may start, and after one that could not even start."""
 
@@ -53,9 +56,6 @@ SIZE = struct.Struct("!I")
 """Before each pickle: its bytes."""
 
 READ_BYTES = 1 << 20
-
-
-ENDS_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
