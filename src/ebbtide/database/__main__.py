@@ -21,11 +21,8 @@ from functools import partial
 from typing import Any
 
 from ebbtide import __version__
-from ebbtide.database.writer import Outcome, Writer
+from ebbtide.database.writer import MAX_GROUP, Outcome, Writer
 from ebbtide.database.writer_process import READ_BYTES, Answer, Frames, Opening, framed
-
-MAX_GROUP = 256
-"""Most works in one transaction."""
 
 
 def main(descriptor: int) -> None:

@@ -1,7 +1,6 @@
 """What callers read and write by."""
 
 import asyncio
-import contextvars
 import queue
 import threading
 import time
@@ -14,13 +13,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from ebbtide.database.kinds import Kind, PostgreSQL, SQLite
-from ebbtide.database.writer import Outcome, Work, Writer, patiently
+from ebbtide.database.writer import MAX_GROUP, Outcome, Work, Writer, answer, patiently
 from ebbtide.database.writer_process import WriterProcess
 
 T = TypeVar("T")
-
-MAX_GROUP = 256
-"""Most callers in one transaction: bounds how long the first waits for the last."""
 
 
 class Database:
@@ -123,21 +119,16 @@ class _Write:
 
     def __init__(
         self,
-        work: Callable[[Connection], Any],
+        work: Work,
         future: "asyncio.Future[Any]",
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.work: Work = partial(contextvars.copy_context().run, work)  # type: ignore[call-arg]
+        self.work = work
         self.future = future
         self.loop = loop
         self.asked_at = time.monotonic()
 
 
 def _answer(outcomes: list[tuple[_Write, Outcome]]) -> None:
-    for write, (result, error) in outcomes:
-        if write.future.cancelled():
-            continue
-        if error is None:
-            write.future.set_result(result)
-        else:
-            write.future.set_exception(error)
+    for write, outcome in outcomes:
+        answer(write.future, outcome)

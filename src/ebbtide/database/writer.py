@@ -1,5 +1,6 @@
 """Many callers' work in one transaction, a savepoint each: the one place where anything is written."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +19,9 @@ PATIENCE_S = 5.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
 """Between such tries; doubled from one to the next."""
+
+MAX_GROUP = 256
+"""Most works in one transaction: bounds how long the first waits for the last."""
 
 Work = Callable[[Connection], Any]
 """What a caller wants done. It changes nothing but the database, for it may run more than once."""
@@ -86,6 +90,17 @@ class Writer:
                 ) from error
             raise
         return outcomes
+
+
+def answer(caller: "asyncio.Future[Any]", outcome: Outcome) -> None:
+    """Tell a caller what became of its work, unless it has given up. On the caller's event loop."""
+    result, error = outcome
+    if caller.cancelled():
+        return
+    if error is None:
+        caller.set_result(result)
+    else:
+        caller.set_exception(error)
 
 
 def patiently(kind: Kind, attempt: Callable[[], T], asked_at: float) -> T:

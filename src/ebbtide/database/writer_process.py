@@ -27,7 +27,7 @@ from typing import Any, cast
 
 from ebbtide import __version__
 from ebbtide.database.kinds import Kind
-from ebbtide.database.writer import Outcome
+from ebbtide.database.writer import Outcome, answer
 from ebbtide.errors import Unconfirmed
 
 log = logging.getLogger(__name__)
@@ -240,28 +240,19 @@ class _Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = time.monotonic()
-        for answer in self._frames.feed(data):
+        for said in self._frames.feed(data):
             self._is_ready.set()
-            for record in answer.records:
+            for record in said.records:
                 logging.getLogger(record.name).handle(record)
-            for result, error in answer.outcomes:
-                asked = self._asked.popleft()
-                if asked.cancelled():
-                    continue
-                if error is None:
-                    asked.set_result(result)
-                else:
-                    asked.set_exception(error)
+            for outcome in said.outcomes:
+                answer(self._asked.popleft(), outcome)
 
     def connection_lost(self, _: Exception | None) -> None:
         self.gone.set()
         self._is_ready.set()
-        for asked in self._asked:
-            if not asked.cancelled():
-                asked.set_exception(
-                    Unconfirmed("The process that wrote was lost before it answered: it was done or was not")
-                )
-        self._asked.clear()
+        while self._asked:
+            lost = Unconfirmed("The process that wrote was lost before it answered: it was done or was not")
+            answer(self._asked.popleft(), (None, lost))
 
 
 def _start() -> "tuple[subprocess.Popen[bytes], socket.socket]":

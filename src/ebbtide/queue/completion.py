@@ -7,7 +7,6 @@ their next claims in the same transaction: a busy instance needs no commit of it
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection
@@ -34,10 +33,8 @@ class _Ended:
     published: "asyncio.Future[None]"
 
 
-@dataclass(frozen=True, slots=True)
-class _Committed:
-    results: Sequence[Exception | None]
-    claims: Sequence[tuple[Worker, Sequence[Claim]]]
+_Claimed = tuple[Worker, Sequence[Claim]]
+"""What was claimed for a worker."""
 
 
 class Completion:
@@ -83,14 +80,15 @@ class Completion:
                 await asyncio.sleep(LINGER_S)
             group, self._gathering = self._gathering, []
             try:
-                self._answer(group, await self._end(group))
+                self._answer(group, *await self._end(group))
             except Exception as error:  # noqa: BLE001 - each caller raises it, even a defect of our own
                 for each in group:
                     if not each.published.done():
                         each.published.set_exception(error)
         self._committing = None
 
-    async def _end(self, group: Sequence[_Ended]) -> _Committed:
+    async def _end(self, group: Sequence[_Ended]) -> tuple[Sequence[Exception | None], Sequence[_Claimed]]:
+        """Commit the group; returns what hindered each outcome, and what was claimed with them."""
         workers = {each.next_for: None for each in group if each.next_for is not None}
         place: dict[Worker | None, int] = {worker: n for n, worker in enumerate(workers)}
         work = partial(
@@ -99,13 +97,15 @@ class Completion:
             claims_for=[claim_for(worker, lease_s=self._lease_s) for worker in workers],
         )
         results, claims = await self._database.write_much(work, of=len(group))
-        return _Committed(results, list(zip(workers, claims, strict=True)))
+        return results, list(zip(workers, claims, strict=True))
 
-    def _answer(self, group: Sequence[_Ended], committed: _Committed) -> None:
-        for worker, claims in committed.claims:
+    def _answer(
+        self, group: Sequence[_Ended], results: Sequence[Exception | None], claimed_by: Sequence[_Claimed]
+    ) -> None:
+        for worker, claims in claimed_by:
             worker.start(claims)
         changes, notifies = [], False
-        for each, error in zip(group, committed.results, strict=True):
+        for each, error in zip(group, results, strict=True):
             if error is None:
                 changes.append(change(each.outcome))
                 notifies = notifies or each.outcome.topic is not None
